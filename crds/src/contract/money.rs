@@ -1,0 +1,169 @@
+//! Amounts of money: exact decimals, written as plain JSON numbers.
+//!
+//! Must never pass through a float: `0.1 + 0.2` stays `0.3`, and what a message says is what is stored.
+//! Part of every message that carries a price or a cost.
+
+use std::borrow::Cow;
+
+use rust_decimal::Decimal;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+/// An amount of money, zero or more.
+///
+/// Reads a JSON number, also in scientific notation, from text (not from a [`serde_json::Value`], which has
+/// made a float of it already).
+/// Writes the shortest form: `180.50` becomes `180.5`, and `180` stays `180`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Money(pub Decimal);
+
+/// The text is no amount of money.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum MoneyError {
+    /// Something else than a JSON number.
+    #[error("`{0}` is no amount of money: a JSON number without quotes is expected")]
+    NotANumber(String),
+    /// A number below zero.
+    #[error("`{0}` is no amount of money: it is negative")]
+    Negative(String),
+    /// More digits than a decimal holds, which rounding would change.
+    #[error("number out of range: `{0}` has more than 28 digits")]
+    OutOfRange(String),
+}
+
+impl Money {
+    /// Reads the text of a JSON number without rounding it.
+    ///
+    /// # Errors
+    /// [`MoneyError`] when the text is no number, below zero, or has more than 28 digits.
+    pub fn from_json(text: &str) -> Result<Self, MoneyError> {
+        if !text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+            return Err(MoneyError::NotANumber(text.to_owned()));
+        }
+        let mantissa = text.split(['e', 'E']).next().unwrap_or(text);
+        // The exact reading of the mantissa comes first: the scientific reading alone would round it.
+        let exact = Decimal::from_str_exact(mantissa).and_then(|plain| {
+            if mantissa.len() == text.len() {
+                Ok(plain)
+            } else {
+                Decimal::from_scientific(text)
+            }
+        });
+        let amount = exact.map_err(|_| MoneyError::OutOfRange(text.to_owned()))?;
+        if amount < Decimal::ZERO {
+            return Err(MoneyError::Negative(text.to_owned()));
+        }
+        Ok(Self(amount))
+    }
+}
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_json(<&'de RawValue>::deserialize(deserializer)?.get()).map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Money {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        RawValue::from_string(self.0.normalize().to_string())
+            .map_err(ser::Error::custom)?
+            .serialize(serializer)
+    }
+}
+
+impl JsonSchema for Money {
+    fn schema_name() -> Cow<'static, str> {
+        "Money".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "number", "minimum": 0})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(text: &str) -> String {
+        serde_json::to_string(&serde_json::from_str::<Money>(text).expect(text)).expect("a number")
+    }
+
+    #[test]
+    fn money_is_written_in_its_shortest_form() {
+        for (read, write) in [
+            ("180", "180"),
+            ("180.50", "180.5"),
+            ("180.00", "180"),
+            ("0.10", "0.1"),
+            ("1.8e2", "180"),
+            ("1.8E+2", "180"),
+            ("25e-2", "0.25"),
+            ("-0", "0"),
+            ("0.000", "0"),
+            ("1e20", "100000000000000000000"),
+            ("9007199254740993", "9007199254740993"),
+            ("0.1234567890123456789012345678", "0.1234567890123456789012345678"),
+        ] {
+            assert_eq!(written(read), write, "{read}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        for text in [r#""180""#, "null", "true", "[180]", "{}"] {
+            let error = serde_json::from_str::<Money>(text).expect_err(text).to_string();
+            assert!(error.contains("JSON number"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_would_be_rounded_is_refused() {
+        for text in [
+            "1e400",
+            "1e-40",
+            "99999999999999999999999999999999",
+            "0.12345678901234567890123456789",
+            "1e29",
+        ] {
+            let error = serde_json::from_str::<Money>(text).expect_err(text).to_string();
+            assert!(error.contains("out of range"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_negative_amount_is_refused() {
+        assert_eq!(
+            Money::from_json("-0.01"),
+            Err(MoneyError::Negative("-0.01".to_owned()))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn written_money_reads_back_the_same(mantissa in 0_i128..79_228_162_514_264_337_593_543_950_335, scale in 0_u32..=28) {
+            let money = Money(Decimal::from_i128_with_scale(mantissa, scale));
+            let text = serde_json::to_string(&money).expect("a number");
+            prop_assert_eq!(serde_json::from_str::<Money>(&text).expect("a number"), money);
+            // The same value has one text, whatever its trailing zeros.
+            prop_assert_eq!(written(&text), text);
+        }
+
+        #[test]
+        fn scientific_notation_means_the_same_number(digits in 1_u64..1_000_000_000, exponent in -18_i32..=18) {
+            let money = Money::from_json(&format!("{digits}e{exponent}")).expect("in range");
+            let power = Decimal::from_i128_with_scale(10_i128.pow(exponent.unsigned_abs()), 0);
+            let plain = Decimal::from(digits);
+            let expected = if exponent < 0 { plain / power } else { plain * power };
+            prop_assert_eq!(money.0, expected);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Loads the dictionary into Redis: key = id, value = JSON.
+#![expect(clippy::disallowed_types, reason = "edge: writes the dictionary into Redis")]
+
+use anyhow::{Context, Result};
+
+/// Entries that go into one MSET; each is some hundred bytes, a restaurant a few kilobytes.
+const AT_ONCE: usize = 500;
+
+/// Writes every entry, replacing what stands under its id; returns how many there were.
+///
+/// # Errors
+/// When Redis cannot be reached or refuses.
+pub async fn load<'e>(redis_url: &str, entries: impl Iterator<Item = (&'e str, String)>) -> Result<usize> {
+    let entries: Vec<_> = entries.collect();
+    let client = redis::Client::open(redis_url).with_context(|| format!("{redis_url} is not the URL of a Redis"))?;
+    let connected = client.get_multiplexed_async_connection().await;
+    let mut connection = connected.with_context(|| format!("no Redis at {redis_url}; start it, or name another"))?;
+    let mut pipeline = redis::pipe();
+    for chunk in entries.chunks(AT_ONCE) {
+        pipeline.mset(chunk).ignore();
+    }
+    pipeline.query_async::<()>(&mut connection).await.context("Redis refuses the dictionary")?;
+    Ok(entries.len())
+}

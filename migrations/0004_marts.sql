@@ -1,0 +1,77 @@
+CREATE SCHEMA IF NOT EXISTS cdm;
+
+-- The ledger: what each order adds to the counters, by its newest version. An order that is not closed adds
+-- nothing, and stands here with empty lists, so that an older version that arrives later adds nothing either.
+CREATE TABLE cdm.order_contribution (
+    order_id   bigint PRIMARY KEY,
+    version    bytea  NOT NULL,
+    user_id    uuid   NOT NULL,
+    products   uuid[] NOT NULL,
+    categories uuid[] NOT NULL
+) WITH (fillfactor = 80);
+
+-- In how many closed orders of a guest a dish, or a category, stands. A count of 0 is no row.
+CREATE TABLE cdm.product_order_count (
+    id         uuid    NOT NULL,
+    user_id    uuid    NOT NULL,
+    product_id uuid    NOT NULL,
+    order_cnt  integer NOT NULL CHECK (order_cnt > 0),
+    PRIMARY KEY (user_id, product_id)
+) WITH (fillfactor = 80);
+
+CREATE TABLE cdm.category_order_count (
+    id          uuid    NOT NULL,
+    user_id     uuid    NOT NULL,
+    category_id uuid    NOT NULL,
+    order_cnt   integer NOT NULL CHECK (order_cnt > 0),
+    PRIMARY KEY (user_id, category_id)
+) WITH (fillfactor = 80);
+
+-- The name of a guest, a dish or a category, by its hub key: that of the newest version of any order.
+-- Names stand beside the counts, not in them: a new name is one row, and workers do not wait for each other.
+CREATE TABLE cdm.name (
+    id      uuid  PRIMARY KEY,
+    name    text  NOT NULL,
+    version bytea NOT NULL
+) WITH (fillfactor = 50);
+
+CREATE TABLE cdm.category_thresholds (
+    category  text    NOT NULL,
+    threshold integer NOT NULL CHECK (threshold > 0),
+    tag       text,
+    PRIMARY KEY (category, threshold)
+);
+
+CREATE VIEW cdm.user_product_counters AS
+SELECT count.id, count.user_id, count.product_id, product.name AS product_name, count.order_cnt
+FROM cdm.product_order_count AS count
+JOIN cdm.name AS product ON product.id = count.product_id;
+
+CREATE VIEW cdm.user_category_counters AS
+SELECT count.id, count.user_id, count.category_id, category.name AS category_name, count.order_cnt
+FROM cdm.category_order_count AS count
+JOIN cdm.name AS category ON category.id = count.category_id;
+
+-- Guests at or over a threshold. A view cannot disagree with the counters. The threshold of "*" serves every
+-- category that has none of its own; without a tag the category's name is the tag.
+CREATE VIEW cdm.user_tags AS
+SELECT
+    counter.user_id,
+    guest.name AS user_name,
+    counter.category_id,
+    counter.category_name,
+    coalesce(rule.tag, counter.category_name) AS tag,
+    counter.order_cnt,
+    rule.threshold
+FROM cdm.user_category_counters AS counter
+JOIN cdm.name AS guest ON guest.id = counter.user_id
+JOIN cdm.category_thresholds AS rule ON rule.category = counter.category_name
+    OR (rule.category = '*' AND NOT EXISTS (
+        SELECT FROM cdm.category_thresholds AS own WHERE own.category = counter.category_name))
+WHERE counter.order_cnt >= rule.threshold;
+
+GRANT USAGE ON SCHEMA cdm TO streamstage_worker;
+GRANT SELECT, INSERT, UPDATE, DELETE
+    ON cdm.order_contribution, cdm.product_order_count, cdm.category_order_count, cdm.name, cdm.category_thresholds
+    TO streamstage_worker;
+GRANT SELECT ON cdm.user_product_counters, cdm.user_category_counters, cdm.user_tags TO streamstage_worker;

@@ -1,0 +1,78 @@
+//! `worker run`: every stage of the file in one process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use prometheus_client::registry::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Documents;
+use crate::connect::Secrets;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::serve::{Shown, serve};
+use crate::stage::{self, Surroundings};
+
+/// Flags of `worker run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The stages.
+    #[command(flatten)]
+    pub documents: Documents,
+    /// Address of /livez, /readyz and /metrics; port 0 takes any free one
+    #[arg(long, env = "STREAMSTAGE_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+}
+
+/// Runs the stages until SIGTERM or SIGINT, or until one of them cannot go on.
+///
+/// # Errors
+/// What a stage could not get over.
+pub async fn run(run: Run) -> anyhow::Result<()> {
+    let stages = run.documents.read()?;
+    let stop = CancellationToken::new();
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let mut shown = Shown { stages: Vec::new(), registry: Arc::new(registry) };
+    let mut running = JoinSet::new();
+    for stage in stages {
+        let health = Arc::new(Health::new(stage.name()));
+        shown.stages.push(Arc::clone(&health));
+        let secrets = Secrets::in_folder(&run.documents.secrets_dir);
+        let around = Surroundings { secrets, health, metrics: metrics.clone(), stop: stop.clone() };
+        running.spawn(async move {
+            tracing::info!(stage = stage.name(), layer = ?stage.spec.layer, "stage starts");
+            let ended = stage::run(&stage, around).await;
+            ended.with_context(|| format!("stage {} cannot go on", stage.name()))
+        });
+    }
+    tokio::spawn(stop_on_signal(stop.clone()));
+    let serving = tokio::spawn(serve(run.listen, shown, stop.clone()));
+
+    let mut outcome = Ok(());
+    while let Some(ended) = running.join_next().await {
+        // One stage that cannot go on ends the process, so that whoever started it sees it.
+        stop.cancel();
+        outcome = outcome.and(ended.context("a stage ended unexpectedly").flatten());
+    }
+    stop.cancel();
+    serving.await?.with_context(|| format!("cannot serve on {}; see --listen", run.listen))?;
+    outcome
+}
+
+async fn stop_on_signal(stop: CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return tracing::error!("cannot listen to signals");
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: the batches in hand are finished first");
+    stop.cancel();
+}

@@ -1,0 +1,299 @@
+#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "edge: reads the source topic from Kafka")]
+//! Reads the source topic: a thread of its own polls, gathers batches, and keeps the membership of the group.
+//!
+//! It never commits before PostgreSQL has, and it starts every partition from PostgreSQL's position. While the
+//! path is behind it stops polling, and when that lasts it pauses its partitions and polls on, so that a broken
+//! database or dictionary costs no rebalance. First step of a batch.
+
+mod assignment;
+mod gather;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc as commands;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{Batch, Fetched};
+use crate::health::{Health, Service};
+use crate::record::{Header, Record};
+
+pub use assignment::{Log, StartError, Starts, Ticket};
+use assignment::{Assignment, InFlight};
+pub use gather::Limits;
+use gather::Gather;
+
+/// How long the path may stay behind before the partitions are paused and polling goes on.
+const BEHIND: Duration = Duration::from_secs(1);
+/// How long a call to the brokers may take.
+const CALL: Duration = Duration::from_secs(10);
+
+/// Why reading ended for good.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsumeError {
+    /// The client cannot be set up.
+    #[error("cannot read topic {topic}: {source}; check spec.source and the keys of its secret")]
+    Setup {
+        /// The source topic.
+        topic: String,
+        /// What the client says.
+        source: KafkaError,
+    },
+    /// A position cannot be read from, or cannot be found.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The client can do nothing more.
+    #[error("Kafka's client gave up: {0}; the worker has to be started again")]
+    Fatal(String),
+    /// The polling thread is gone.
+    #[error("the polling thread ended unexpectedly; its log lines say why")]
+    Lost,
+}
+
+/// A batch with its ticket: the group's next rebalance waits until the ticket is dropped.
+pub type Ticketed = (Batch<Fetched>, Ticket);
+
+/// What reading needs to know.
+pub struct Source {
+    /// Client settings: servers, credentials, group.
+    pub config: ClientConfig,
+    /// The source topic.
+    pub topic: String,
+    /// When a batch closes.
+    pub limits: Limits,
+    /// Where partitions start, by PostgreSQL.
+    pub starts: Arc<dyn Starts>,
+    /// Where to report trouble.
+    pub health: Arc<Health>,
+    /// Ends the reading.
+    pub stop: CancellationToken,
+}
+
+enum Command {
+    /// Read the partition again from the offset, at that time.
+    Seek { partition: i32, offset: i64, at: Instant },
+}
+
+/// The reading side of a stage.
+pub struct Consumer {
+    kafka: Arc<BaseConsumer<Assignment>>,
+    topic: String,
+    commands: commands::Sender<Command>,
+    thread: std::thread::JoinHandle<Result<(), ConsumeError>>,
+}
+
+impl Consumer {
+    /// Joins the group and begins to read. Batches arrive at the receiver, one ahead of the path.
+    ///
+    /// # Errors
+    /// When the client cannot be set up.
+    pub fn start(source: Source) -> Result<(Self, mpsc::Receiver<Ticketed>), ConsumeError> {
+        let setup = |error| ConsumeError::Setup { topic: source.topic.clone(), source: error };
+        let in_flight = InFlight::default();
+        let context = Assignment::new(&source, Handle::current(), in_flight.clone());
+        let kafka: BaseConsumer<Assignment> = source.config.create_with_context(context).map_err(setup)?;
+        kafka.subscribe(&[&source.topic]).map_err(setup)?;
+        let kafka = Arc::new(kafka);
+        let (batches, fetched) = mpsc::channel(1);
+        let (commands, obey) = commands::channel();
+        let poller = Poller {
+            kafka: Arc::clone(&kafka),
+            gather: Gather::new(source.limits),
+            topic: source.topic.clone(),
+            batches,
+            commands: obey,
+            seeks: BTreeMap::new(),
+            runtime: Handle::current(),
+            in_flight,
+            health: source.health,
+            stop: source.stop,
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("poll {}", source.topic))
+            .spawn(move || poller.run())
+            .map_err(|error| ConsumeError::Fatal(error.to_string()))?;
+        Ok((Self { kafka, topic: source.topic, commands, thread }, fetched))
+    }
+
+    /// Mirrors positions that PostgreSQL has committed to Kafka, for whoever reads the lag. Partitions that went to
+    /// another worker are that worker's to mirror.
+    pub fn mirror(&self, positions: &BTreeMap<i32, i64>, mode: CommitMode) {
+        let mut offsets = TopicPartitionList::new();
+        let assigned = self.kafka.assignment().unwrap_or_default();
+        let owned = |partition| assigned.find_partition(&self.topic, partition).is_some();
+        for (&partition, &offset) in positions.iter().filter(|(partition, _)| owned(**partition)) {
+            let added = offsets.add_partition_offset(&self.topic, partition, Offset::Offset(offset));
+            added.unwrap_or_else(|error| tracing::warn!(partition, offset, %error, "offset not mirrored"));
+        }
+        if offsets.count() > 0
+            && let Err(error) = self.kafka.commit(&offsets, mode)
+        {
+            tracing::debug!(%error, "offsets not mirrored; the next batch, or the next start, does it");
+        }
+    }
+
+    /// Reads partitions again from an offset, after a pause.
+    pub fn seek(&self, seeks: &BTreeMap<i32, i64>, pause: Duration) {
+        let at = Instant::now() + pause;
+        for (&partition, &offset) in seeks {
+            // The thread is gone only when the stage is stopping.
+            self.commands.send(Command::Seek { partition, offset, at }).unwrap_or_default();
+        }
+    }
+
+    /// Leaves the group, and returns why reading ended.
+    ///
+    /// # Errors
+    /// What made the thread end, if not a stop.
+    pub async fn close(self) -> Result<(), ConsumeError> {
+        drop(self.kafka);
+        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
+        joined.map_err(|_| ConsumeError::Lost)?.map_err(|_| ConsumeError::Lost)?
+    }
+}
+
+/// The polling thread.
+struct Poller {
+    kafka: Arc<BaseConsumer<Assignment>>,
+    gather: Gather,
+    topic: String,
+    batches: mpsc::Sender<Ticketed>,
+    commands: commands::Receiver<Command>,
+    seeks: BTreeMap<i32, (i64, Instant)>,
+    runtime: Handle,
+    in_flight: InFlight,
+    health: Arc<Health>,
+    stop: CancellationToken,
+}
+
+impl Poller {
+    fn run(mut self) -> Result<(), ConsumeError> {
+        while !self.stop.is_cancelled() {
+            self.obey();
+            self.poll(self.gather.patience(Instant::now()))?;
+            if self.gather.is_due(Instant::now()) {
+                self.hand_over()?;
+            }
+        }
+        drop(self.batches);
+        self.in_flight.wait();
+        Ok(())
+    }
+
+    /// Waits for one record; the callbacks of a rebalance run in here.
+    fn poll(&mut self, patience: Duration) -> Result<(), ConsumeError> {
+        let polled = self.kafka.poll(patience);
+        for change in self.kafka.context().changes()? {
+            match change.start {
+                Some(offset) => self.gather.start(change.partition, offset),
+                None => self.gather.forget(change.partition),
+            }
+            self.seeks.remove(&change.partition);
+        }
+        match polled {
+            Some(Ok(message)) => self.gather.push(record(&message), Instant::now()),
+            Some(Err(error)) => self.trouble(&error)?,
+            None => self.look_after_trouble(),
+        }
+        Ok(())
+    }
+
+    /// Kafka reports when trouble begins, not when it ends: that is asked for.
+    fn look_after_trouble(&self) {
+        if !self.health.is_troubled(Service::Source) {
+            return;
+        }
+        let metadata = self.kafka.fetch_metadata(Some(&self.topic), BEHIND);
+        let found = |metadata: &rdkafka::metadata::Metadata| {
+            metadata.topics().iter().all(|topic| topic.error().is_none() && !topic.partitions().is_empty())
+        };
+        if metadata.is_ok_and(|metadata| found(&metadata)) {
+            self.health.fine(Service::Source);
+        }
+    }
+
+    /// Gives the batch to the path. The path being behind is normal; for long, it is not.
+    fn hand_over(&mut self) -> Result<(), ConsumeError> {
+        let batch = self.gather.take();
+        let batches = self.batches.clone();
+        let mut paused = None;
+        loop {
+            let room = async { tokio::time::timeout(BEHIND, batches.reserve()).await };
+            match self.runtime.clone().block_on(room) {
+                Ok(Ok(permit)) => {
+                    permit.send((batch, self.in_flight.ticket()));
+                    break;
+                }
+                Ok(Err(_)) => break,
+                Err(_) if self.stop.is_cancelled() => break,
+                Err(_) => {
+                    let assigned = self.kafka.assignment().unwrap_or_default();
+                    if self.kafka.pause(&assigned).is_ok() {
+                        paused = Some(assigned);
+                    }
+                    self.poll(Duration::ZERO)?;
+                }
+            }
+        }
+        if let Some(paused) = paused
+            && let Err(error) = self.kafka.resume(&paused)
+        {
+            tracing::warn!(%error, "partitions not resumed; a rebalance will do it");
+        }
+        Ok(())
+    }
+
+    /// Seeks that are due; a partition that waits for its time is not read.
+    fn obey(&mut self) {
+        for Command::Seek { partition, offset, at } in self.commands.try_iter() {
+            self.gather.forget(partition);
+            self.seeks.insert(partition, (offset, at));
+        }
+        let now = Instant::now();
+        let due: Vec<(i32, i64)> =
+            self.seeks.iter().filter(|(_, (_, at))| *at <= now).map(|(&partition, &(offset, _))| (partition, offset)).collect();
+        for (partition, offset) in due {
+            match self.kafka.seek(&self.topic, partition, Offset::Offset(offset), CALL) {
+                Ok(()) => self.gather.start(partition, offset),
+                Err(error) => tracing::warn!(partition, offset, %error, "cannot seek; the partition may have moved to another worker"),
+            }
+            self.seeks.remove(&partition);
+        }
+    }
+
+    fn trouble(&self, error: &KafkaError) -> Result<(), ConsumeError> {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                Err(StartError::out_of_range(&self.topic, &error.to_string()).into())
+            }
+            Some(RDKafkaErrorCode::Fatal) => Err(ConsumeError::Fatal(error.to_string())),
+            _ => {
+                self.health.trouble(Service::Source, &format!("{}: {error}", self.topic));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A copy of a message: the client's buffer is given back at once.
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().into_iter().flat_map(rdkafka::message::Headers::iter);
+    Record {
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers
+            .map(|header| Header { name: header.key.to_owned(), value: header.value.map(<[u8]>::to_vec) })
+            .collect(),
+    }
+}

@@ -1,0 +1,46 @@
+//! The fact of an order version: what the marts need, with the hub keys of the vault. Pure.
+
+use std::collections::HashSet;
+
+use crds::contract::{FactPayload, FactRef, OrderFact};
+
+use super::decode::Order;
+use crate::layer::Output;
+use crate::layer::stg::serialise;
+use crate::rejection::Rejection;
+use crate::vault::{hash_key, normalise};
+
+/// The fact of an order, as the message for the marts.
+///
+/// # Errors
+/// `OutputTooLarge` when the message would exceed `limit` bytes.
+pub(super) fn of(order: &Order, limit: usize) -> Result<Output, Rejection> {
+    let payload = &order.message.payload;
+    let reference = |hub: &str, business_key: &str, name: &str| FactRef {
+        id: hash_key(hub, &[business_key]).to_string(),
+        name: name.to_owned(),
+    };
+    let mut seen = HashSet::new();
+    let products = payload.products.iter().map(|line| reference("h_product", &line.id, &line.name));
+    // A dish that stands on two lines is one dish, and its first line names it.
+    let products = products.filter(|product| seen.insert(product.id.clone())).collect();
+    let mut seen = HashSet::new();
+    let categories = payload.products.iter().map(|line| normalise(&line.category));
+    let categories = categories.filter(|category| seen.insert(category.clone()));
+    let categories = categories.map(|category| reference("h_category", &category, &category)).collect();
+    let fact = OrderFact {
+        object_id: order.message.object_id,
+        object_type: order.message.object_type.clone(),
+        payload: FactPayload {
+            id: payload.id,
+            update_ts: order.update_ts().to_owned(),
+            status: payload.status.clone(),
+            user: reference("h_user", &payload.user.id, &payload.user.name),
+            products,
+            categories,
+        },
+    };
+    let mut digest = [0; 32];
+    digest.copy_from_slice(order.version.digest());
+    serialise(order.message.object_id, digest, &fact, limit)
+}

@@ -1,0 +1,17 @@
+//! The worker's command line.
+
+use clap::Parser as _;
+use worker::command::{Cli, Command, check, migrate, redrive, reset_offsets, run};
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    worker::log::start();
+    match cli.command {
+        Command::Run(flags) => run::run(flags).await,
+        Command::Migrate(flags) => migrate::migrate(flags).await,
+        Command::Check(flags) => check::check(flags).await,
+        Command::Redrive(flags) => redrive::redrive(flags).await,
+        Command::ResetOffsets(flags) => reset_offsets::reset(flags).await,
+    }
+}

@@ -1,0 +1,235 @@
+#![expect(clippy::disallowed_types, reason = "edge: writes outputs and dead letters to Kafka")]
+//! Publishes what a batch produced, and waits until every message is acknowledged.
+//!
+//! Called after the effects are written and before they are committed: what PostgreSQL holds is on its way for
+//! certain. A message that is published twice, because the commit failed, is the same message twice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
+use rdkafka::producer::future_producer::DeliveryFuture;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::ClientConfig;
+
+use crate::batch::Rejected;
+use crate::dead_letter::{self, Origin};
+use crate::decode::{DIGEST_HEADER, to_hex};
+use crate::layer::Output;
+use crate::policy::Policy;
+use crate::record::{Header, Record};
+
+/// What a record batch needs beside the value: its header, the key, the digest.
+const OVERHEAD: usize = 512;
+/// What Kafka takes by default (`message.max.bytes`), when the topic's setting cannot be read.
+const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
+/// How long a call to the brokers may take.
+const CALL: Duration = Duration::from_secs(10);
+
+/// Largest value that the output topic takes, in bytes; read from the topic, shared with the layer.
+#[derive(Clone, Debug)]
+pub struct OutputLimit(Arc<AtomicUsize>);
+
+impl OutputLimit {
+    /// The limit of a topic that takes `max_message_bytes`.
+    #[must_use]
+    pub fn of_topic(max_message_bytes: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(max_message_bytes.saturating_sub(OVERHEAD))))
+    }
+
+    /// Bytes that a value may have.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why publishing failed. Nothing of the batch is committed then.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The topic takes less than it did when the limit was read.
+    #[error("topic {0} refuses a message as too large")]
+    TooLarge(String),
+    /// Kafka did not take a message, or did not say so in time.
+    #[error("topic {topic}: {source}; check that the topic exists and that the stage may write to it")]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// What the client says.
+        source: KafkaError,
+    },
+    /// The client can do nothing more.
+    #[error("Kafka's client gave up: {0}; the worker has to be started again")]
+    Fatal(KafkaError),
+}
+
+impl PublishError {
+    fn new(topic: &str, source: KafkaError) -> Self {
+        match source.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Self::TooLarge(topic.to_owned()),
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::OutOfOrderSequenceNumber) => Self::Fatal(source),
+            _ => Self::Refused { topic: topic.to_owned(), source },
+        }
+    }
+
+    /// See the table in [`crate::policy`].
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        match self {
+            Self::TooLarge(_) => Policy::DeadLetter,
+            Self::Refused { .. } => Policy::Retry,
+            Self::Fatal(_) => Policy::Stop,
+        }
+    }
+}
+
+/// The publishing side of a stage.
+pub struct Publisher {
+    producer: FutureProducer,
+    config: ClientConfig,
+    output: Option<String>,
+    dead_letter: String,
+    limit: OutputLimit,
+    origin: Origin,
+}
+
+impl Publisher {
+    /// Sets up the client; `config` has the servers and the credentials, `output` is the next topic.
+    ///
+    /// # Errors
+    /// When the client refuses the settings.
+    pub fn new(
+        mut config: ClientConfig,
+        output: Option<String>,
+        dead_letter: String,
+        origin: Origin,
+    ) -> Result<Self, KafkaError> {
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", "2")
+            .set("compression.type", "lz4")
+            // The same key goes to the same partition as with Kafka's own clients.
+            .set("partitioner", "murmur2_random")
+            // The broker knows what the topic takes; see OutputLimit.
+            .set("message.max.bytes", "104857600")
+            .set("queue.buffering.max.kbytes", "131072")
+            // Shorter than the server waits for an idle transaction (see warehouse).
+            .set("message.timeout.ms", "30000");
+        let producer = config.create()?;
+        let limit = OutputLimit::of_topic(DEFAULT_MAX_MESSAGE_BYTES);
+        Ok(Self { producer, config, output, dead_letter, limit, origin })
+    }
+
+    /// The limit, which [`Self::read_limit`] updates.
+    #[must_use]
+    pub fn limit(&self) -> OutputLimit {
+        self.limit.clone()
+    }
+
+    /// Reads what the output topic takes. A stage that may not read the topic's settings keeps Kafka's default.
+    pub async fn read_limit(&self) {
+        let Some(topic) = &self.output else { return };
+        let described = async {
+            let admin: AdminClient<DefaultClientContext> = self.config.create()?;
+            let options = AdminOptions::new().request_timeout(Some(CALL));
+            admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await
+        };
+        let bytes = described.await.ok().and_then(|resources| {
+            let topic = resources.into_iter().next()?.ok()?;
+            topic.get("max.message.bytes")?.value.as_deref()?.parse::<usize>().ok()
+        });
+        match bytes {
+            Some(bytes) => self.limit.0.store(bytes.saturating_sub(OVERHEAD), Ordering::Relaxed),
+            None => tracing::warn!(topic, "cannot read max.message.bytes of the topic; taking Kafka's default"),
+        }
+    }
+
+    /// Publishes outputs and dead letters; returns once every one of them is acknowledged.
+    ///
+    /// A dead letter that its topic refuses as too large is left to the table, which holds it in full.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; some messages may be published all the same.
+    pub async fn publish(
+        &self,
+        outputs: impl Iterator<Item = &Output> + Send,
+        dead: &[Rejected],
+    ) -> Result<(), PublishError> {
+        let mut deliveries = Vec::new();
+        if let Some(topic) = &self.output {
+            for output in outputs {
+                deliveries.push((topic, self.send_output(topic, output)?));
+            }
+        }
+        let mut copies = Vec::with_capacity(dead.len());
+        for letter in dead {
+            let headers = dead_letter::headers(&self.origin, letter);
+            copies.push(self.send_record(&self.dead_letter, &letter.record, &headers)?);
+        }
+        for (topic, delivery) in deliveries {
+            acknowledged(topic, delivery).await?;
+        }
+        for copy in copies {
+            match acknowledged(&self.dead_letter, copy).await {
+                Err(PublishError::TooLarge(topic)) => {
+                    tracing::warn!(topic, "a dead letter is too large for its topic; streamstage.dead_letter has it");
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends records back to the source topic as they came, to any of its partitions.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; some records may be sent all the same.
+    pub async fn send_back(&self, records: impl Iterator<Item = &Record> + Send) -> Result<(), PublishError> {
+        let topic = &self.origin.topic;
+        let sent = records.map(|record| self.send_record(topic, record, &record.headers));
+        let deliveries: Vec<DeliveryFuture> = sent.collect::<Result<_, _>>()?;
+        for delivery in deliveries {
+            acknowledged(topic, delivery).await?;
+        }
+        Ok(())
+    }
+
+    fn send_output(&self, topic: &str, output: &Output) -> Result<DeliveryFuture, PublishError> {
+        let key = output.object_id.to_string();
+        let digest = to_hex(&output.digest);
+        let headers = OwnedHeaders::new_with_capacity(1).insert(KafkaHeader { key: DIGEST_HEADER, value: Some(&digest) });
+        self.send(FutureRecord::to(topic).key(&key).payload(&output.payload).headers(headers))
+    }
+
+    fn send_record(&self, topic: &str, record: &Record, headers: &[Header]) -> Result<DeliveryFuture, PublishError> {
+        let mut kafka_headers = OwnedHeaders::new_with_capacity(headers.len());
+        for Header { name, value } in headers {
+            kafka_headers = kafka_headers.insert(KafkaHeader { key: name, value: value.as_ref() });
+        }
+        let mut message = FutureRecord::<[u8], [u8]>::to(topic).headers(kafka_headers);
+        message.key = record.key.as_deref();
+        message.payload = record.value.as_deref();
+        self.send(message)
+    }
+
+    fn send<K: rdkafka::message::ToBytes + ?Sized, V: rdkafka::message::ToBytes + ?Sized>(
+        &self,
+        record: FutureRecord<'_, K, V>,
+    ) -> Result<DeliveryFuture, PublishError> {
+        let topic = record.topic.to_owned();
+        self.producer.send_result(record).map_err(|(error, _)| PublishError::new(&topic, error))
+    }
+}
+
+async fn acknowledged(topic: &str, delivery: DeliveryFuture) -> Result<(), PublishError> {
+    match delivery.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err((error, _))) => Err(PublishError::new(topic, error)),
+        Err(_) => Err(PublishError::new(topic, KafkaError::Canceled)),
+    }
+}

@@ -1,0 +1,278 @@
+#![expect(clippy::disallowed_methods, reason = "edge: runs a stage until it is told to stop")]
+//! A stage at work: one consumer, one path, two tasks that overlap.
+//!
+//! While PostgreSQL writes one batch, the next is decoded and enriched. Stopping lets the batches in hand finish,
+//! then leaves the group.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::StreamStage;
+use rdkafka::consumer::CommitMode;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{Batch, Enriched, Moves};
+use crate::connect::{self, ConnectError, Secrets};
+use crate::consume::{ConsumeError, Consumer, Limits, Source, Ticket, Ticketed};
+use crate::dead_letter::Origin;
+use crate::decode::Rules;
+use crate::health::{Health, Service};
+use crate::layer::Layer;
+use crate::layer::cdm::{self, Cdm};
+use crate::layer::dds::Dds;
+use crate::layer::stg::{Dictionary, Stg};
+use crate::metrics::Metrics;
+use crate::path::{Path, PathError, retry_pending};
+use crate::publish::{OutputLimit, Publisher};
+use crate::start::Start;
+use crate::warehouse::Warehouse;
+
+/// How often orders that wait for the dictionary are looked for.
+const PENDING_EVERY: Duration = Duration::from_secs(1);
+/// How long a held partition rests before its record is tried again.
+const HELD_FOR: Duration = Duration::from_secs(10);
+
+/// Why a stage ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// It cannot be connected.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Reading failed.
+    #[error(transparent)]
+    Consume(#[from] ConsumeError),
+    /// A batch failed for good.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// Kafka's client refuses its settings.
+    #[error("Kafka's client refuses its settings: {0}")]
+    Settings(#[from] rdkafka::error::KafkaError),
+    /// A document that was not validated.
+    #[error("spec.dictionary: the layer stg needs one")]
+    NoDictionary,
+    /// The time zone is none.
+    #[error("spec.timezone: {0}")]
+    Timezone(#[from] jiff::Error),
+}
+
+/// What a stage shares with the process around it.
+pub struct Surroundings {
+    /// Where the secrets are.
+    pub secrets: Secrets,
+    /// Where its condition is shown.
+    pub health: Arc<Health>,
+    /// Where its work is counted.
+    pub metrics: Metrics,
+    /// Tells it to stop.
+    pub stop: CancellationToken,
+}
+
+/// Runs a stage until it is told to stop.
+///
+/// # Errors
+/// What no retry can mend; the worker should end then, and say so.
+pub async fn run(stage: &StreamStage, around: Surroundings) -> Result<(), StageError> {
+    let rules = rules(stage)?;
+    match stage.spec.layer {
+        crds::stage::Layer::Stg => {
+            let dictionary = stage.spec.dictionary.clone().ok_or(StageError::NoDictionary)?;
+            let redis = connect::redis(&dictionary, &around.secrets)?;
+            let layer = |origin: &Origin, output_limit| Stg {
+                rules,
+                dictionary: Dictionary::new(redis),
+                output_limit,
+                load_source: load_source(origin),
+                consumer_group: origin.consumer_group.clone(),
+                topic: origin.topic.clone(),
+            };
+            let path = Arc::new(path(stage, &around, layer)?);
+            let pending = tokio::spawn(keep_retrying(Arc::clone(&path), dictionary.max_wait.as_std()));
+            let drained = drain(stage, &around, Arc::clone(&path)).await;
+            path.stop.cancel();
+            pending.await.unwrap_or_default();
+            drained
+        }
+        crds::stage::Layer::Dds => {
+            let layer = |origin: &Origin, output_limit| Dds { rules, output_limit, load_source: load_source(origin) };
+            drain(stage, &around, Arc::new(path(stage, &around, layer)?)).await
+        }
+        crds::stage::Layer::Cdm => {
+            let path = path(stage, &around, |_, _| Cdm { rules })?;
+            install_thresholds(stage, &path).await;
+            drain(stage, &around, Arc::new(path)).await
+        }
+    }
+}
+
+/// Whose records these are.
+#[must_use]
+pub fn origin(stage: &StreamStage) -> Origin {
+    Origin {
+        stage: stage.name().to_owned(),
+        consumer_group: stage.consumer_group(),
+        topic: stage.spec.source.topic.clone(),
+    }
+}
+
+/// What values the stage accepts.
+///
+/// # Errors
+/// When its time zone is none.
+pub fn rules(stage: &StreamStage) -> Result<Rules, StageError> {
+    let limits = &stage.spec.limits;
+    Ok(Rules {
+        timezone: stage.time_zone()?,
+        max_record_bytes: usize::try_from(limits.max_record_bytes.get()).unwrap_or(usize::MAX),
+        max_clock_skew: i64::try_from(limits.max_clock_skew.as_std().as_micros()).unwrap_or(i64::MAX),
+    })
+}
+
+/// The stage's warehouse; connections open when they are needed.
+///
+/// # Errors
+/// When its secret cannot be read.
+pub fn warehouse(stage: &StreamStage, secrets: &Secrets) -> Result<Warehouse, StageError> {
+    let options = connect::postgres(stage, secrets)?;
+    Ok(Warehouse::new(options, stage.spec.warehouse.connections_per_worker, origin(stage)))
+}
+
+/// The stage's publishing side.
+///
+/// # Errors
+/// When its secret cannot be read, or the client refuses the settings.
+pub fn publisher(stage: &StreamStage, secrets: &Secrets) -> Result<Publisher, StageError> {
+    let output = stage.spec.output.as_ref().map(|output| output.topic.clone());
+    Ok(Publisher::new(connect::kafka(stage, secrets)?, output, stage.dead_letter_topic(), origin(stage))?)
+}
+
+fn load_source(origin: &Origin) -> String {
+    format!("kafka:{}", origin.topic)
+}
+
+/// Everything that the stage's batches pass through.
+fn path<L: Layer>(
+    stage: &StreamStage,
+    around: &Surroundings,
+    layer: impl FnOnce(&Origin, OutputLimit) -> L,
+) -> Result<Path<L>, StageError> {
+    let origin = origin(stage);
+    let warehouse = warehouse(stage, &around.secrets)?;
+    let publisher = publisher(stage, &around.secrets)?;
+    Ok(Path {
+        layer: layer(&origin, publisher.limit()),
+        origin,
+        warehouse,
+        publisher,
+        health: Arc::clone(&around.health),
+        metrics: around.metrics.clone(),
+        stop: around.stop.clone(),
+    })
+}
+
+/// Consumes, prepares and settles batches until the stage is told to stop, or cannot go on.
+async fn drain<L: Layer>(stage: &StreamStage, around: &Surroundings, path: Arc<Path<L>>) -> Result<(), StageError> {
+    path.publisher.read_limit().await;
+    let reading = around.stop.child_token();
+    let (consumer, fetched) = Consumer::start(source(stage, around, &path, reading.clone())?)?;
+    let (prepared, settling) = mpsc::channel(1);
+    let preparing = tokio::spawn(prepare(Arc::clone(&path), fetched, prepared));
+    let settled = settle(&path, settling, &consumer).await;
+    reading.cancel();
+    preparing.await.unwrap_or_default();
+    let closed = consumer.close().await;
+    settled?;
+    Ok(closed?)
+}
+
+fn source<L: Layer>(
+    stage: &StreamStage,
+    around: &Surroundings,
+    path: &Path<L>,
+    stop: CancellationToken,
+) -> Result<Source, StageError> {
+    let topic = stage.spec.source.topic.clone();
+    let batch = &stage.spec.batch;
+    let from = stage.spec.source.start_from.clone();
+    Ok(Source {
+        config: connect::consumer(stage, connect::kafka(stage, &around.secrets)?),
+        topic: topic.clone(),
+        limits: Limits {
+            records: usize::try_from(batch.max_records).unwrap_or(usize::MAX),
+            bytes: usize::try_from(batch.max_bytes.get()).unwrap_or(usize::MAX),
+            wait: batch.max_wait.as_std(),
+        },
+        starts: Arc::new(Start { warehouse: path.warehouse.clone(), topic, from }),
+        health: Arc::clone(&around.health),
+        stop,
+    })
+}
+
+/// Decodes and enriches, one batch ahead of [`settle`].
+async fn prepare<L: Layer>(
+    path: Arc<Path<L>>,
+    mut fetched: mpsc::Receiver<Ticketed>,
+    prepared: mpsc::Sender<(Batch<Enriched<L::Enriched>>, Ticket)>,
+) {
+    while let Some((batch, ticket)) = fetched.recv().await {
+        let Some(batch) = path.prepare(batch).await else { return };
+        if prepared.send((batch, ticket)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes, publishes and commits, batch by batch.
+async fn settle<L: Layer>(
+    path: &Path<L>,
+    mut prepared: mpsc::Receiver<(Batch<Enriched<L::Enriched>>, Ticket)>,
+    consumer: &Consumer,
+) -> Result<(), StageError> {
+    let mut positions = std::collections::BTreeMap::new();
+    while let Some((batch, ticket)) = prepared.recv().await {
+        let Some(settled) = path.settle(batch).await? else { break };
+        let Moves { positions: moved, seeks, held } = settled.state.moves;
+        consumer.mirror(&moved, CommitMode::Async);
+        consumer.seek(&seeks, Duration::ZERO);
+        moved.keys().filter(|partition| !held.contains_key(partition)).for_each(|&partition| path.health.release(partition));
+        for (partition, (offset, cause)) in held {
+            consumer.seek(&[(partition, offset)].into(), HELD_FOR);
+            path.health.hold(partition, cause);
+        }
+        positions.extend(moved);
+        drop(ticket);
+    }
+    consumer.mirror(&positions, CommitMode::Sync);
+    Ok(())
+}
+
+/// Tries pending orders again, until the stage is told to stop.
+async fn keep_retrying(path: Arc<Path<Stg>>, max_wait: Duration) {
+    let mut every = tokio::time::interval(PENDING_EVERY);
+    loop {
+        tokio::select! {
+            () = path.stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        match retry_pending(&path, max_wait).await {
+            Ok(0) => {}
+            Ok(due) => tracing::info!(stage = path.origin.stage, due, "pending orders tried again"),
+            Err(error) => tracing::warn!(stage = path.origin.stage, %error, "pending orders not tried; trying again"),
+        }
+    }
+}
+
+/// Sets the thresholds of the tags; a warehouse that does not answer is waited for.
+async fn install_thresholds(stage: &StreamStage, path: &Path<Cdm>) {
+    let mut every = tokio::time::interval(PENDING_EVERY);
+    loop {
+        tokio::select! {
+            () = path.stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        match cdm::install_thresholds(path.warehouse.pool(), &stage.spec.tags).await {
+            Ok(()) => return path.health.fine(Service::Warehouse),
+            Err(error) => path.health.trouble(Service::Warehouse, &error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::vault::{Field, MODEL, VaultLine, hash_diff, hash_key};
+use crate::version::digest;
+
+const CATEGORIES: [&str; 4] = ["Роллы", "Йогурт", "И\u{306}огурт", " Роллы "];
+
+fn golden() -> VaultOrder<'static> {
+    VaultOrder {
+        order_id: 322_519,
+        order_date: 1_708_775_892_000_000,
+        cost: Decimal::from(360),
+        payment: Decimal::new(36000, 2),
+        status: "CLOSED",
+        user_id: "626a81ce9a8cd1920641e264",
+        user_name: "Кира Голубева",
+        user_login: "kira",
+        restaurant_id: "ef8c42c19b7518a9aebec106",
+        restaurant_name: "Вкус Индии",
+        lines: vec![line("6276e8cd0cf48b4cded00878", "Роллы", 180, 2)],
+    }
+}
+
+fn line<'a>(product_id: &'a str, category: &'a str, price: i64, quantity: i32) -> VaultLine<'a> {
+    VaultLine {
+        product_id,
+        product_name: "РОЛЛ С ТОФУ И ВЯЛЕНЫМИ ТОМАТАМИ",
+        category,
+        price: Decimal::from(price),
+        quantity,
+    }
+}
+
+fn version(update_ts: i64, status: &str) -> Version {
+    Version::new(update_ts, status, digest(status.as_bytes()))
+}
+
+fn columns_of<'a>(orders: impl IntoIterator<Item = &'a (VaultOrder<'static>, Version)>) -> Vec<Column> {
+    let mut rows = VaultRows::new(&MODEL);
+    for (order, version) in orders {
+        rows.push(order, version);
+    }
+    rows.into_columns()
+}
+
+impl Column {
+    fn texts(&self) -> Vec<String> {
+        match self {
+            Self::Uuid(rows) => rows.iter().map(ToString::to_string).collect(),
+            Self::Text(rows) => rows.iter().map(|text| format!("{text:?}")).collect(),
+            Self::BigInt(rows) | Self::Micros(rows) => rows.iter().map(ToString::to_string).collect(),
+            Self::Integer(rows) => rows.iter().map(ToString::to_string).collect(),
+            Self::Numeric(rows) => rows.iter().map(ToString::to_string).collect(),
+            Self::Bytes(rows) => rows.iter().map(|bytes| hex(bytes)).collect(),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The columns of one table, by name.
+fn table(columns: &[Column], name: &str) -> Vec<(String, Vec<String>)> {
+    let tables = MODEL.tables();
+    let place = tables.iter().position(|table| table.name == name).unwrap();
+    let before: usize = tables[..place].iter().map(|table| table.columns.len()).sum();
+    let names = tables[place].columns.iter().map(|column| column.name.clone());
+    names.zip(columns[before..].iter().map(Column::texts)).collect()
+}
+
+fn rows_in(columns: &[Column], name: &str) -> usize {
+    table(columns, name)[0].1.len()
+}
+
+#[test]
+fn the_golden_order_has_these_rows() {
+    let columns = columns_of(&[(golden(), version(1_708_776_000_000_000, "CLOSED"))]);
+    let mut text = String::new();
+    for vault_table in MODEL.tables() {
+        let _ = writeln!(text, "{}", vault_table.name);
+        for (name, rows) in table(&columns, vault_table.name) {
+            let _ = writeln!(text, "    {name} = {}", rows.join(", "));
+        }
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn push_returns_the_hub_keys_line_by_line() {
+    let mut order = golden();
+    order.lines = vec![
+        line("b", "Супы", 1, 1),
+        line("a", "Роллы", 1, 1),
+        line("b", "Супы", 1, 1),
+    ];
+    let keys = VaultRows::new(&MODEL).push(&order, &version(0, "OPEN"));
+    let product = |id| hash_key("h_product", &[id]);
+    let category = |name| hash_key("h_category", &[name]);
+    assert_eq!(keys.order, hash_key("h_order", &["322519"]));
+    assert_eq!(keys.user, hash_key("h_user", &[order.user_id]));
+    assert_eq!(keys.products, ["b", "a", "b"].map(product));
+    assert_eq!(keys.categories, ["Супы", "Роллы", "Супы"].map(category));
+}
+
+#[test]
+fn an_order_without_lines_has_its_status_and_no_item() {
+    let columns = columns_of(&[(
+        VaultOrder {
+            lines: Vec::new(),
+            ..golden()
+        },
+        version(0, "OPEN"),
+    )]);
+    assert_eq!(
+        [
+            "s_order_status",
+            "l_order_user",
+            "l_order_product",
+            "s_order_item",
+            "h_product"
+        ]
+        .map(|name| rows_in(&columns, name)),
+        [1, 1, 0, 0, 0]
+    );
+}
+
+#[test]
+fn a_product_on_two_lines_is_one_link_and_two_items() {
+    let mut order = golden();
+    order.lines = vec![line("a", "Роллы", 180, 1), line("a", "Роллы", 90, 1)];
+    let columns = columns_of(&[(order, version(0, "OPEN"))]);
+    assert_eq!(
+        ["h_product", "l_order_product", "s_product_names", "s_order_item"]
+            .map(|name| rows_in(&columns, name)),
+        [1, 1, 1, 2]
+    );
+    assert_eq!(
+        table(&columns, "s_order_item")[2],
+        ("line_no".to_owned(), vec!["1".to_owned(), "2".to_owned()])
+    );
+}
+
+#[test]
+fn of_two_names_of_a_product_in_one_version_the_first_stays() {
+    let mut order = golden();
+    order.lines = vec![
+        line("a", "Роллы", 180, 1),
+        VaultLine {
+            product_name: "БОРЩ",
+            ..line("a", "Роллы", 90, 1)
+        },
+    ];
+    let columns = columns_of(&[(order, version(0, "OPEN"))]);
+    assert_eq!(
+        table(&columns, "s_product_names")[3].1,
+        [format!("{:?}", golden().lines[0].product_name)]
+    );
+}
+
+#[test]
+fn an_unchanged_name_is_a_row_of_every_version() {
+    let columns = columns_of(&[(golden(), version(1, "OPEN")), (golden(), version(2, "CLOSED"))]);
+    let names = table(&columns, "s_user_names");
+    assert_eq!(names[0].1.len(), 2);
+    assert_eq!(names[5].1[0], names[5].1[1]);
+}
+
+#[test]
+fn spellings_of_a_category_are_one_row_with_the_normal_spelling() {
+    let spelt = |category| {
+        (
+            VaultOrder {
+                lines: vec![line("a", category, 1, 1)],
+                ..golden()
+            },
+            version(1, "OPEN"),
+        )
+    };
+    let both = columns_of(&[spelt(" И\u{306}огурт"), spelt("Йогурт")]);
+    assert_eq!(table(&both, "h_category")[1].1, ["\"Йогурт\""]);
+    assert_eq!(rows_in(&both, "l_product_category"), 1);
+}
+
+#[test]
+fn every_field_is_of_the_kind_it_declares() {
+    let order = golden();
+    let line = Some((1, &order.lines[0]));
+    for column in MODEL
+        .satellites
+        .iter()
+        .flat_map(|satellite| satellite.attributes.iter().chain(&satellite.multi_active))
+    {
+        let value = Source { order: &order, line }.value(column.field).unwrap();
+        assert_eq!(
+            Column::gather(column.field.kind(), [value].iter()).texts().len(),
+            1
+        );
+        let without_line = Source {
+            order: &order,
+            line: None,
+        }
+        .value(column.field);
+        assert_eq!(
+            without_line.is_none(),
+            column.field.scope() == Scope::Line,
+            "{:?}",
+            column.field
+        );
+    }
+    assert_eq!(Field::LineNumber.scope(), Scope::Line);
+}
+
+fn any_order() -> impl Strategy<Value = (VaultOrder<'static>, Version)> {
+    let ids = prop::sample::select(vec!["a", "b", "c"]);
+    let category = prop::sample::select(CATEGORIES.to_vec());
+    let lines = prop::collection::vec((ids.clone(), category, 0..3_i64, 1..3_i32), 0..4);
+    let status = prop::sample::select(vec!["OPEN", "CLOSED", "CANCELLED"]);
+    (0..4_i64, ids.clone(), ids, status, lines, 0..3_i64).prop_map(
+        |(order_id, user, restaurant, status, lines, at)| {
+            let lines = lines
+                .into_iter()
+                .map(|(id, category, price, quantity)| line(id, category, price, quantity));
+            let order = VaultOrder {
+                order_id,
+                user_id: user,
+                user_login: user,
+                restaurant_id: restaurant,
+                status,
+                lines: lines.collect(),
+                ..golden()
+            };
+            let version = Version::new(at, status, digest(format!("{order:?}").as_bytes()));
+            (order, version)
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn any_shuffle_with_duplicates_gives_the_same_columns(
+        (orders, shuffled) in prop::collection::vec(any_order(), 0..8)
+            .prop_flat_map(|orders| (Just(orders.clone()), Just([orders.clone(), orders].concat()).prop_shuffle()))
+    ) {
+        prop_assert_eq!(columns_of(&orders), columns_of(&shuffled));
+    }
+
+    #[test]
+    fn every_table_is_sorted_by_its_key_and_holds_each_key_once(orders in prop::collection::vec(any_order(), 0..8)) {
+        let columns = columns_of(&orders);
+        for vault_table in MODEL.tables() {
+            let keys = &table(&columns, vault_table.name)[..vault_table.key_length];
+            let rows: Vec<Vec<&String>> = (0..keys[0].1.len()).map(|row| keys.iter().map(|key| &key.1[row]).collect()).collect();
+            prop_assert!(rows.is_sorted_by(|a, b| a < b), "{} {:?}", vault_table.name, rows);
+        }
+    }
+
+    #[test]
+    fn keys_and_diffs_can_be_recomputed_from_the_rows(orders in prop::collection::vec(any_order(), 1..8)) {
+        let columns = columns_of(&orders);
+        let unquoted = |text: &String| text.trim_matches('"').to_owned();
+        for hub in MODEL.hubs {
+            let rows = table(&columns, hub.name);
+            for (key, business_key) in rows[0].1.iter().zip(&rows[1].1) {
+                prop_assert_eq!(key, &hash_key(hub.name, &[&unquoted(business_key)]).to_string());
+            }
+        }
+        let items = table(&columns, "s_order_item");
+        for row in 0..items[0].1.len() {
+            let diff = hash_diff([&items[4].1[row], &items[5].1[row]]);
+            prop_assert_eq!(&items[6].1[row], &diff.to_string());
+        }
+    }
+
+    #[test]
+    fn no_link_and_no_satellite_is_an_orphan(orders in prop::collection::vec(any_order(), 1..8)) {
+        let columns = columns_of(&orders);
+        let tables = MODEL.tables();
+        let keys: Vec<(String, HashSet<String>)> = tables
+            .iter()
+            .filter(|parent| !parent.name.starts_with("s_"))
+            .map(|parent| (format!("{}_pk", parent.name), table(&columns, parent.name).remove(0).1.into_iter().collect()))
+            .collect();
+        for child in &tables {
+            for (name, rows) in table(&columns, child.name) {
+                if let Some((_, known)) = keys.iter().find(|(key, _)| *key == name) {
+                    prop_assert!(rows.iter().all(|row| known.contains(row)), "{}.{name}", child.name);
+                }
+            }
+        }
+    }
+}
