@@ -249,7 +249,15 @@ WHERE earlier_hash_diff IS DISTINCT FROM hash_diff;
 
 CREATE VIEW dds.v_s_order_item_current AS
 SELECT
-    satellite.l_order_product_pk, satellite.version, satellite.line_no, satellite.update_ts, satellite.price, satellite.quantity, satellite.hash_diff, satellite.load_dt, satellite.load_src
+    satellite.l_order_product_pk,
+    satellite.version,
+    satellite.line_no,
+    satellite.update_ts,
+    satellite.price,
+    satellite.quantity,
+    satellite.hash_diff,
+    satellite.load_dt,
+    satellite.load_src
 FROM dds.s_order_item AS satellite
 JOIN dds.l_order_product AS link ON link.l_order_product_pk = satellite.l_order_product_pk
 JOIN dds.v_s_order_status_current AS newest

@@ -52,7 +52,15 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { seed: 1, guests: 120, restaurants: 8, late: 0.02, duplicated: 0.02, cancelled: 0.08, bad: 0.006 }
+        Self {
+            seed: 1,
+            guests: 120,
+            restaurants: 8,
+            late: 0.02,
+            duplicated: 0.02,
+            cancelled: 0.08,
+            bad: 0.006,
+        }
     }
 }
 
@@ -91,7 +99,13 @@ impl Generator {
     /// A generator at its beginning.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
-        let share = |share: f64, most: f64| if share.is_nan() { 0.0 } else { share.clamp(0.0, most) };
+        let share = |share: f64, most: f64| {
+            if share.is_nan() {
+                0.0
+            } else {
+                share.clamp(0.0, most)
+            }
+        };
         let settings = Settings {
             guests: settings.guests.max(1),
             restaurants: settings.restaurants.max(1),
@@ -105,7 +119,15 @@ impl Generator {
         let mut random = ChaCha8Rng::seed_from_u64(settings.seed);
         let catalogue = Catalogue::new(&mut random, settings.guests, settings.restaurants);
         random.set_stream(1);
-        Self { settings, catalogue, random, clock: 0, orders: 0, bad_orders: 0, bad_forms: bad::Deck::default() }
+        Self {
+            settings,
+            catalogue,
+            random,
+            clock: 0,
+            orders: 0,
+            bad_orders: 0,
+            bad_forms: bad::Deck::default(),
+        }
     }
 
     /// The guests, the restaurants and their menus, which the orders name.
@@ -124,7 +146,12 @@ impl Generator {
     pub fn live(&mut self) -> impl Iterator<Item = Message> + '_ {
         std::iter::from_fn(|| {
             let bad = self.next_bad();
-            bad.or_else(|| self.place().pop().map(|version| Message { value: Some(version.value), expected: Expected::Good }))
+            bad.or_else(|| {
+                self.place().pop().map(|version| Message {
+                    value: Some(version.value),
+                    expected: Expected::Good,
+                })
+            })
         })
     }
 
@@ -143,7 +170,10 @@ impl Generator {
     }
 
     fn bad_message(&mut self, form: usize) -> Message {
-        let place = Place { object_id: FIRST_BAD_ORDER + self.bad_orders, at: self.clock };
+        let place = Place {
+            object_id: FIRST_BAD_ORDER + self.bad_orders,
+            at: self.clock,
+        };
         self.bad_orders += 1;
         bad::message(form, &order::plain(&mut self.random, &self.catalogue, place))
     }
@@ -151,7 +181,10 @@ impl Generator {
     /// Places the next order; its published versions, oldest first, never empty.
     fn place(&mut self) -> Vec<order::Version> {
         self.clock += self.random.random_range(2..=18);
-        let place = Place { object_id: FIRST_ORDER + self.orders, at: self.clock };
+        let place = Place {
+            object_id: FIRST_ORDER + self.orders,
+            at: self.clock,
+        };
         self.orders += 1;
         order::versions(&mut self.random, &self.catalogue, place, self.settings.cancelled)
     }
@@ -159,7 +192,9 @@ impl Generator {
 
 /// A moment of the source system as it writes it: `2024-02-24 12:00:05`.
 fn timestamp(seconds: i64) -> String {
-    (OPENING + SignedDuration::from_secs(seconds)).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    (OPENING + SignedDuration::from_secs(seconds))
+        .strftime("%Y-%m-%d %H:%M:%S")
+        .to_string()
 }
 
 #[cfg(test)]

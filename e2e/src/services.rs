@@ -3,7 +3,11 @@
 //! [`Services`] owns them: dropping it stops them and removes their data; a watchdog does so when the owner is killed.
 //! Services that already run can be named instead, and are then never started, stopped or emptied.
 //! Tests, the demo and the benches start here.
-#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "edge: runs processes and asks them whether they are ready")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "edge: runs processes and asks them whether they are ready"
+)]
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -75,7 +79,8 @@ impl Services {
     /// # Errors
     /// As [`Services::start`].
     pub async fn from_env_or_start(mut options: Options) -> Result<Self> {
-        let environment = <Named as clap::Args>::augment_args(clap::Command::new("services")).no_binary_name(true);
+        let environment =
+            <Named as clap::Args>::augment_args(clap::Command::new("services")).no_binary_name(true);
         let matches = environment.try_get_matches_from(std::iter::empty::<String>())?;
         let found = <Named as clap::FromArgMatches>::from_arg_matches(&matches)?;
         let named = &mut options.named;
@@ -94,19 +99,42 @@ impl Services {
         let began = Instant::now();
         let named = &options.named;
         // One after the other: two package managers at once block each other.
-        let java = if named.kafka.is_none() { Some(kafka::programs().await?) } else { None };
-        let postgres = if named.postgres.is_none() { Some(postgres::programs().await?) } else { None };
-        let redis = if named.redis.is_none() { Some(redis::program().await?) } else { None };
+        let java = if named.kafka.is_none() {
+            Some(kafka::programs().await?)
+        } else {
+            None
+        };
+        let postgres = if named.postgres.is_none() {
+            Some(postgres::programs().await?)
+        } else {
+            None
+        };
+        let redis = if named.redis.is_none() {
+            Some(redis::program().await?)
+        } else {
+            None
+        };
         let needed = java.is_some() || postgres.is_some() || redis.is_some();
-        let scratch =
-            if needed { Some(scratch::Scratch::make(options.folder.as_deref())?) } else { None };
-        let folder = scratch.as_ref().map_or_else(PathBuf::new, |scratch| scratch.folder.clone());
+        let scratch = if needed {
+            Some(scratch::Scratch::make(options.folder.as_deref())?)
+        } else {
+            None
+        };
+        let folder = scratch
+            .as_ref()
+            .map_or_else(PathBuf::new, |scratch| scratch.folder.clone());
         let (kafka, postgres, redis) = tokio::try_join!(
             kafka_service(named.kafka.clone(), java, &folder, options.kafka_port),
             postgres_service(named.postgres.clone(), postgres, &folder, options.postgres_port),
             redis_service(named.redis.clone(), redis, &folder, options.redis_port),
         )?;
-        Ok(Self { kafka, postgres, redis, took: began.elapsed(), scratch })
+        Ok(Self {
+            kafka,
+            postgres,
+            redis,
+            took: began.elapsed(),
+            scratch,
+        })
     }
 
     /// Bootstrap servers of Kafka.
@@ -153,9 +181,19 @@ impl Services {
     /// One line: `kafka 4.1.1 :39092   postgresql 15 :35432   redis 7 :36379   ready in 9 s`.
     #[must_use]
     pub fn summary(&self) -> String {
-        let part = |name: &str, service: &Service| format!("{name} {} {}", service.version(), service.place()).replace("  ", " ");
-        let parts = [part("kafka", &self.kafka), part("postgresql", &self.postgres), part("redis", &self.redis)];
-        format!("{}   ready in {:.1} s", parts.join("   "), self.took.as_secs_f64())
+        let part = |name: &str, service: &Service| {
+            format!("{name} {} {}", service.version(), service.place()).replace("  ", " ")
+        };
+        let parts = [
+            part("kafka", &self.kafka),
+            part("postgresql", &self.postgres),
+            part("redis", &self.redis),
+        ];
+        format!(
+            "{}   ready in {:.1} s",
+            parts.join("   "),
+            self.took.as_secs_f64()
+        )
     }
 
     /// Leaves the services running without an owner, until [`remove`] is called on their folder.
@@ -183,10 +221,19 @@ impl Drop for Services {
 /// # Errors
 /// When the folder cannot be read.
 pub fn status(folder: &Path) -> Result<Vec<Recorded>> {
-    if folder.exists() { process::recorded(folder) } else { Ok(Vec::new()) }
+    if folder.exists() {
+        process::recorded(folder)
+    } else {
+        Ok(Vec::new())
+    }
 }
 
-async fn kafka_service(named: Option<String>, programs: Option<kafka::Programs>, folder: &Path, port: u16) -> Result<Service> {
+async fn kafka_service(
+    named: Option<String>,
+    programs: Option<kafka::Programs>,
+    folder: &Path,
+    port: u16,
+) -> Result<Service> {
     let Some(programs) = programs else {
         return Service::named(Endpoint::Kafka(named.unwrap_or_default())).await;
     };
@@ -197,18 +244,32 @@ async fn kafka_service(named: Option<String>, programs: Option<kafka::Programs>,
     Ok(service)
 }
 
-async fn postgres_service(named: Option<String>, programs: Option<PathBuf>, folder: &Path, port: u16) -> Result<Service> {
+async fn postgres_service(
+    named: Option<String>,
+    programs: Option<PathBuf>,
+    folder: &Path,
+    port: u16,
+) -> Result<Service> {
     let Some(programs) = programs else {
         return Service::named(Endpoint::Postgres(named.unwrap_or_default())).await;
     };
     let launch = postgres::prepare(&programs, folder, free(port, "--postgres-port")?).await?;
-    let url = format!("postgres://postgres:{}@{}/postgres", postgres::PASSWORD, launch.address);
+    let url = format!(
+        "postgres://postgres:{}@{}/postgres",
+        postgres::PASSWORD,
+        launch.address
+    );
     let mut service = Service::local(Endpoint::Postgres(url), launch);
     service.start().await?;
     Ok(service)
 }
 
-async fn redis_service(named: Option<String>, program: Option<PathBuf>, folder: &Path, port: u16) -> Result<Service> {
+async fn redis_service(
+    named: Option<String>,
+    program: Option<PathBuf>,
+    folder: &Path,
+    port: u16,
+) -> Result<Service> {
     let Some(program) = program else {
         return Service::named(Endpoint::Redis(named.unwrap_or_default())).await;
     };
@@ -218,17 +279,31 @@ async fn redis_service(named: Option<String>, program: Option<PathBuf>, folder: 
     Ok(service)
 }
 
-/// The port, or a free one for 0.
+/// The port, or a free one for 0: below those that the system gives to clients, one of which could take it while
+/// its service is stopped.
 fn free(port: u16, option: &str) -> Result<u16> {
-    let taken = || format!("port {port} of 127.0.0.1 cannot be had: name another with {option} (0 takes a free one)");
-    Ok(TcpListener::bind(("127.0.0.1", port)).with_context(taken)?.local_addr()?.port())
+    let bound = |port: u16| TcpListener::bind(("127.0.0.1", port)).map(|_| port);
+    if port == 0 {
+        let tried = std::iter::repeat_with(|| rand::random_range(20_000..32_000)).take(100);
+        return tried
+            .flat_map(bound)
+            .next()
+            .context("no free port between 20000 and 32000");
+    }
+    bound(port).with_context(|| {
+        format!("port {port} of 127.0.0.1 is taken: name another with {option} (0 takes a free one)")
+    })
 }
 
 /// A URL with another path; its parameters stay.
 fn with_path(url: &str, path: &str) -> String {
-    let (url, parameters) = url.split_once('?').map_or((url, String::new()), |(url, rest)| (url, format!("?{rest}")));
+    let (url, parameters) = url
+        .split_once('?')
+        .map_or((url, String::new()), |(url, rest)| (url, format!("?{rest}")));
     let authority = url.find("://").map_or(0, |scheme| scheme + 3);
-    let end = url[authority..].find('/').map_or(url.len(), |slash| authority + slash);
+    let end = url[authority..]
+        .find('/')
+        .map_or(url.len(), |slash| authority + slash);
     format!("{}/{path}{parameters}", &url[..end])
 }
 
@@ -239,7 +314,13 @@ mod tests {
     #[test]
     fn a_database_replaces_the_path_of_a_url_and_keeps_its_parameters() {
         assert_eq!(with_path("redis://localhost", "3"), "redis://localhost/3");
-        assert_eq!(with_path("redis://u:p@localhost:1/0", "3"), "redis://u:p@localhost:1/3");
-        assert_eq!(with_path("postgres://h/postgres?sslmode=require", "dwh"), "postgres://h/dwh?sslmode=require");
+        assert_eq!(
+            with_path("redis://u:p@localhost:1/0", "3"),
+            "redis://u:p@localhost:1/3"
+        );
+        assert_eq!(
+            with_path("postgres://h/postgres?sslmode=require", "dwh"),
+            "postgres://h/dwh?sslmode=require"
+        );
     }
 }

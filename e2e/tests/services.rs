@@ -1,5 +1,9 @@
 //! The local services keep what they promise: they answer, keep their data over a restart, and end for certain.
-#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "edge: talks to the services as a client would")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "edge: talks to the services as a client would"
+)]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -16,7 +20,9 @@ use sqlx::{Connection, PgConnection};
 
 async fn produce(services: &Services, topic: &str, value: &str) -> Result<()> {
     let mut config = ClientConfig::new();
-    let producer: FutureProducer = config.set("bootstrap.servers", services.bootstrap_servers()).create()?;
+    let producer: FutureProducer = config
+        .set("bootstrap.servers", services.bootstrap_servers())
+        .create()?;
     let record = FutureRecord::<(), str>::to(topic).partition(0).payload(value);
     let sent = producer.send(record, Duration::from_secs(10)).await;
     sent.map(|_delivery| ()).map_err(|(error, _)| error.into())
@@ -24,7 +30,9 @@ async fn produce(services: &Services, topic: &str, value: &str) -> Result<()> {
 
 fn consume(services: &Services, topic: &str) -> Result<String> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", services.bootstrap_servers()).set("group.id", "test");
+    config
+        .set("bootstrap.servers", services.bootstrap_servers())
+        .set("group.id", "test");
     let consumer: BaseConsumer = config.create()?;
     let mut from = TopicPartitionList::new();
     from.add_partition_offset(topic, 0, Offset::Beginning)?;
@@ -34,7 +42,9 @@ fn consume(services: &Services, topic: &str) -> Result<String> {
     while Instant::now() < deadline {
         // A broker that has just come back may refuse for a moment.
         match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(record)) => return Ok(String::from_utf8(record.payload().context("no value")?.to_vec())?),
+            Some(Ok(record)) => {
+                return Ok(String::from_utf8(record.payload().context("no value")?.to_vec())?);
+            }
             Some(Err(error)) => refused = error.to_string(),
             None => {}
         }
@@ -44,16 +54,26 @@ fn consume(services: &Services, topic: &str) -> Result<String> {
 
 async fn sql(services: &Services, database: &str, statement: &'static str) -> Result<Option<i32>> {
     let mut connection = PgConnection::connect(&services.postgres_url(database)).await?;
-    Ok(sqlx::query_scalar(statement).fetch_optional(&mut connection).await?)
+    Ok(sqlx::query_scalar(statement)
+        .fetch_optional(&mut connection)
+        .await?)
 }
 
 async fn set(services: &Services, value: u32) -> Result<()> {
-    let mut connection = redis::Client::open(services.redis_url(3))?.get_multiplexed_async_connection().await?;
-    Ok(redis::cmd("SET").arg("key").arg(value).query_async(&mut connection).await?)
+    let mut connection = redis::Client::open(services.redis_url(3))?
+        .get_multiplexed_async_connection()
+        .await?;
+    Ok(redis::cmd("SET")
+        .arg("key")
+        .arg(value)
+        .query_async(&mut connection)
+        .await?)
 }
 
 async fn get(services: &Services, database: u32) -> Result<Option<u32>> {
-    let mut connection = redis::Client::open(services.redis_url(database))?.get_multiplexed_async_connection().await?;
+    let mut connection = redis::Client::open(services.redis_url(database))?
+        .get_multiplexed_async_connection()
+        .await?;
     Ok(redis::cmd("GET").arg("key").query_async(&mut connection).await?)
 }
 
@@ -71,7 +91,7 @@ async fn services_answer_and_each_keeps_its_data_over_a_restart_alone() -> Resul
     let mut services = Services::start(&Options::default()).await?;
     services.create_topic("orders", 3).await?;
     services.create_database("dwh").await?;
-    produce(&services, "orders", "a record").await.or_else(|error| bail!("{error}"))?;
+    produce(&services, "orders", "a record").await?;
     sql(&services, "dwh", "CREATE TABLE kept AS SELECT 17 AS n").await?;
     set(&services, 42).await?;
     assert_eq!(get(&services, 4).await?, None, "databases of Redis are apart");
@@ -89,13 +109,20 @@ async fn services_answer_and_each_keeps_its_data_over_a_restart_alone() -> Resul
     services.kafka.kill().await?;
     services.kafka.start().await?;
     services.postgres.start().await?;
-    assert_eq!(sql(&services, "dwh", "SELECT n FROM kept").await?, Some(17), "a crash loses nothing committed");
+    assert_eq!(
+        sql(&services, "dwh", "SELECT n FROM kept").await?,
+        Some(17),
+        "a crash loses nothing committed"
+    );
     if consume(&services, "orders")? != "a record" {
         bail!("the record changed");
     }
 
     let summary = services.summary();
-    assert!(summary.starts_with("kafka 4.1.1 :") && summary.contains("   redis 7 :"), "{summary}");
+    assert!(
+        summary.starts_with("kafka 4.1.1 :") && summary.contains("   redis 7 :"),
+        "{summary}"
+    );
     Ok(())
 }
 
@@ -104,10 +131,19 @@ async fn dropped_services_leave_no_process_and_no_folder() -> Result<()> {
     let services = Services::start(&Options::default()).await?;
     let folder = services.folder().context("nothing started")?.to_owned();
     let running = services::status(&folder)?;
-    assert_eq!(running.iter().map(|service| service.name.as_str()).collect::<Vec<_>>(), ["kafka", "postgres", "redis"]);
+    assert_eq!(
+        running
+            .iter()
+            .map(|service| service.name.as_str())
+            .collect::<Vec<_>>(),
+        ["kafka", "postgres", "redis"]
+    );
     assert!(running.iter().all(Recorded::runs));
     drop(services);
-    assert!(!running.iter().any(Recorded::runs), "all are gone when the drop returns");
+    assert!(
+        !running.iter().any(Recorded::runs),
+        "all are gone when the drop returns"
+    );
     assert!(!folder.exists());
     Ok(())
 }
@@ -121,8 +157,18 @@ async fn named_services_are_used_and_neither_started_nor_stopped() -> Result<()>
     options.named.redis = Some(owner.redis_url(0));
     let mut guest = Services::from_env_or_start(options).await?;
     assert_eq!(guest.folder(), None);
-    assert!(guest.redis.stop().await.is_err_and(|error| error.to_string().contains("was not started here")));
-    assert!(guest.summary().contains("postgresql 15 127.0.0.1:"), "{}", guest.summary());
+    assert!(
+        guest
+            .redis
+            .stop()
+            .await
+            .is_err_and(|error| error.to_string().contains("was not started here"))
+    );
+    assert!(
+        guest.summary().contains("postgresql 15 127.0.0.1:"),
+        "{}",
+        guest.summary()
+    );
     drop(guest);
     assert_eq!(get(&owner, 0).await?, None, "still answers");
     Ok(())
@@ -133,10 +179,20 @@ async fn a_service_that_fails_to_start_says_why_and_leaves_nothing() -> Result<(
     let scratch = tempfile::tempdir()?;
     let folder = scratch.path().join("services");
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let options = Options { folder: Some(folder.clone()), redis_port: taken.local_addr()?.port(), ..Options::default() };
+    let options = Options {
+        folder: Some(folder.clone()),
+        redis_port: taken.local_addr()?.port(),
+        ..Options::default()
+    };
     // PostgreSQL runs as another user, which must be able to enter.
-    std::fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let error = Services::start(&options).await.err().context("the port is taken")?;
+    std::fs::set_permissions(
+        scratch.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )?;
+    let error = Services::start(&options)
+        .await
+        .err()
+        .context("the port is taken")?;
     assert!(error.to_string().contains("--redis-port"), "{error:#}");
     assert!(!folder.exists());
     Ok(())
@@ -147,7 +203,10 @@ async fn a_folder_that_was_not_made_here_is_neither_used_nor_removed() -> Result
     let folder = tempfile::tempdir()?;
     let precious = folder.path().join("precious");
     std::fs::write(&precious, "mine")?;
-    let options = Options { folder: Some(folder.path().to_owned()), ..Options::default() };
+    let options = Options {
+        folder: Some(folder.path().to_owned()),
+        ..Options::default()
+    };
     assert!(Services::start(&options).await.is_err());
     assert!(services::remove(folder.path()).is_err());
     assert!(precious.exists());
@@ -157,7 +216,15 @@ async fn a_folder_that_was_not_made_here_is_neither_used_nor_removed() -> Result
 /// Runs the command line on free ports and waits until it says that all are ready.
 fn command(verb: &str, folder: &Path) -> Result<Child> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_services"));
-    command.args([verb, "--kafka-port=0", "--postgres-port=0", "--redis-port=0", "--dir"]).arg(folder);
+    command
+        .args([
+            verb,
+            "--kafka-port=0",
+            "--postgres-port=0",
+            "--redis-port=0",
+            "--dir",
+        ])
+        .arg(folder);
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().context("no output")?).read_line(&mut line)?;
@@ -193,7 +260,10 @@ fn services_brought_up_outlive_the_command_until_they_are_taken_down() -> Result
     assert!(up.wait()?.success());
     let running = services::status(&folder)?;
     assert!(running.len() == 3 && running.iter().all(Recorded::runs));
-    let names: Vec<String> = services::remove(&folder)?.into_iter().map(|service| service.name).collect();
+    let names: Vec<String> = services::remove(&folder)?
+        .into_iter()
+        .map(|service| service.name)
+        .collect();
     assert_eq!(names, ["kafka", "postgres", "redis"]);
     assert!(!running.iter().any(Recorded::runs));
     assert!(!folder.exists());

@@ -94,9 +94,20 @@ impl Moves {
     /// Every partition that the claim covers moves past the batch, or stops at the record that it is held at.
     #[must_use]
     pub fn of(spans: &Spans, claim: Claim, held: BTreeMap<i32, (i64, String)>) -> Self {
-        let end = |partition: &i32| held.get(partition).map_or(spans[partition].to, |(offset, _)| *offset);
-        let positions = claim.floors.keys().map(|partition| (*partition, end(partition))).collect();
-        Self { positions, seeks: claim.seeks, held }
+        let end = |partition: &i32| {
+            held.get(partition)
+                .map_or(spans[partition].to, |(offset, _)| *offset)
+        };
+        let positions = claim
+            .floors
+            .keys()
+            .map(|partition| (*partition, end(partition)))
+            .collect();
+        Self {
+            positions,
+            seeks: claim.seeks,
+            held,
+        }
     }
 }
 
@@ -112,7 +123,10 @@ impl Batch<Fetched> {
                 Err(rejection) => rejected.push(Rejected { record, rejection }),
             }
         }
-        Batch { spans: self.spans, state: Decoded { items, rejected } }
+        Batch {
+            spans: self.spans,
+            state: Decoded { items, rejected },
+        }
     }
 }
 
@@ -128,7 +142,13 @@ impl<T> Batch<Decoded<T>> {
                 Err(rejection) => rejected.push(Rejected { record, rejection }),
             }
         }
-        Batch { spans: self.spans, state: Enriched { items: enriched, rejected } }
+        Batch {
+            spans: self.spans,
+            state: Enriched {
+                items: enriched,
+                rejected,
+            },
+        }
     }
 }
 
@@ -137,7 +157,10 @@ impl<T> Batch<Enriched<T>> {
     pub fn reject(&mut self, refuse: impl Fn(&T) -> Option<Rejection>) {
         for item in std::mem::take(&mut self.state.items) {
             match refuse(&item.value) {
-                Some(rejection) => self.state.rejected.push(Rejected { record: item.record, rejection }),
+                Some(rejection) => self.state.rejected.push(Rejected {
+                    record: item.record,
+                    rejection,
+                }),
                 None => self.state.items.push(item),
             }
         }
@@ -147,8 +170,18 @@ impl<T> Batch<Enriched<T>> {
     #[must_use]
     pub fn claimed(&self, claim: &Claim) -> (Vec<&Item<T>>, Vec<&Rejected>) {
         let covered = |record: &Record| claim.covers(record.partition, record.offset);
-        let items = self.state.items.iter().filter(|item| covered(&item.record)).collect();
-        let rejected = self.state.rejected.iter().filter(|rejected| covered(&rejected.record)).collect();
+        let items = self
+            .state
+            .items
+            .iter()
+            .filter(|item| covered(&item.record))
+            .collect();
+        let rejected = self
+            .state
+            .rejected
+            .iter()
+            .filter(|rejected| covered(&rejected.record))
+            .collect();
         (items, rejected)
     }
 }
@@ -159,25 +192,52 @@ mod tests {
     use crate::position::Span;
 
     fn record(partition: i32, offset: i64) -> Record {
-        Record { partition, offset, ..Record::default() }
+        Record {
+            partition,
+            offset,
+            ..Record::default()
+        }
     }
 
     #[test]
     fn every_record_is_either_an_item_or_rejected() {
         let spans = Spans::from([(0, Span { from: 0, to: 4 })]);
-        let batch = Batch { spans, state: Fetched { records: (0..4).map(|offset| record(0, offset)).collect() } };
+        let batch = Batch {
+            spans,
+            state: Fetched {
+                records: (0..4).map(|offset| record(0, offset)).collect(),
+            },
+        };
         let odd = |record: &Record| {
-            if record.offset % 2 == 0 { Ok(record.offset) } else { Err(Rejection::new(Code::ParseError, "odd")) }
+            if record.offset % 2 == 0 {
+                Ok(record.offset)
+            } else {
+                Err(Rejection::new(Code::ParseError, "odd"))
+            }
         };
         let decoded = batch.decode(odd);
         assert!(decoded.state.items.iter().map(|item| item.value).eq([0, 2]));
-        assert!(decoded.state.rejected.iter().map(|rejected| rejected.record.offset).eq([1, 3]));
+        assert!(
+            decoded
+                .state
+                .rejected
+                .iter()
+                .map(|rejected| rejected.record.offset)
+                .eq([1, 3])
+        );
     }
 
     #[test]
     fn a_held_partition_stops_at_the_record_that_fails() {
-        let spans = Spans::from([(0, Span { from: 0, to: 9 }), (1, Span { from: 0, to: 9 }), (2, Span { from: 5, to: 9 })]);
-        let claim = Claim { floors: BTreeMap::from([(0, 0), (1, 0)]), seeks: BTreeMap::from([(2, 3)]) };
+        let spans = Spans::from([
+            (0, Span { from: 0, to: 9 }),
+            (1, Span { from: 0, to: 9 }),
+            (2, Span { from: 5, to: 9 }),
+        ]);
+        let claim = Claim {
+            floors: BTreeMap::from([(0, 0), (1, 0)]),
+            seeks: BTreeMap::from([(2, 3)]),
+        };
         let moves = Moves::of(&spans, claim, BTreeMap::from([(1, (4, "P0001".to_owned()))]));
         assert_eq!(moves.positions, BTreeMap::from([(0, 9), (1, 4)]));
         assert_eq!(moves.seeks, BTreeMap::from([(2, 3)]));
@@ -186,12 +246,30 @@ mod tests {
     #[test]
     fn records_that_were_applied_before_are_left_out() {
         let items = vec![
-            Item { record: record(0, 5), value: () },
-            Item { record: record(0, 6), value: () },
-            Item { record: record(1, 1), value: () },
+            Item {
+                record: record(0, 5),
+                value: (),
+            },
+            Item {
+                record: record(0, 6),
+                value: (),
+            },
+            Item {
+                record: record(1, 1),
+                value: (),
+            },
         ];
-        let batch = Batch { spans: Spans::new(), state: Enriched { items, rejected: Vec::new() } };
-        let claim = Claim { floors: BTreeMap::from([(0, 6)]), seeks: BTreeMap::new() };
+        let batch = Batch {
+            spans: Spans::new(),
+            state: Enriched {
+                items,
+                rejected: Vec::new(),
+            },
+        };
+        let claim = Claim {
+            floors: BTreeMap::from([(0, 6)]),
+            seeks: BTreeMap::new(),
+        };
         let (items, _) = batch.claimed(&claim);
         assert_eq!(items.len(), 1);
         assert_eq!((items[0].record.partition, items[0].record.offset), (0, 6));

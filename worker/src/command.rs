@@ -18,7 +18,10 @@ pub mod run;
 /// First `migrate` creates the schemas, `check` shows whether every service answers, then `run` drains the topics
 /// until it is stopped.
 #[derive(Debug, Parser)]
-#[command(name = "worker", version, after_help = "\
+#[command(
+    name = "worker",
+    version,
+    after_help = "\
 Examples:
   worker migrate -f examples/local.yaml
   worker check -f examples/local.yaml
@@ -30,7 +33,8 @@ Secrets that a document names are folders below --secrets-dir, one file per key.
 PGUSER, PGPASSWORD, PGSSLROOTCERT, KAFKA_USERNAME, KAFKA_PASSWORD, KAFKA_SASL_MECHANISM, KAFKA_SECURITY_PROTOCOL,
 KAFKA_CA_FILE, REDIS_USERNAME, REDIS_PASSWORD and REDIS_CA_FILE from the environment.
 
-Exit codes: 0 done, or stopped by SIGTERM or SIGINT; 1 a stage cannot go on, or a check failed; 2 wrong usage.")]
+Exit codes: 0 done, or stopped by SIGTERM or SIGINT; 1 a stage cannot go on, or a check failed; 2 wrong usage."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -59,10 +63,20 @@ pub struct Documents {
     #[arg(short, long = "file", env = "STREAMSTAGE_FILE", value_name = "FILE")]
     pub file: PathBuf,
     /// Only the stages of these names
-    #[arg(long = "stage", env = "STREAMSTAGE_STAGE", value_name = "NAME", value_delimiter = ',')]
+    #[arg(
+        long = "stage",
+        env = "STREAMSTAGE_STAGE",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
     pub stages: Vec<String>,
     /// Folder of the secrets: one folder per secret, one file per key
-    #[arg(long, env = "STREAMSTAGE_SECRETS_DIR", value_name = "DIR", default_value = "/etc/streamstage/secrets")]
+    #[arg(
+        long,
+        env = "STREAMSTAGE_SECRETS_DIR",
+        value_name = "DIR",
+        default_value = "/etc/streamstage/secrets"
+    )]
     pub secrets_dir: PathBuf,
 }
 
@@ -73,11 +87,21 @@ impl Documents {
     /// When the file cannot be read, a document is not valid, or a name is not in the file.
     pub fn read(&self) -> anyhow::Result<Vec<StreamStage>> {
         let stages = parse(&self.file)?;
-        if let Some(unknown) = self.stages.iter().find(|name| !stages.iter().any(|stage| stage.name() == **name)) {
+        if let Some(unknown) = self
+            .stages
+            .iter()
+            .find(|name| !stages.iter().any(|stage| stage.name() == **name))
+        {
             let known: Vec<&str> = stages.iter().map(StreamStage::name).collect();
-            anyhow::bail!("{} has no stage {unknown:?}; it has {}", self.file.display(), known.join(", "));
+            anyhow::bail!(
+                "{} has no stage {unknown:?}; it has {}",
+                self.file.display(),
+                known.join(", ")
+            );
         }
-        let asked = |stage: &StreamStage| self.stages.is_empty() || self.stages.iter().any(|name| name == stage.name());
+        let asked = |stage: &StreamStage| {
+            self.stages.is_empty() || self.stages.iter().any(|name| name == stage.name())
+        };
         Ok(stages.into_iter().filter(asked).collect())
     }
 }

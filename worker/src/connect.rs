@@ -1,4 +1,8 @@
-#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "edge: reads secrets and sets up the clients")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "edge: reads secrets and sets up the clients"
+)]
 //! How a stage reaches its services: its document, and the secrets that the document names.
 //!
 //! A secret is a folder with one file per key, as Kubernetes mounts it. A stage that names none takes the
@@ -20,7 +24,9 @@ const REDIS_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// A secret that the stage names is not there.
-    #[error("SecretNotFound: {field} names the secret {secret:?}, but there is no folder {folder}; mount it, or give --secrets-dir")]
+    #[error(
+        "SecretNotFound: {field} names the secret {secret:?}, but there is no folder {folder}; mount it, or give --secrets-dir"
+    )]
     SecretNotFound {
         /// The field of the document.
         field: &'static str,
@@ -52,17 +58,25 @@ impl Secrets {
     /// Secrets below this folder.
     #[must_use]
     pub fn in_folder(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self {
+            folder: folder.to_owned(),
+        }
     }
 
     /// The keys of the secret that `field` names, or of the environment when it names none.
     fn open(&self, field: &'static str, secret: Option<&str>) -> Result<Keys, ConnectError> {
-        let Some(secret) = secret else { return Ok(Keys { folder: None }) };
+        let Some(secret) = secret else {
+            return Ok(Keys { folder: None });
+        };
         let folder = self.folder.join(secret);
         if folder.is_dir() {
             return Ok(Keys { folder: Some(folder) });
         }
-        Err(ConnectError::SecretNotFound { field, secret: secret.to_owned(), folder })
+        Err(ConnectError::SecretNotFound {
+            field,
+            secret: secret.to_owned(),
+            folder,
+        })
     }
 }
 
@@ -74,7 +88,9 @@ struct Keys {
 impl Keys {
     /// The value of a key, or of its environment variable.
     fn value(&self, key: &str, variable: &str) -> Result<Option<String>, ConnectError> {
-        let Some(folder) = &self.folder else { return Ok(std::env::var(variable).ok()) };
+        let Some(folder) = &self.folder else {
+            return Ok(std::env::var(variable).ok());
+        };
         let file = folder.join(key);
         match std::fs::read_to_string(&file) {
             Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned())),
@@ -123,13 +139,22 @@ pub fn kafka(stage: &StreamStage, secrets: &Secrets) -> Result<ClientConfig, Con
     if let Some(user) = user {
         let mechanism = keys.value("sasl.mechanism", "KAFKA_SASL_MECHANISM")?;
         config
-            .set("sasl.mechanism", mechanism.unwrap_or_else(|| "SCRAM-SHA-512".to_owned()))
+            .set(
+                "sasl.mechanism",
+                mechanism.unwrap_or_else(|| "SCRAM-SHA-512".to_owned()),
+            )
             .set("sasl.username", user)
-            .set("sasl.password", keys.value("password", "KAFKA_PASSWORD")?.unwrap_or_default());
+            .set(
+                "sasl.password",
+                keys.value("password", "KAFKA_PASSWORD")?.unwrap_or_default(),
+            );
     }
     for (setting, file) in [
         ("ssl.ca.location", authority),
-        ("ssl.certificate.location", keys.file("tls.crt", "KAFKA_CERTIFICATE_FILE")),
+        (
+            "ssl.certificate.location",
+            keys.file("tls.crt", "KAFKA_CERTIFICATE_FILE"),
+        ),
         ("ssl.key.location", keys.file("tls.key", "KAFKA_KEY_FILE")),
     ] {
         if let Some(file) = file {
@@ -153,9 +178,11 @@ pub fn consumer(stage: &StreamStage, mut config: ClientConfig) -> ClientConfig {
         .set("heartbeat.interval.ms", "1000")
         .set("isolation.level", "read_committed")
         .set("fetch.wait.max.ms", "100")
-        // What is fetched ahead, and with it the memory of a worker that is behind, stays within a few batches.
-        .set("queued.max.messages.kbytes", "8192")
-        .set("fetch.max.bytes", "8388608");
+        // What is fetched ahead, and with it the memory of a worker that is behind, stays within a few batches. The
+        // brokers count compressed bytes, which are several times as many here.
+        .set("queued.max.messages.kbytes", "4096")
+        .set("fetch.message.max.bytes", "262144")
+        .set("fetch.max.bytes", "1048576");
     config
 }
 
@@ -207,9 +234,16 @@ pub fn postgres(stage: &StreamStage, secrets: &Secrets) -> Result<PgConnectOptio
 ///
 /// # Errors
 /// When the secret cannot be read, or the address is none.
-pub fn redis(dictionary: &crds::stage::Dictionary, secrets: &Secrets) -> Result<ConnectionManager, ConnectError> {
+pub fn redis(
+    dictionary: &crds::stage::Dictionary,
+    secrets: &Secrets,
+) -> Result<ConnectionManager, ConnectError> {
     let keys = secrets.open("spec.dictionary.authSecret", dictionary.auth_secret.as_deref())?;
-    let info = dictionary.url.as_str().into_connection_info().map_err(ConnectError::DictionaryUrl)?;
+    let info = dictionary
+        .url
+        .as_str()
+        .into_connection_info()
+        .map_err(ConnectError::DictionaryUrl)?;
     let mut settings = info.redis_settings().clone();
     if let Some(user) = keys.value("username", "REDIS_USERNAME")? {
         settings = settings.set_username(user);
@@ -221,8 +255,15 @@ pub fn redis(dictionary: &crds::stage::Dictionary, secrets: &Secrets) -> Result<
     let client = match keys.file("ca.crt", "REDIS_CA_FILE") {
         None => redis::Client::open(info),
         Some(file) => {
-            let authority = std::fs::read(&file).map_err(|source| ConnectError::Unreadable { file, source })?;
-            redis::Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: Some(authority) })
+            let authority =
+                std::fs::read(&file).map_err(|source| ConnectError::Unreadable { file, source })?;
+            redis::Client::build_with_tls(
+                info,
+                TlsCertificates {
+                    client_tls: None,
+                    root_cert: Some(authority),
+                },
+            )
         }
     };
     let config = ConnectionManagerConfig::new()

@@ -1,4 +1,8 @@
-#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "edge: reads the source topic from Kafka")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "edge: reads the source topic from Kafka"
+)]
 //! Reads the source topic: a thread of its own polls, gathers batches, and keeps the membership of the group.
 //!
 //! It never commits before PostgreSQL has, and it starts every partition from PostgreSQL's position. While the
@@ -26,10 +30,10 @@ use crate::batch::{Batch, Fetched};
 use crate::health::{Health, Service};
 use crate::record::{Header, Record};
 
-pub use assignment::{Log, StartError, Starts, Ticket};
 use assignment::{Assignment, InFlight};
-pub use gather::Limits;
+pub use assignment::{Log, StartError, Starting, Starts, Ticket};
 use gather::Gather;
+pub use gather::Limits;
 
 /// How long the path may stay behind before the partitions are paused and polling goes on.
 const BEHIND: Duration = Duration::from_secs(1);
@@ -79,7 +83,11 @@ pub struct Source {
 
 enum Command {
     /// Read the partition again from the offset, at that time.
-    Seek { partition: i32, offset: i64, at: Instant },
+    Seek {
+        partition: i32,
+        offset: i64,
+        at: Instant,
+    },
 }
 
 /// The reading side of a stage.
@@ -96,7 +104,10 @@ impl Consumer {
     /// # Errors
     /// When the client cannot be set up.
     pub fn start(source: Source) -> Result<(Self, mpsc::Receiver<Ticketed>), ConsumeError> {
-        let setup = |error| ConsumeError::Setup { topic: source.topic.clone(), source: error };
+        let setup = |error| ConsumeError::Setup {
+            topic: source.topic.clone(),
+            source: error,
+        };
         let in_flight = InFlight::default();
         let context = Assignment::new(&source, Handle::current(), in_flight.clone());
         let kafka: BaseConsumer<Assignment> = source.config.create_with_context(context).map_err(setup)?;
@@ -120,7 +131,15 @@ impl Consumer {
             .name(format!("poll {}", source.topic))
             .spawn(move || poller.run())
             .map_err(|error| ConsumeError::Fatal(error.to_string()))?;
-        Ok((Self { kafka, topic: source.topic, commands, thread }, fetched))
+        Ok((
+            Self {
+                kafka,
+                topic: source.topic,
+                commands,
+                thread,
+            },
+            fetched,
+        ))
     }
 
     /// Mirrors positions that PostgreSQL has committed to Kafka, for whoever reads the lag. Partitions that went to
@@ -145,7 +164,13 @@ impl Consumer {
         let at = Instant::now() + pause;
         for (&partition, &offset) in seeks {
             // The thread is gone only when the stage is stopping.
-            self.commands.send(Command::Seek { partition, offset, at }).unwrap_or_default();
+            self.commands
+                .send(Command::Seek {
+                    partition,
+                    offset,
+                    at,
+                })
+                .unwrap_or_default();
         }
     }
 
@@ -156,7 +181,9 @@ impl Consumer {
     pub async fn close(self) -> Result<(), ConsumeError> {
         drop(self.kafka);
         let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
-        joined.map_err(|_| ConsumeError::Lost)?.map_err(|_| ConsumeError::Lost)?
+        joined
+            .map_err(|_| ConsumeError::Lost)?
+            .map_err(|_| ConsumeError::Lost)?
     }
 }
 
@@ -213,7 +240,10 @@ impl Poller {
         }
         let metadata = self.kafka.fetch_metadata(Some(&self.topic), BEHIND);
         let found = |metadata: &rdkafka::metadata::Metadata| {
-            metadata.topics().iter().all(|topic| topic.error().is_none() && !topic.partitions().is_empty())
+            metadata
+                .topics()
+                .iter()
+                .all(|topic| topic.error().is_none() && !topic.partitions().is_empty())
         };
         if metadata.is_ok_and(|metadata| found(&metadata)) {
             self.health.fine(Service::Source);
@@ -253,17 +283,31 @@ impl Poller {
 
     /// Seeks that are due; a partition that waits for its time is not read.
     fn obey(&mut self) {
-        for Command::Seek { partition, offset, at } in self.commands.try_iter() {
+        for Command::Seek {
+            partition,
+            offset,
+            at,
+        } in self.commands.try_iter()
+        {
             self.gather.forget(partition);
             self.seeks.insert(partition, (offset, at));
         }
         let now = Instant::now();
-        let due: Vec<(i32, i64)> =
-            self.seeks.iter().filter(|(_, (_, at))| *at <= now).map(|(&partition, &(offset, _))| (partition, offset)).collect();
+        let due: Vec<(i32, i64)> = self
+            .seeks
+            .iter()
+            .filter(|(_, (_, at))| *at <= now)
+            .map(|(&partition, &(offset, _))| (partition, offset))
+            .collect();
         for (partition, offset) in due {
-            match self.kafka.seek(&self.topic, partition, Offset::Offset(offset), CALL) {
+            match self
+                .kafka
+                .seek(&self.topic, partition, Offset::Offset(offset), CALL)
+            {
                 Ok(()) => self.gather.start(partition, offset),
-                Err(error) => tracing::warn!(partition, offset, %error, "cannot seek; the partition may have moved to another worker"),
+                Err(error) => {
+                    tracing::warn!(partition, offset, %error, "cannot seek; the partition may have moved to another worker");
+                }
             }
             self.seeks.remove(&partition);
         }
@@ -276,7 +320,8 @@ impl Poller {
             }
             Some(RDKafkaErrorCode::Fatal) => Err(ConsumeError::Fatal(error.to_string())),
             _ => {
-                self.health.trouble(Service::Source, &format!("{}: {error}", self.topic));
+                self.health
+                    .trouble(Service::Source, &format!("{}: {error}", self.topic));
                 Ok(())
             }
         }
@@ -285,7 +330,10 @@ impl Poller {
 
 /// A copy of a message: the client's buffer is given back at once.
 fn record(message: &BorrowedMessage<'_>) -> Record {
-    let headers = message.headers().into_iter().flat_map(rdkafka::message::Headers::iter);
+    let headers = message
+        .headers()
+        .into_iter()
+        .flat_map(rdkafka::message::Headers::iter);
     Record {
         partition: message.partition(),
         offset: message.offset(),
@@ -293,7 +341,10 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
         headers: headers
-            .map(|header| Header { name: header.key.to_owned(), value: header.value.map(<[u8]>::to_vec) })
+            .map(|header| Header {
+                name: header.key.to_owned(),
+                value: header.value.map(<[u8]>::to_vec),
+            })
             .collect(),
     }
 }

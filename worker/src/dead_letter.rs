@@ -66,19 +66,44 @@ pub async fn insert(
         .bind(&origin.stage)
         .bind(records().map(|record| record.partition).collect::<Vec<_>>())
         .bind(records().map(|record| record.offset).collect::<Vec<_>>())
-        .bind(rejected.iter().map(|letter| letter.rejection.code.to_string()).collect::<Vec<_>>())
-        .bind(rejected.iter().map(|letter| storable(&letter.rejection.detail)).collect::<Vec<_>>())
+        .bind(
+            rejected
+                .iter()
+                .map(|letter| letter.rejection.code.to_string())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            rejected
+                .iter()
+                .map(|letter| storable(&letter.rejection.detail))
+                .collect::<Vec<_>>(),
+        )
         .bind(records().map(|record| record.key.as_deref()).collect::<Vec<_>>())
-        .bind(records().map(|record| record.value.as_deref()).collect::<Vec<_>>())
-        .bind(records().map(|record| array(own_headers(record).map(header_name))).collect::<Vec<_>>())
-        .bind(records().map(|record| array(own_headers(record).map(header_value))).collect::<Vec<_>>())
+        .bind(
+            records()
+                .map(|record| record.value.as_deref())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            records()
+                .map(|record| array(own_headers(record).map(header_name)))
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            records()
+                .map(|record| array(own_headers(record).map(header_value)))
+                .collect::<Vec<_>>(),
+        )
         .bind(records().map(|record| record.timestamp).collect::<Vec<_>>())
         .bind(records().map(attempts).collect::<Vec<_>>())
         .fetch_all(connection)
         .await?;
     let mut new = std::collections::HashSet::with_capacity(rows.len());
     for row in rows {
-        new.insert((row.try_get::<i32, _>("partition")?, row.try_get::<i64, _>("offset")?));
+        new.insert((
+            row.try_get::<i32, _>("partition")?,
+            row.try_get::<i64, _>("offset")?,
+        ));
     }
     let is_new = |letter: &Rejected| new.contains(&(letter.record.partition, letter.record.offset));
     Ok(rejected.into_iter().filter(is_new).collect())
@@ -97,7 +122,11 @@ pub fn stored_record(row: &PgRow) -> Result<Record, sqlx::Error> {
         timestamp: row.try_get("record_timestamp")?,
         key: row.try_get("key")?,
         value: row.try_get("value")?,
-        headers: names.into_iter().zip(values).map(|(name, value)| Header { name, value }).collect(),
+        headers: names
+            .into_iter()
+            .zip(values)
+            .map(|(name, value)| Header { name, value })
+            .collect(),
     })
 }
 
@@ -109,7 +138,9 @@ fn storable(detail: &str) -> String {
 /// How often this record has been tried, this time included.
 #[must_use]
 pub fn attempts(record: &Record) -> i32 {
-    let before = record.header(ATTEMPTS_HEADER).and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+    let before = record
+        .header(ATTEMPTS_HEADER)
+        .and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
     before.unwrap_or(0_i32).saturating_add(1)
 }
 
@@ -121,7 +152,10 @@ pub(crate) fn array(elements: impl Iterator<Item = String>) -> String {
 
 /// A header's name as an element of such a text.
 pub(crate) fn header_name(header: &Header) -> String {
-    format!("\"{}\"", storable(&header.name).replace('\\', "\\\\").replace('"', "\\\""))
+    format!(
+        "\"{}\"",
+        storable(&header.name).replace('\\', "\\\\").replace('"', "\\\"")
+    )
 }
 
 /// A header's value as an element of such a text, in PostgreSQL's hexadecimal form of `bytea`.
@@ -132,14 +166,19 @@ pub(crate) fn header_value(header: &Header) -> String {
 
 /// The headers that the record came with from its producer: a redriven one has gained others.
 fn own_headers(record: &Record) -> impl Iterator<Item = &Header> {
-    record.headers.iter().filter(|header| !header.name.starts_with(HEADER_PREFIX))
+    record
+        .headers
+        .iter()
+        .filter(|header| !header.name.starts_with(HEADER_PREFIX))
 }
 
 /// The headers of the copy on the dead letter topic: the record's own, and what is wrong with it.
 #[must_use]
 pub fn headers(origin: &Origin, letter: &Rejected) -> Vec<Header> {
     let record = &letter.record;
-    let timestamp = record.timestamp.map_or_else(String::new, |timestamp| timestamp.to_string());
+    let timestamp = record
+        .timestamp
+        .map_or_else(String::new, |timestamp| timestamp.to_string());
     let added = [
         ("code", letter.rejection.code.to_string()),
         ("detail", letter.rejection.detail.clone()),
@@ -150,7 +189,13 @@ pub fn headers(origin: &Origin, letter: &Rejected) -> Vec<Header> {
         ("timestamp", timestamp),
         ("attempts", attempts(record).to_string()),
     ];
-    own_headers(record).cloned().chain(added.into_iter().map(|(name, value)| Header::text(&format!("{HEADER_PREFIX}{name}"), &value)))
+    own_headers(record)
+        .cloned()
+        .chain(
+            added
+                .into_iter()
+                .map(|(name, value)| Header::text(&format!("{HEADER_PREFIX}{name}"), &value)),
+        )
         .collect()
 }
 
@@ -160,18 +205,39 @@ mod tests {
     use crate::rejection::{Code, Rejection};
 
     fn letter(headers: Vec<Header>) -> Rejected {
-        let record = Record { partition: 3, offset: 14, timestamp: Some(15), headers, ..Record::default() };
-        Rejected { record, rejection: Rejection::new(Code::ParseError, "byte 0: expected value") }
+        let record = Record {
+            partition: 3,
+            offset: 14,
+            timestamp: Some(15),
+            headers,
+            ..Record::default()
+        };
+        Rejected {
+            record,
+            rejection: Rejection::new(Code::ParseError, "byte 0: expected value"),
+        }
     }
 
     #[test]
     fn a_dead_letter_keeps_its_headers_and_gains_the_error() {
-        let origin =
-            Origin { stage: "stg".into(), consumer_group: "orders.stg".into(), topic: "orders".into() };
-        let headers = headers(&origin, &letter(vec![Header::text("trace", "a"), Header::text("trace", "b")]));
+        let origin = Origin {
+            stage: "stg".into(),
+            consumer_group: "orders.stg".into(),
+            topic: "orders".into(),
+        };
+        let headers = headers(
+            &origin,
+            &letter(vec![Header::text("trace", "a"), Header::text("trace", "b")]),
+        );
         let shown: Vec<String> = headers
             .iter()
-            .map(|header| format!("{}={}", header.name, String::from_utf8_lossy(header.value.as_deref().unwrap_or(b"-"))))
+            .map(|header| {
+                format!(
+                    "{}={}",
+                    header.name,
+                    String::from_utf8_lossy(header.value.as_deref().unwrap_or(b"-"))
+                )
+            })
             .collect();
         insta::assert_snapshot!(shown.join("\n"));
     }
@@ -179,7 +245,13 @@ mod tests {
     #[test]
     fn a_redriven_record_counts_on() {
         assert_eq!(attempts(&letter(Vec::new()).record), 1);
-        assert_eq!(attempts(&letter(vec![Header::text(ATTEMPTS_HEADER, "4")]).record), 5);
-        assert_eq!(attempts(&letter(vec![Header::text(ATTEMPTS_HEADER, "many")]).record), 1);
+        assert_eq!(
+            attempts(&letter(vec![Header::text(ATTEMPTS_HEADER, "4")]).record),
+            5
+        );
+        assert_eq!(
+            attempts(&letter(vec![Header::text(ATTEMPTS_HEADER, "many")]).record),
+            1
+        );
     }
 }

@@ -48,10 +48,17 @@ impl Rules {
     /// `Tombstone`, `TooLarge`, or what [`strict::check`] finds.
     pub fn text<'r>(&self, record: &'r Record) -> Result<&'r str, Rejection> {
         let value = record.value.as_deref().ok_or_else(|| {
-            Rejection::new(Code::Tombstone, "the value is null; a tombstone deletes nothing here")
+            Rejection::new(
+                Code::Tombstone,
+                "the value is null; a tombstone deletes nothing here",
+            )
         })?;
         if record.size() > self.max_record_bytes {
-            let detail = format!("{} bytes, limits.maxRecordBytes is {}", record.size(), self.max_record_bytes);
+            let detail = format!(
+                "{} bytes, limits.maxRecordBytes is {}",
+                record.size(),
+                self.max_record_bytes
+            );
             return Err(Rejection::new(Code::TooLarge, detail));
         }
         strict::check(value)
@@ -69,7 +76,10 @@ impl Rules {
         if local.year() < 1 {
             return Err(refuse("before the year 1"));
         }
-        let instant = self.timezone.to_timestamp(local).map_err(|_| refuse("outside the years 1 to 9999"))?;
+        let instant = self
+            .timezone
+            .to_timestamp(local)
+            .map_err(|_| refuse("outside the years 1 to 9999"))?;
         Ok(instant.as_microsecond())
     }
 
@@ -109,12 +119,19 @@ fn explain<'t, T: Deserialize<'t>>(text: &'t str) -> Rejection {
     }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let Err(error) = serde_path_to_error::deserialize::<_, T>(&mut deserializer) else {
-        return Rejection::contract("", "refused by one parse and accepted by the next; please report it");
+        return Rejection::contract(
+            "",
+            "refused by one parse and accepted by the next; please report it",
+        );
     };
     let pointer = pointer(error.path());
     let message = error.inner().to_string();
     let cause = message.split(" at line ").next().unwrap_or(&message);
-    let code = if out_of_range(cause) { Code::NumberOutOfRange } else { Code::ContractViolation };
+    let code = if out_of_range(cause) {
+        Code::NumberOutOfRange
+    } else {
+        Code::ContractViolation
+    };
     Rejection::new(code, format!("{pointer}: {cause}"))
 }
 
@@ -122,8 +139,12 @@ fn explain<'t, T: Deserialize<'t>>(text: &'t str) -> Rejection {
 /// by an integer for its range alone, and an amount that is a number only because it is too long or too large.
 fn out_of_range(cause: &str) -> bool {
     let integer_wanted = cause.ends_with("expected i64") || cause.ends_with("expected i32");
-    let number = cause.split('`').nth(1).and_then(|number| number.parse::<f64>().ok());
-    integer_wanted && number.is_some_and(|number| number.fract() == 0.0) || cause.starts_with("number out of range")
+    let number = cause
+        .split('`')
+        .nth(1)
+        .and_then(|number| number.parse::<f64>().ok());
+    integer_wanted && number.is_some_and(|number| number.fract() == 0.0)
+        || cause.starts_with("number out of range")
 }
 
 /// A path of serde's as a JSON pointer (RFC 6901).
@@ -146,7 +167,10 @@ pub fn supported(object_type: &str) -> Result<(), Rejection> {
     if object_type == ORDER {
         return Ok(());
     }
-    Err(Rejection::new(Code::UnsupportedType, "/object_type: this stage knows the type \"order\" alone"))
+    Err(Rejection::new(
+        Code::UnsupportedType,
+        "/object_type: this stage knows the type \"order\" alone",
+    ))
 }
 
 /// Refuses a negative number.
@@ -154,7 +178,11 @@ pub fn supported(object_type: &str) -> Result<(), Rejection> {
 /// # Errors
 /// `ContractViolation` with the pointer.
 pub fn not_negative(pointer: impl Display, number: i64) -> Result<(), Rejection> {
-    if number < 0 { Err(Rejection::contract(pointer, "must not be negative")) } else { Ok(()) }
+    if number < 0 {
+        Err(Rejection::contract(pointer, "must not be negative"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Refuses an amount that is negative or that `numeric(19,5)` would round.
@@ -181,7 +209,10 @@ pub fn few_enough(pointer: &str, lines: usize) -> Result<(), Rejection> {
     if lines <= MAX_ITEMS {
         return Ok(());
     }
-    Err(Rejection::new(Code::TooLarge, format!("{pointer}: {lines} items, at most {MAX_ITEMS} are taken")))
+    Err(Rejection::new(
+        Code::TooLarge,
+        format!("{pointer}: {lines} items, at most {MAX_ITEMS} are taken"),
+    ))
 }
 
 /// The digest that tells this message from others of the same order, time and status.
@@ -191,8 +222,12 @@ pub fn few_enough(pointer: &str, lines: usize) -> Result<(), Rejection> {
 pub fn source_digest(record: &Record, value: &str) -> Result<[u8; 32], Rejection> {
     match record.header(DIGEST_HEADER) {
         None => Ok(version::digest(value.as_bytes())),
-        Some(header) => from_hex(header)
-            .ok_or_else(|| Rejection::contract("", &format!("header {DIGEST_HEADER} is not 64 hexadecimal digits"))),
+        Some(header) => from_hex(header).ok_or_else(|| {
+            Rejection::contract(
+                "",
+                &format!("header {DIGEST_HEADER} is not 64 hexadecimal digits"),
+            )
+        }),
     }
 }
 
@@ -201,13 +236,22 @@ pub fn source_digest(record: &Record, value: &str) -> Result<[u8; 32], Rejection
 pub fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
 }
 
 fn from_hex(text: &[u8]) -> Option<[u8; 32]> {
-    let nibble = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let bytes: Option<Vec<u8>> =
-        text.chunks(2).map(|pair| Some(nibble(*pair.first()?)? << 4 | nibble(*pair.get(1)?)?)).collect();
+    let nibble = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
+    let bytes: Option<Vec<u8>> = text
+        .chunks(2)
+        .map(|pair| Some(nibble(*pair.first()?)? << 4 | nibble(*pair.get(1)?)?))
+        .collect();
     bytes?.try_into().ok()
 }
 
@@ -218,15 +262,29 @@ mod tests {
 
     fn rules(zone: &str) -> Rules {
         let timezone = TimeZone::get(zone).expect("a zone of the IANA database");
-        Rules { timezone, max_record_bytes: 1 << 20, max_clock_skew: 0 }
+        Rules {
+            timezone,
+            max_record_bytes: 1 << 20,
+            max_clock_skew: 0,
+        }
     }
 
     #[test]
     fn a_timestamp_is_read_in_the_zone_of_the_stage() {
-        let read = |zone: &str, text: &str| rules(zone).timestamp("/date", text).map_err(|refused| refused.code);
+        let read = |zone: &str, text: &str| {
+            rules(zone)
+                .timestamp("/date", text)
+                .map_err(|refused| refused.code)
+        };
         assert_eq!(read("UTC", "1970-01-01 00:00:01"), Ok(1_000_000));
         assert_eq!(read("Europe/Moscow", "1970-01-01 03:00:01.5"), Ok(1_500_000));
-        for impossible in ["2024-02-30 12:00:00", "yesterday", "", "2024-02-24 12:00:05Z", "-0001-01-01 00:00:00"] {
+        for impossible in [
+            "2024-02-30 12:00:00",
+            "yesterday",
+            "",
+            "2024-02-24 12:00:05Z",
+            "-0001-01-01 00:00:00",
+        ] {
             assert_eq!(read("UTC", impossible), Err(Code::BadTimestamp), "{impossible}");
         }
     }
@@ -235,14 +293,21 @@ mod tests {
     fn an_update_beyond_the_clock_skew_is_refused() {
         let mut rules = rules("UTC");
         rules.max_clock_skew = 1_000_000;
-        assert_eq!(rules.update_ts("/u", "1970-01-01 00:00:02", 1_000_000), Ok(2_000_000));
-        let refused = rules.update_ts("/u", "1970-01-01 00:00:02", 999_999).expect_err("too far ahead");
+        assert_eq!(
+            rules.update_ts("/u", "1970-01-01 00:00:02", 1_000_000),
+            Ok(2_000_000)
+        );
+        let refused = rules
+            .update_ts("/u", "1970-01-01 00:00:02", 999_999)
+            .expect_err("too far ahead");
         assert_eq!(refused.code, Code::BadTimestamp);
     }
 
     #[test]
     fn an_amount_that_the_column_would_round_is_refused() {
-        let read = |text: &str| amount("/cost", &Money(text.parse().expect("a decimal"))).map_err(|refused| refused.code);
+        let read = |text: &str| {
+            amount("/cost", &Money(text.parse().expect("a decimal"))).map_err(|refused| refused.code)
+        };
         assert_eq!(read("99999999999999.99999"), Ok(()));
         assert_eq!(read("1.500000"), Ok(()));
         assert_eq!(read("100000000000000"), Err(Code::NumberOutOfRange));
@@ -263,18 +328,45 @@ mod tests {
         let verdict = |text: &str| typed::<OrderEvent>(text).err().map(|refused| refused.to_string());
         let starts = |text: &str, expected: &str| {
             let verdict = verdict(text).unwrap_or_default();
-            assert!(verdict.starts_with(expected), "{verdict:?} should start with {expected:?}");
+            assert!(
+                verdict.starts_with(expected),
+                "{verdict:?} should start with {expected:?}"
+            );
         };
         let user = r#"{"id":"u"}"#;
         assert_eq!(verdict(&message("1", user, "1.5", "1")), None);
-        starts(&message("1", "{}", "1", "1"), "ContractViolation: /payload/user: missing field `id`");
-        starts(&message("\"1\"", user, "1", "1"), "ContractViolation: /object_id: invalid type: string");
-        starts(&message("1", r#"{"id":7}"#, "1", "1"), "ContractViolation: /payload/user/id: invalid type: integer");
-        starts(&message("1", user, "1", "1.5"), "ContractViolation: /payload/order_items/0/quantity");
-        starts(&message("1", user, "\"1\"", "1"), "ContractViolation: /payload/cost");
-        starts(&message("1", user, "1e40", "1"), "NumberOutOfRange: /payload/cost");
-        starts(&message("1", user, "1", "3000000000"), "NumberOutOfRange: /payload/order_items/0/quantity");
-        starts(&message("99999999999999999999", user, "1", "1"), "NumberOutOfRange: /object_id");
+        starts(
+            &message("1", "{}", "1", "1"),
+            "ContractViolation: /payload/user: missing field `id`",
+        );
+        starts(
+            &message("\"1\"", user, "1", "1"),
+            "ContractViolation: /object_id: invalid type: string",
+        );
+        starts(
+            &message("1", r#"{"id":7}"#, "1", "1"),
+            "ContractViolation: /payload/user/id: invalid type: integer",
+        );
+        starts(
+            &message("1", user, "1", "1.5"),
+            "ContractViolation: /payload/order_items/0/quantity",
+        );
+        starts(
+            &message("1", user, "\"1\"", "1"),
+            "ContractViolation: /payload/cost",
+        );
+        starts(
+            &message("1", user, "1e40", "1"),
+            "NumberOutOfRange: /payload/cost",
+        );
+        starts(
+            &message("1", user, "1", "3000000000"),
+            "NumberOutOfRange: /payload/order_items/0/quantity",
+        );
+        starts(
+            &message("99999999999999999999", user, "1", "1"),
+            "NumberOutOfRange: /object_id",
+        );
     }
 
     #[test]

@@ -52,7 +52,10 @@ impl Health {
     /// A stage that has not joined its group yet.
     #[must_use]
     pub fn new(stage: &str) -> Self {
-        Self { stage: stage.to_owned(), condition: Mutex::default() }
+        Self {
+            stage: stage.to_owned(),
+            condition: Mutex::default(),
+        }
     }
 
     /// Name of the stage.
@@ -94,7 +97,12 @@ impl Health {
 
     /// A partition is held at an offset.
     pub fn hold(&self, partition: i32, cause: String) {
-        tracing::error!(stage = self.stage, partition, cause, "partition held; the others go on");
+        tracing::error!(
+            stage = self.stage,
+            partition,
+            cause,
+            "partition held; the others go on"
+        );
         self.lock().held.insert(partition, cause);
     }
 
@@ -119,7 +127,10 @@ mod tests {
         let health = Health::new("stg");
         assert!(!health.condition().is_ready(), "not yet a member");
         health.assigned(0);
-        assert!(health.condition().is_ready(), "a member without partitions waits for nothing");
+        assert!(
+            health.condition().is_ready(),
+            "a member without partitions waits for nothing"
+        );
         health.trouble(Service::Dictionary, "connection refused");
         assert!(!health.condition().is_ready());
         health.fine(Service::Dictionary);

@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_types, reason = "edge: the seam through which a layer writes to PostgreSQL")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: the seam through which a layer writes to PostgreSQL"
+)]
 //! What a layer is: how it reads a record, what it adds from outside, and what it writes.
 //!
 //! The path of a batch ([`crate::path`]) is the same for all three; a layer never commits, never publishes and
@@ -85,7 +88,8 @@ pub struct Effects {
 impl Effects {
     /// Adds the effects of another write, whose items stand at `places` in the batch.
     pub fn append(&mut self, other: Self, places: &[usize]) {
-        self.publish.extend(other.publish.into_iter().map(|index| places[index]));
+        self.publish
+            .extend(other.publish.into_iter().map(|index| places[index]));
         self.stored += other.stored;
         self.duplicate += other.duplicate;
         self.pending += other.pending;

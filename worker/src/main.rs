@@ -11,7 +11,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Run(flags) => run::run(flags).await,
         Command::Migrate(flags) => migrate::migrate(flags).await,
         Command::Check(flags) => check::check(flags).await,
-        Command::Redrive(flags) => redrive::redrive(flags).await,
-        Command::ResetOffsets(flags) => reset_offsets::reset(flags).await,
+        Command::Redrive(flags) => Box::pin(redrive::redrive(flags)).await,
+        Command::ResetOffsets(flags) => Box::pin(reset_offsets::reset(flags)).await,
     }
 }

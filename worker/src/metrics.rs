@@ -82,12 +82,28 @@ impl Metrics {
         };
         let help = "Records by outcome: stored, duplicate, pending or dead_lettered";
         registry.register(RECORDS, help, metrics.records.clone());
-        registry.register(PUBLISHED, "Messages published to the next topic", metrics.published.clone());
+        registry.register(
+            PUBLISHED,
+            "Messages published to the next topic",
+            metrics.published.clone(),
+        );
         registry.register(DEAD_LETTERS, "Dead letters by code", metrics.dead_letters.clone());
         registry.register(BATCHES, "Batches committed", metrics.batches.clone());
-        registry.register(BATCH_SECONDS, "Seconds from claim to commit of a batch", metrics.batch_seconds.clone());
-        registry.register(RETRIES, "Attempts of a batch that failed and were tried again", metrics.retries.clone());
-        registry.register(POSITION, "Position after the last committed record", metrics.position.clone());
+        registry.register(
+            BATCH_SECONDS,
+            "Seconds from claim to commit of a batch",
+            metrics.batch_seconds.clone(),
+        );
+        registry.register(
+            RETRIES,
+            "Attempts of a batch that failed and were tried again",
+            metrics.retries.clone(),
+        );
+        registry.register(
+            POSITION,
+            "Position after the last committed record",
+            metrics.position.clone(),
+        );
         let help = "Timestamp of the newest record that was committed";
         registry.register(NEWEST_RECORD, help, metrics.newest_record.clone());
         metrics
@@ -95,7 +111,9 @@ impl Metrics {
 
     /// Counts a batch that is committed; `seconds` since its claim.
     pub fn committed(&self, stage: &str, published: &Published, seconds: f64) {
-        let labels = Stage { stage: stage.to_owned() };
+        let labels = Stage {
+            stage: stage.to_owned(),
+        };
         let effects = &published.effects;
         for (outcome, count) in [
             ("stored", effects.stored),
@@ -103,16 +121,33 @@ impl Metrics {
             ("pending", effects.pending),
             ("dead_lettered", published.dead.len()),
         ] {
-            self.records.get_or_create(&Outcome { stage: stage.to_owned(), outcome }).inc_by(count as u64);
+            self.records
+                .get_or_create(&Outcome {
+                    stage: stage.to_owned(),
+                    outcome,
+                })
+                .inc_by(count as u64);
         }
-        self.published.get_or_create(&labels).inc_by(effects.publish.len() as u64);
+        self.published
+            .get_or_create(&labels)
+            .inc_by(effects.publish.len() as u64);
         for code in &published.dead {
-            self.dead_letters.get_or_create(&Code { stage: stage.to_owned(), code: code.to_string() }).inc();
+            self.dead_letters
+                .get_or_create(&Code {
+                    stage: stage.to_owned(),
+                    code: code.to_string(),
+                })
+                .inc();
         }
         self.batches.get_or_create(&labels).inc();
         self.batch_seconds.get_or_create(&labels).observe(seconds);
         for (&partition, &offset) in &published.moves.positions {
-            self.position.get_or_create(&Partition { stage: stage.to_owned(), partition }).set(offset);
+            self.position
+                .get_or_create(&Partition {
+                    stage: stage.to_owned(),
+                    partition,
+                })
+                .set(offset);
         }
         if let Some(newest) = published.newest {
             let gauge = self.newest_record.get_or_create(&labels);
@@ -122,6 +157,10 @@ impl Metrics {
 
     /// Counts an attempt that failed.
     pub fn retried(&self, stage: &str) {
-        self.retries.get_or_create(&Stage { stage: stage.to_owned() }).inc();
+        self.retries
+            .get_or_create(&Stage {
+                stage: stage.to_owned(),
+            })
+            .inc();
     }
 }

@@ -1,4 +1,8 @@
-#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "edge: runs the steps of a batch against the services")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "edge: runs the steps of a batch against the services"
+)]
 //! The path of a batch: consume -> decode -> enrich -> write -> publish -> commit.
 //!
 //! The same for all layers. Decoding and enriching need no transaction and run one batch ahead; everything from
@@ -8,6 +12,7 @@
 mod bisect;
 mod retry;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -114,7 +119,10 @@ impl<L: Layer> Path<L> {
     ///
     /// # Errors
     /// What no retry can mend.
-    pub async fn settle(&self, mut batch: Batch<Enriched<L::Enriched>>) -> Result<Option<Batch<Published>>, PathError> {
+    pub async fn settle(
+        &self,
+        mut batch: Batch<Enriched<L::Enriched>>,
+    ) -> Result<Option<Batch<Published>>, PathError> {
         let mut mode = Mode::Whole;
         let mut backoff = Backoff::default();
         loop {
@@ -123,7 +131,11 @@ impl<L: Layer> Path<L> {
                 Ok(published) => {
                     self.health.fine(Service::Warehouse);
                     self.health.fine(Service::Output);
-                    self.metrics.committed(&self.origin.stage, &published.state, begun.elapsed().as_secs_f64());
+                    self.metrics.committed(
+                        &self.origin.stage,
+                        &published.state,
+                        begun.elapsed().as_secs_f64(),
+                    );
                     return Ok(Some(published));
                 }
                 Err(error) => error,
@@ -165,7 +177,11 @@ impl<L: Layer> Path<L> {
         batch: &Batch<Enriched<L::Enriched>>,
     ) -> Result<Claim, PathError> {
         let stored = self.warehouse.lock_positions(connection, &batch.spans).await?;
-        match batch.spans.keys().find(|partition| !stored.contains_key(partition)) {
+        match batch
+            .spans
+            .keys()
+            .find(|partition| !stored.contains_key(partition))
+        {
             Some(&partition) => Err(PathError::PositionGone(partition)),
             None => Ok(Claim::of(&batch.spans, &stored)),
         }
@@ -183,7 +199,7 @@ impl<L: Layer> Path<L> {
         let mut rejected: Vec<Rejected> = rejected.into_iter().cloned().collect();
         let (effects, held) = match mode {
             _ if items.is_empty() => Default::default(),
-            Mode::Whole => (self.layer.write(connection, &items).await?, Default::default()),
+            Mode::Whole => (self.layer.write(connection, &items).await?, BTreeMap::new()),
             Mode::Bisect => {
                 let found = bisect::write(&self.layer, connection, &items).await?;
                 rejected.extend(found.refused);
@@ -194,17 +210,41 @@ impl<L: Layer> Path<L> {
         let dead = dead_letter::insert(connection, &self.origin, rejected).await?;
         let moves = Moves::of(&batch.spans, claim, held);
         self.warehouse.advance(connection, &moves.positions).await?;
-        Ok(Batch { spans: batch.spans.clone(), state: Written { items, effects, dead, moves } })
+        Ok(Batch {
+            spans: batch.spans.clone(),
+            state: Written {
+                items,
+                effects,
+                dead,
+                moves,
+            },
+        })
     }
 
     /// Publishes the outputs and the dead letters.
     async fn publish(&self, written: Batch<Written<'_, L::Enriched>>) -> Result<Batch<Published>, PathError> {
-        let Written { items, effects, dead, moves } = written.state;
-        let outputs = effects.publish.iter().filter_map(|&index| L::output(&items[index].value));
+        let Written {
+            items,
+            effects,
+            dead,
+            moves,
+        } = written.state;
+        let outputs = effects
+            .publish
+            .iter()
+            .filter_map(|&index| L::output(&items[index].value));
         self.publisher.publish(outputs, &dead).await?;
         let newest = items.iter().filter_map(|item| item.record.timestamp).max();
         let dead = dead.iter().map(|letter| letter.rejection.code).collect();
-        Ok(Batch { spans: written.spans, state: Published { effects, dead, moves, newest } })
+        Ok(Batch {
+            spans: written.spans,
+            state: Published {
+                effects,
+                dead,
+                moves,
+                newest,
+            },
+        })
     }
 
     /// The topic takes less than it did: reads the limit again, and rejects what exceeds it.
@@ -220,7 +260,9 @@ impl<L: Layer> Path<L> {
 
     /// Waits before the next attempt; `None` when the worker stops.
     async fn pause(&self, backoff: &mut Backoff) -> Option<()> {
-        let jitter = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| u64::from(now.subsec_nanos()));
+        let jitter = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |now| u64::from(now.subsec_nanos()));
         tokio::select! {
             () = self.stop.cancelled() => None,
             () = tokio::time::sleep(backoff.next(jitter)) => Some(()),
@@ -230,6 +272,8 @@ impl<L: Layer> Path<L> {
 
 /// The clock, in microseconds since the Unix epoch.
 fn now_micros() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -71,9 +71,21 @@ mod tests {
     #[test]
     fn each_sqlstate_has_the_policy_of_the_table() {
         let cases = [
-            (Policy::Retry, ["08006", "57P01", "53300", "40001", "40P01", "55P03", "25006", "25P03"].as_slice()),
-            (Policy::DeadLetter, ["22001", "22P05", "22003", "23514", "21000", "54000"].as_slice()),
-            (Policy::Hold, ["42P01", "42501", "23505", "P0001", "XX000", ""].as_slice()),
+            (
+                Policy::Retry,
+                [
+                    "08006", "57P01", "53300", "40001", "40P01", "55P03", "25006", "25P03",
+                ]
+                .as_slice(),
+            ),
+            (
+                Policy::DeadLetter,
+                ["22001", "22P05", "22003", "23514", "21000", "54000"].as_slice(),
+            ),
+            (
+                Policy::Hold,
+                ["42P01", "42501", "23505", "P0001", "XX000", ""].as_slice(),
+            ),
         ];
         for (policy, sqlstates) in cases {
             for sqlstate in sqlstates {

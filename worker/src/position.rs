@@ -58,7 +58,9 @@ impl Claim {
     pub fn of(spans: &Spans, stored: &BTreeMap<i32, i64>) -> Self {
         let mut claim = Self::default();
         for (&partition, &span) in spans {
-            let Some(&stored) = stored.get(&partition) else { continue };
+            let Some(&stored) = stored.get(&partition) else {
+                continue;
+            };
             match verdict(span, stored) {
                 Verdict::Apply(floor) => drop(claim.floors.insert(partition, floor)),
                 Verdict::SeekBack(offset) => drop(claim.seeks.insert(partition, offset)),

@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_types, reason = "edge: writes outputs and dead letters to Kafka")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: writes outputs and dead letters to Kafka"
+)]
 //! Publishes what a batch produced, and waits until every message is acknowledged.
 //!
 //! Called after the effects are written and before they are committed: what PostgreSQL holds is on its way for
@@ -8,13 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::ClientConfig;
 
 use crate::batch::Rejected;
 use crate::dead_letter::{self, Origin};
@@ -38,7 +41,9 @@ impl OutputLimit {
     /// The limit of a topic that takes `max_message_bytes`.
     #[must_use]
     pub fn of_topic(max_message_bytes: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(max_message_bytes.saturating_sub(OVERHEAD))))
+        Self(Arc::new(AtomicUsize::new(
+            max_message_bytes.saturating_sub(OVERHEAD),
+        )))
     }
 
     /// Bytes that a value may have.
@@ -72,7 +77,10 @@ impl PublishError {
         match source.rdkafka_error_code() {
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => Self::TooLarge(topic.to_owned()),
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::OutOfOrderSequenceNumber) => Self::Fatal(source),
-            _ => Self::Refused { topic: topic.to_owned(), source },
+            _ => Self::Refused {
+                topic: topic.to_owned(),
+                source,
+            },
         }
     }
 
@@ -122,7 +130,14 @@ impl Publisher {
             .set("message.timeout.ms", "30000");
         let producer = config.create()?;
         let limit = OutputLimit::of_topic(DEFAULT_MAX_MESSAGE_BYTES);
-        Ok(Self { producer, config, output, dead_letter, limit, origin })
+        Ok(Self {
+            producer,
+            config,
+            output,
+            dead_letter,
+            limit,
+            origin,
+        })
     }
 
     /// The limit, which [`Self::read_limit`] updates.
@@ -137,15 +152,28 @@ impl Publisher {
         let described = async {
             let admin: AdminClient<DefaultClientContext> = self.config.create()?;
             let options = AdminOptions::new().request_timeout(Some(CALL));
-            admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await
+            admin
+                .describe_configs([&ResourceSpecifier::Topic(topic)], &options)
+                .await
         };
         let bytes = described.await.ok().and_then(|resources| {
             let topic = resources.into_iter().next()?.ok()?;
-            topic.get("max.message.bytes")?.value.as_deref()?.parse::<usize>().ok()
+            topic
+                .get("max.message.bytes")?
+                .value
+                .as_deref()?
+                .parse::<usize>()
+                .ok()
         });
-        match bytes {
-            Some(bytes) => self.limit.0.store(bytes.saturating_sub(OVERHEAD), Ordering::Relaxed),
-            None => tracing::warn!(topic, "cannot read max.message.bytes of the topic; taking Kafka's default"),
+        if let Some(bytes) = bytes {
+            self.limit
+                .0
+                .store(bytes.saturating_sub(OVERHEAD), Ordering::Relaxed);
+        } else {
+            tracing::warn!(
+                topic,
+                "cannot read max.message.bytes of the topic; taking Kafka's default"
+            );
         }
     }
 
@@ -177,7 +205,10 @@ impl Publisher {
         for copy in copies {
             match acknowledged(&self.dead_letter, copy).await {
                 Err(PublishError::TooLarge(topic)) => {
-                    tracing::warn!(topic, "a dead letter is too large for its topic; streamstage.dead_letter has it");
+                    tracing::warn!(
+                        topic,
+                        "a dead letter is too large for its topic; streamstage.dead_letter has it"
+                    );
                 }
                 other => other?,
             }
@@ -202,14 +233,30 @@ impl Publisher {
     fn send_output(&self, topic: &str, output: &Output) -> Result<DeliveryFuture, PublishError> {
         let key = output.object_id.to_string();
         let digest = to_hex(&output.digest);
-        let headers = OwnedHeaders::new_with_capacity(1).insert(KafkaHeader { key: DIGEST_HEADER, value: Some(&digest) });
-        self.send(FutureRecord::to(topic).key(&key).payload(&output.payload).headers(headers))
+        let headers = OwnedHeaders::new_with_capacity(1).insert(KafkaHeader {
+            key: DIGEST_HEADER,
+            value: Some(&digest),
+        });
+        self.send(
+            FutureRecord::to(topic)
+                .key(&key)
+                .payload(&output.payload)
+                .headers(headers),
+        )
     }
 
-    fn send_record(&self, topic: &str, record: &Record, headers: &[Header]) -> Result<DeliveryFuture, PublishError> {
+    fn send_record(
+        &self,
+        topic: &str,
+        record: &Record,
+        headers: &[Header],
+    ) -> Result<DeliveryFuture, PublishError> {
         let mut kafka_headers = OwnedHeaders::new_with_capacity(headers.len());
         for Header { name, value } in headers {
-            kafka_headers = kafka_headers.insert(KafkaHeader { key: name, value: value.as_ref() });
+            kafka_headers = kafka_headers.insert(KafkaHeader {
+                key: name,
+                value: value.as_ref(),
+            });
         }
         let mut message = FutureRecord::<[u8], [u8]>::to(topic).headers(kafka_headers);
         message.key = record.key.as_deref();
@@ -222,7 +269,9 @@ impl Publisher {
         record: FutureRecord<'_, K, V>,
     ) -> Result<DeliveryFuture, PublishError> {
         let topic = record.topic.to_owned();
-        self.producer.send_result(record).map_err(|(error, _)| PublishError::new(&topic, error))
+        self.producer
+            .send_result(record)
+            .map_err(|(error, _)| PublishError::new(&topic, error))
     }
 }
 

@@ -32,7 +32,10 @@ impl Header {
     /// A header with a textual value.
     #[must_use]
     pub fn text(name: &str, value: &str) -> Self {
-        Self { name: name.to_owned(), value: Some(value.as_bytes().to_vec()) }
+        Self {
+            name: name.to_owned(),
+            value: Some(value.as_bytes().to_vec()),
+        }
     }
 }
 
@@ -40,14 +43,22 @@ impl Record {
     /// Bytes that the record holds: what `batch.maxBytes` and `limits.maxRecordBytes` count.
     #[must_use]
     pub fn size(&self) -> usize {
-        let headers = self.headers.iter().map(|header| header.name.len() + length(header.value.as_ref()));
+        let headers = self
+            .headers
+            .iter()
+            .map(|header| header.name.len() + length(header.value.as_ref()));
         length(self.key.as_ref()) + length(self.value.as_ref()) + headers.sum::<usize>()
     }
 
     /// The value of the last header of that name, which is the one that counts in Kafka's convention.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers.iter().rev().find(|header| header.name == name)?.value.as_deref()
+        self.headers
+            .iter()
+            .rev()
+            .find(|header| header.name == name)?
+            .value
+            .as_deref()
     }
 }
 
@@ -70,8 +81,15 @@ mod tests {
 
     #[test]
     fn the_last_header_of_a_name_counts() {
-        let headers = vec![Header::text("a", "1"), Header::text("b", "2"), Header::text("a", "3")];
-        let record = Record { headers, ..Record::default() };
+        let headers = vec![
+            Header::text("a", "1"),
+            Header::text("b", "2"),
+            Header::text("a", "3"),
+        ];
+        let record = Record {
+            headers,
+            ..Record::default()
+        };
         assert_eq!(record.header("a"), Some(&b"3"[..]));
         assert_eq!(record.header("c"), None);
     }

@@ -66,7 +66,12 @@ impl FromStr for Code {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|code| code.to_string() == text);
-        found.ok_or_else(|| format!("no such code; the codes are {}", Self::ALL.map(|code| code.to_string()).join(", ")))
+        found.ok_or_else(|| {
+            format!(
+                "no such code; the codes are {}",
+                Self::ALL.map(|code| code.to_string()).join(", ")
+            )
+        })
     }
 }
 
@@ -83,7 +88,10 @@ impl Rejection {
     /// A rejection with its detail.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        Self {
+            code,
+            detail: detail.into(),
+        }
     }
 
     /// A contract violation at a JSON pointer.

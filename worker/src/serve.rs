@@ -37,15 +37,24 @@ pub async fn serve(address: SocketAddr, shown: Shown, stop: CancellationToken) -
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(shown);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
 }
 
 /// 200 when every stage is ready, else 503; the body says why, stage by stage.
 async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
-    let conditions: BTreeMap<&str, Condition> =
-        shown.stages.iter().map(|health| (health.stage(), health.condition())).collect();
+    let conditions: BTreeMap<&str, Condition> = shown
+        .stages
+        .iter()
+        .map(|health| (health.stage(), health.condition()))
+        .collect();
     let ready = conditions.values().all(Condition::is_ready);
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let body = serde_json::to_string(&conditions).unwrap_or_default();
     (status, [(CONTENT_TYPE, "application/json")], body)
 }
@@ -57,6 +66,10 @@ async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             (StatusCode::OK, [(CONTENT_TYPE, content_type)], text)
         }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, "text/plain")], error.to_string()),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(CONTENT_TYPE, "text/plain")],
+            error.to_string(),
+        ),
     }
 }

@@ -1,4 +1,3 @@
-#![expect(clippy::disallowed_methods, reason = "edge: runs a stage until it is told to stop")]
 //! A stage at work: one consumer, one path, two tasks that overlap.
 //!
 //! While PostgreSQL writes one batch, the next is decoded and enriched. Stopping lets the batches in hand finish,
@@ -94,7 +93,11 @@ pub async fn run(stage: &StreamStage, around: Surroundings) -> Result<(), StageE
             drained
         }
         crds::stage::Layer::Dds => {
-            let layer = |origin: &Origin, output_limit| Dds { rules, output_limit, load_source: load_source(origin) };
+            let layer = |origin: &Origin, output_limit| Dds {
+                rules,
+                output_limit,
+                load_source: load_source(origin),
+            };
             drain(stage, &around, Arc::new(path(stage, &around, layer)?)).await
         }
         crds::stage::Layer::Cdm => {
@@ -134,7 +137,11 @@ pub fn rules(stage: &StreamStage) -> Result<Rules, StageError> {
 /// When its secret cannot be read.
 pub fn warehouse(stage: &StreamStage, secrets: &Secrets) -> Result<Warehouse, StageError> {
     let options = connect::postgres(stage, secrets)?;
-    Ok(Warehouse::new(options, stage.spec.warehouse.connections_per_worker, origin(stage)))
+    Ok(Warehouse::new(
+        options,
+        stage.spec.warehouse.connections_per_worker,
+        origin(stage),
+    ))
 }
 
 /// The stage's publishing side.
@@ -143,7 +150,12 @@ pub fn warehouse(stage: &StreamStage, secrets: &Secrets) -> Result<Warehouse, St
 /// When its secret cannot be read, or the client refuses the settings.
 pub fn publisher(stage: &StreamStage, secrets: &Secrets) -> Result<Publisher, StageError> {
     let output = stage.spec.output.as_ref().map(|output| output.topic.clone());
-    Ok(Publisher::new(connect::kafka(stage, secrets)?, output, stage.dead_letter_topic(), origin(stage))?)
+    Ok(Publisher::new(
+        connect::kafka(stage, secrets)?,
+        output,
+        stage.dead_letter_topic(),
+        origin(stage),
+    )?)
 }
 
 fn load_source(origin: &Origin) -> String {
@@ -171,7 +183,11 @@ fn path<L: Layer>(
 }
 
 /// Consumes, prepares and settles batches until the stage is told to stop, or cannot go on.
-async fn drain<L: Layer>(stage: &StreamStage, around: &Surroundings, path: Arc<Path<L>>) -> Result<(), StageError> {
+async fn drain<L: Layer>(
+    stage: &StreamStage,
+    around: &Surroundings,
+    path: Arc<Path<L>>,
+) -> Result<(), StageError> {
     path.publisher.read_limit().await;
     let reading = around.stop.child_token();
     let (consumer, fetched) = Consumer::start(source(stage, around, &path, reading.clone())?)?;
@@ -193,7 +209,7 @@ fn source<L: Layer>(
 ) -> Result<Source, StageError> {
     let topic = stage.spec.source.topic.clone();
     let batch = &stage.spec.batch;
-    let from = stage.spec.source.start_from.clone();
+    let from = stage.spec.source.start_from;
     Ok(Source {
         config: connect::consumer(stage, connect::kafka(stage, &around.secrets)?),
         topic: topic.clone(),
@@ -202,7 +218,11 @@ fn source<L: Layer>(
             bytes: usize::try_from(batch.max_bytes.get()).unwrap_or(usize::MAX),
             wait: batch.max_wait.as_std(),
         },
-        starts: Arc::new(Start { warehouse: path.warehouse.clone(), topic, from }),
+        starts: Arc::new(Start {
+            warehouse: path.warehouse.clone(),
+            topic,
+            from,
+        }),
         health: Arc::clone(&around.health),
         stop,
     })
@@ -215,7 +235,9 @@ async fn prepare<L: Layer>(
     prepared: mpsc::Sender<(Batch<Enriched<L::Enriched>>, Ticket)>,
 ) {
     while let Some((batch, ticket)) = fetched.recv().await {
-        let Some(batch) = path.prepare(batch).await else { return };
+        let Some(batch) = path.prepare(batch).await else {
+            return;
+        };
         if prepared.send((batch, ticket)).await.is_err() {
             return;
         }
@@ -230,11 +252,20 @@ async fn settle<L: Layer>(
 ) -> Result<(), StageError> {
     let mut positions = std::collections::BTreeMap::new();
     while let Some((batch, ticket)) = prepared.recv().await {
-        let Some(settled) = path.settle(batch).await? else { break };
-        let Moves { positions: moved, seeks, held } = settled.state.moves;
+        let Some(settled) = path.settle(batch).await? else {
+            break;
+        };
+        let Moves {
+            positions: moved,
+            seeks,
+            held,
+        } = settled.state.moves;
         consumer.mirror(&moved, CommitMode::Async);
         consumer.seek(&seeks, Duration::ZERO);
-        moved.keys().filter(|partition| !held.contains_key(partition)).for_each(|&partition| path.health.release(partition));
+        moved
+            .keys()
+            .filter(|partition| !held.contains_key(partition))
+            .for_each(|&partition| path.health.release(partition));
         for (partition, (offset, cause)) in held {
             consumer.seek(&[(partition, offset)].into(), HELD_FOR);
             path.health.hold(partition, cause);
@@ -257,7 +288,9 @@ async fn keep_retrying(path: Arc<Path<Stg>>, max_wait: Duration) {
         match retry_pending(&path, max_wait).await {
             Ok(0) => {}
             Ok(due) => tracing::info!(stage = path.origin.stage, due, "pending orders tried again"),
-            Err(error) => tracing::warn!(stage = path.origin.stage, %error, "pending orders not tried; trying again"),
+            Err(error) => {
+                tracing::warn!(stage = path.origin.stage, %error, "pending orders not tried; trying again");
+            }
         }
     }
 }

@@ -4,11 +4,10 @@
 //! and that is stored before the first record is read, so that it is decided once.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 
 use crds::stage::StartFrom;
 
-use crate::consume::{Log, StartError, Starts};
+use crate::consume::{Log, StartError, Starting, Starts};
 use crate::warehouse::Warehouse;
 
 /// The starts of one stage.
@@ -22,16 +21,16 @@ pub struct Start {
 }
 
 impl Starts for Start {
-    fn starts(
-        &self,
-        logs: BTreeMap<i32, Log>,
-    ) -> Pin<Box<dyn Future<Output = Result<BTreeMap<i32, i64>, StartError>> + Send + '_>> {
+    fn starts(&self, logs: BTreeMap<i32, Log>) -> Starting<'_> {
         Box::pin(async move {
             let partitions: Vec<i32> = logs.keys().copied().collect();
             let mut positions = self.warehouse.positions(&partitions).await?;
-            let absent = logs.iter().filter(|(partition, _)| !positions.contains_key(partition));
-            let begin: BTreeMap<i32, i64> =
-                absent.map(|(&partition, log)| (partition, first_offset(&self.from, log))).collect();
+            let absent = logs
+                .iter()
+                .filter(|(partition, _)| !positions.contains_key(partition));
+            let begin: BTreeMap<i32, i64> = absent
+                .map(|(&partition, log)| (partition, first_offset(&self.from, log)))
+                .collect();
             if !begin.is_empty() {
                 positions.extend(self.warehouse.begin_at(&begin).await?);
             }
@@ -62,13 +61,21 @@ fn first_offset(from: &StartFrom, log: &Log) -> i64 {
 }
 
 /// Refuses positions that the log does not hold.
-fn readable(topic: &str, positions: &BTreeMap<i32, i64>, logs: &BTreeMap<i32, Log>) -> Result<(), StartError> {
+fn readable(
+    topic: &str,
+    positions: &BTreeMap<i32, i64>,
+    logs: &BTreeMap<i32, Log>,
+) -> Result<(), StartError> {
     for (partition, log) in logs {
-        let Some(&position) = positions.get(partition) else { continue };
+        let Some(&position) = positions.get(partition) else {
+            continue;
+        };
         if !log.bounds.hold(position) {
             let place = format!("{topic}, partition {partition}");
-            let cause =
-                format!("the position is {position}, the log holds {} to {}", log.bounds.start, log.bounds.end);
+            let cause = format!(
+                "the position is {position}, the log holds {} to {}",
+                log.bounds.start, log.bounds.end
+            );
             return Err(StartError::out_of_range(&place, &cause));
         }
     }
@@ -81,17 +88,27 @@ mod tests {
     use crate::position::Bounds;
 
     fn log(committed: Option<i64>) -> Log {
-        Log { bounds: Bounds { start: 5, end: 50 }, committed, at_start_time: Some(20) }
+        Log {
+            bounds: Bounds { start: 5, end: 50 },
+            committed,
+            at_start_time: Some(20),
+        }
     }
 
     #[test]
     fn a_partition_without_a_position_begins_where_the_document_says() {
         let timestamp = StartFrom::Timestamp("2024-02-24T00:00:00Z".parse().expect("a timestamp"));
-        for (from, fresh, committed) in
-            [(StartFrom::Earliest, 5, 5), (StartFrom::Latest, 50, 30), (timestamp, 20, 30)]
-        {
+        for (from, fresh, committed) in [
+            (StartFrom::Earliest, 5, 5),
+            (StartFrom::Latest, 50, 30),
+            (timestamp, 20, 30),
+        ] {
             assert_eq!(first_offset(&from, &log(None)), fresh, "{from:?}");
-            assert_eq!(first_offset(&from, &log(Some(30))), committed, "{from:?}, committed before");
+            assert_eq!(
+                first_offset(&from, &log(Some(30))),
+                committed,
+                "{from:?}, committed before"
+            );
         }
     }
 
@@ -100,10 +117,17 @@ mod tests {
         let logs = BTreeMap::from([(2, log(None))]);
         assert!(readable("orders", &BTreeMap::from([(2, 50)]), &logs).is_ok());
         for position in [4, 51] {
-            let error = readable("orders", &BTreeMap::from([(2, position)]), &logs).expect_err("not in the log");
+            let error =
+                readable("orders", &BTreeMap::from([(2, position)]), &logs).expect_err("not in the log");
             let text = error.to_string();
-            assert!(text.starts_with("OffsetOutOfRange: orders, partition 2"), "{text}");
-            assert!(text.contains(&position.to_string()) && text.contains("5 to 50"), "{text}");
+            assert!(
+                text.starts_with("OffsetOutOfRange: orders, partition 2"),
+                "{text}"
+            );
+            assert!(
+                text.contains(&position.to_string()) && text.contains("5 to 50"),
+                "{text}"
+            );
         }
     }
 }

@@ -25,32 +25,46 @@ const MANY_KEYS: usize = 24;
 /// `ParseError` with the byte position, `DuplicateKey`, `TooDeep`, `NulCharacter` or `NumberOutOfRange`.
 pub fn check(value: &[u8]) -> Result<&str, Rejection> {
     let text = std::str::from_utf8(value).map_err(|error| {
-        Rejection::new(Code::ParseError, format!("byte {}: not UTF-8", error.valid_up_to()))
+        Rejection::new(
+            Code::ParseError,
+            format!("byte {}: not UTF-8", error.valid_up_to()),
+        )
     })?;
     let verdict = RefCell::new(None);
     let mut deserializer = serde_json::Deserializer::from_str(text);
     deserializer.disable_recursion_limit();
-    let scanned = Scan { verdict: &verdict, depth: 0 }
-        .deserialize(&mut deserializer)
-        .and_then(|()| deserializer.end());
+    let scanned = Scan {
+        verdict: &verdict,
+        depth: 0,
+    }
+    .deserialize(&mut deserializer)
+    .and_then(|()| deserializer.end());
     match (verdict.take(), scanned) {
         (Some(rejection), _) => Err(rejection),
         (None, Err(error)) => Err(syntax(text, &error)),
-        (None, Ok(())) if !text.trim_start().starts_with('{') => {
-            Err(Rejection::new(Code::ParseError, "byte 0: the value is not an object"))
-        }
+        (None, Ok(())) if !text.trim_start().starts_with('{') => Err(Rejection::new(
+            Code::ParseError,
+            "byte 0: the value is not an object",
+        )),
         (None, Ok(())) => Ok(text),
     }
 }
 
-/// What serde_json says, with its line and column turned into a byte position.
+/// What `serde_json` says, with its line and column turned into a byte position.
 fn syntax(text: &str, error: &serde_json::Error) -> Rejection {
-    let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+    let before: usize = text
+        .split_inclusive('\n')
+        .take(error.line().saturating_sub(1))
+        .map(str::len)
+        .sum();
     let position = before + error.column().saturating_sub(1);
     let message = error.to_string();
     let cause = message.split(" at line ").next().unwrap_or(&message);
-    let code =
-        if cause == "number out of range" { Code::NumberOutOfRange } else { Code::ParseError };
+    let code = if cause == "number out of range" {
+        Code::NumberOutOfRange
+    } else {
+        Code::ParseError
+    };
     Rejection::new(code, format!("byte {position}: {cause}"))
 }
 
@@ -69,7 +83,10 @@ impl Scan<'_> {
 
     fn string<E: serde::de::Error>(self, string: &str) -> Result<(), E> {
         if string.contains('\0') {
-            return Err(self.refuse(Code::NulCharacter, "a string holds U+0000; PostgreSQL cannot store it".into()));
+            return Err(self.refuse(
+                Code::NulCharacter,
+                "a string holds U+0000; PostgreSQL cannot store it".into(),
+            ));
         }
         Ok(())
     }
@@ -78,7 +95,10 @@ impl Scan<'_> {
         if self.depth == MAX_DEPTH {
             return Err(self.refuse(Code::TooDeep, format!("nested deeper than {MAX_DEPTH}")));
         }
-        Ok(Self { depth: self.depth + 1, ..self })
+        Ok(Self {
+            depth: self.depth + 1,
+            ..self
+        })
     }
 }
 
@@ -133,7 +153,10 @@ impl<'de> Visitor<'de> for Scan<'_> {
         while let Some(key) = entries.next_key_seed(Key)? {
             self.string::<A::Error>(&key)?;
             if !seen.insert(key.clone()) {
-                return Err(self.refuse(Code::DuplicateKey, format!("the key {key:?} stands twice in one object")));
+                return Err(self.refuse(
+                    Code::DuplicateKey,
+                    format!("the key {key:?} stands twice in one object"),
+                ));
             }
             entries.next_value_seed(inner)?;
         }
@@ -199,11 +222,12 @@ mod tests {
     #[test]
     fn each_malformed_value_gets_its_code() {
         let deep = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+        let (deepest, too_deep) = (deep(MAX_DEPTH), deep(MAX_DEPTH + 1));
         let cases: [(&[u8], Option<Code>); 18] = [
             (br#"{"a": {"b": [1, -2.5, null, true]}}"#, None),
             ("{\"ключ\": \"значение\"}".as_bytes(), None),
-            (deep(MAX_DEPTH).as_bytes(), None),
-            (deep(MAX_DEPTH + 1).as_bytes(), Some(Code::TooDeep)),
+            (deepest.as_bytes(), None),
+            (too_deep.as_bytes(), Some(Code::TooDeep)),
             (b"", Some(Code::ParseError)),
             (b"{", Some(Code::ParseError)),
             (b"{} {}", Some(Code::ParseError)),

@@ -52,7 +52,9 @@ impl Version {
 impl std::fmt::Debug for Version {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Version({}, rank {}, ", self.update_ts(), self.0[8])?;
-        self.digest()[..4].iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))?;
+        self.digest()[..4]
+            .iter()
+            .try_for_each(|byte| write!(formatter, "{byte:02x}"))?;
         formatter.write_str("…)")
     }
 }
@@ -100,7 +102,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STATUSES: [&str; 6] = ["COURIER LOST", "OPEN", "COOKING", "DELIVERING", "CLOSED", "CANCELLED"];
+    const STATUSES: [&str; 6] = [
+        "COURIER LOST",
+        "OPEN",
+        "COOKING",
+        "DELIVERING",
+        "CLOSED",
+        "CANCELLED",
+    ];
 
     proptest! {
         #[test]

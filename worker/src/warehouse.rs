@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_types, reason = "edge: connects to PostgreSQL and keeps the positions there")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: connects to PostgreSQL and keeps the positions there"
+)]
 //! The warehouse: connections, transactions and positions.
 //!
 //! A worker acts as the role `streamstage_worker`, whatever login it comes with. Every position is read under a
@@ -140,10 +143,19 @@ impl Warehouse {
         connection: &mut PgConnection,
         partitions: &[i32],
     ) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
-        let Origin { consumer_group, topic, .. } = &self.origin;
-        let query = sqlx::query(statement).bind(consumer_group).bind(topic).bind(partitions);
+        let Origin {
+            consumer_group,
+            topic,
+            ..
+        } = &self.origin;
+        let query = sqlx::query(statement)
+            .bind(consumer_group)
+            .bind(topic)
+            .bind(partitions);
         let rows = query.fetch_all(connection).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect()
     }
 
     async fn write(
@@ -153,8 +165,16 @@ impl Warehouse {
         positions: &BTreeMap<i32, i64>,
     ) -> Result<(), sqlx::Error> {
         let (partitions, offsets): (Vec<i32>, Vec<i64>) = positions.iter().unzip();
-        let Origin { consumer_group, topic, .. } = &self.origin;
-        let query = sqlx::query(statement).bind(consumer_group).bind(topic).bind(partitions).bind(offsets);
+        let Origin {
+            consumer_group,
+            topic,
+            ..
+        } = &self.origin;
+        let query = sqlx::query(statement)
+            .bind(consumer_group)
+            .bind(topic)
+            .bind(partitions)
+            .bind(offsets);
         query.execute(connection).await.map(drop)
     }
 }

@@ -93,8 +93,24 @@ struct Shape {
 
 impl Shape {
     fn settings(&self) -> Settings {
-        let Self { seed, guests, restaurants, late, duplicated, cancelled, bad } = *self;
-        Settings { seed, guests, restaurants, late, duplicated, cancelled, bad }
+        let Self {
+            seed,
+            guests,
+            restaurants,
+            late,
+            duplicated,
+            cancelled,
+            bad,
+        } = *self;
+        Settings {
+            seed,
+            guests,
+            restaurants,
+            late,
+            duplicated,
+            cancelled,
+            bad,
+        }
     }
 }
 
@@ -131,8 +147,15 @@ async fn main() -> Result<()> {
 }
 
 /// One order after the other at a steady rate, for as long as it was asked.
-async fn live(generator: &mut Generator, output: &mut Output, manifest: &mut Manifest, cli: &Cli) -> Result<()> {
-    let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template("live     {pos} messages in {elapsed}")?);
+async fn live(
+    generator: &mut Generator,
+    output: &mut Output,
+    manifest: &mut Manifest,
+    cli: &Cli,
+) -> Result<()> {
+    let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
+        "live     {pos} messages in {elapsed}",
+    )?);
     let end = async {
         match cli.lasts {
             Some(lasts) => tokio::time::sleep(lasts).await,
@@ -166,7 +189,9 @@ enum Output {
 impl Output {
     async fn open(cli: &Cli) -> Result<Self> {
         match (&cli.target.to_kafka, &cli.target.to_file) {
-            (Some(servers), _) => Ok(Self::Kafka(Box::new(Sender::connect(servers, &cli.topic, cli.shape.seed).await?))),
+            (Some(servers), _) => Ok(Self::Kafka(Box::new(
+                Sender::connect(servers, &cli.topic, cli.shape.seed).await?,
+            ))),
             (None, Some(path)) => {
                 let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
                 Ok(Self::File(BufWriter::new(file)))
@@ -199,7 +224,11 @@ fn bar(orders: usize) -> ProgressBar {
 
 fn share(text: &str) -> Result<f64, String> {
     let share: f64 = text.parse().map_err(|_| "not a number")?;
-    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("a share is between 0 and 1".to_owned()) }
+    if (0.0..=1.0).contains(&share) {
+        Ok(share)
+    } else {
+        Err("a share is between 0 and 1".to_owned())
+    }
 }
 
 /// `30s`, `5m` or `2h`.
@@ -211,6 +240,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         other => return Err(format!("unknown unit {other}; use s, m or h")),
     };
-    let seconds: f64 = number.parse().map_err(|_| "not a number with a unit, such as 30s")?;
+    let seconds: f64 = number
+        .parse()
+        .map_err(|_| "not a number with a unit, such as 30s")?;
     Duration::try_from_secs_f64(seconds * unit).map_err(|error| error.to_string())
 }

@@ -52,13 +52,28 @@ enum Command {
 #[derive(Args)]
 struct Ports {
     /// Port of Kafka; 0 takes a free one
-    #[arg(long, env = "STREAMSTAGE_SERVICES_KAFKA_PORT", default_value_t = 39092, value_name = "PORT")]
+    #[arg(
+        long,
+        env = "STREAMSTAGE_SERVICES_KAFKA_PORT",
+        default_value_t = 39092,
+        value_name = "PORT"
+    )]
     kafka_port: u16,
     /// Port of PostgreSQL (user postgres, password streamstage); 0 takes a free one
-    #[arg(long, env = "STREAMSTAGE_SERVICES_POSTGRES_PORT", default_value_t = 35432, value_name = "PORT")]
+    #[arg(
+        long,
+        env = "STREAMSTAGE_SERVICES_POSTGRES_PORT",
+        default_value_t = 35432,
+        value_name = "PORT"
+    )]
     postgres_port: u16,
     /// Port of Redis; 0 takes a free one
-    #[arg(long, env = "STREAMSTAGE_SERVICES_REDIS_PORT", default_value_t = 36379, value_name = "PORT")]
+    #[arg(
+        long,
+        env = "STREAMSTAGE_SERVICES_REDIS_PORT",
+        default_value_t = 36379,
+        value_name = "PORT"
+    )]
     redis_port: u16,
     #[command(flatten)]
     named: Named,
@@ -66,15 +81,31 @@ struct Ports {
 
 impl Ports {
     fn options(self, folder: PathBuf) -> Options {
-        let Self { kafka_port, postgres_port, redis_port, named } = self;
-        Options { folder: Some(folder), kafka_port, postgres_port, redis_port, named }
+        let Self {
+            kafka_port,
+            postgres_port,
+            redis_port,
+            named,
+        } = self;
+        Options {
+            folder: Some(folder),
+            kafka_port,
+            postgres_port,
+            redis_port,
+            named,
+        }
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(ansi).without_time().with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .without_time()
+        .with_target(false)
+        .init();
     let Cli { command, dir } = Cli::parse();
     let folder = dir.unwrap_or_else(|| std::env::temp_dir().join("streamstage-services"));
     match command {
@@ -86,14 +117,23 @@ async fn main() -> Result<()> {
         }
         Command::Topic { name, partitions } => {
             let known = services::status(&folder)?;
-            let kafka = known.iter().find(|service| service.name == "kafka" && service.runs());
+            let kafka = known
+                .iter()
+                .find(|service| service.name == "kafka" && service.runs());
             let kafka = kafka.context("no Kafka runs here; start it with `services up`")?;
             services::create_topic(&kafka.address, &name, partitions).await
         }
         Command::Down => {
             let stopped = services::remove(&folder)?;
             let names: Vec<&str> = stopped.iter().map(|service| service.name.as_str()).collect();
-            println!("stopped    {}", if names.is_empty() { "nothing was running".into() } else { names.join(", ") });
+            println!(
+                "stopped    {}",
+                if names.is_empty() {
+                    "nothing was running".into()
+                } else {
+                    names.join(", ")
+                }
+            );
             Ok(())
         }
     }
@@ -111,11 +151,17 @@ async fn up(options: Options) -> Result<()> {
         services::remove(&folder)?;
     }
     let services = Services::start(&options).await?;
-    println!("services   {}", services.summary());
-    println!("kafka      {}", services.bootstrap_servers());
-    println!("postgres   {}", services.postgres_url("postgres"));
-    println!("redis      {}", services.redis_url(0));
-    services.detach()
+    let text = format!(
+        "services   {}\nkafka      {}\npostgres   {}\nredis      {}",
+        services.summary(),
+        services.bootstrap_servers(),
+        services.postgres_url("postgres"),
+        services.redis_url(0)
+    );
+    // First: whatever becomes of the output, they stay.
+    services.detach()?;
+    println!("{text}");
+    Ok(())
 }
 
 async fn run(options: Options) -> Result<()> {
@@ -141,6 +187,9 @@ fn tell(services: &[Recorded]) {
     }
     for service in services {
         let state = if service.runs() { "running" } else { "ended" };
-        println!("{:<10} {:<22} {state:<8} pid {}", service.name, service.address, service.pid);
+        println!(
+            "{:<10} {:<22} {state:<8} pid {}",
+            service.name, service.address, service.pid
+        );
     }
 }

@@ -20,7 +20,9 @@ type Form = (&'static str, fn(&str) -> Vec<u8>);
 
 /// All forms; the codes are those of the pipeline's table of bad input.
 pub(super) const FORMS: [Form; 31] = [
-    ("ParseError", |good| good.as_bytes()[..good.len() * 2 / 3].to_vec()),
+    ("ParseError", |good| {
+        good.as_bytes()[..good.len() * 2 / 3].to_vec()
+    }),
     ("ParseError", not_utf8),
     ("ParseError", |_| Vec::new()),
     ("ParseError", |good| format!("[{good}]").into_bytes()),
@@ -38,18 +40,39 @@ pub(super) const FORMS: [Form; 31] = [
     ("ContractViolation", |good| set(good, "user", r#"{"id": ""}"#)),
     ("ContractViolation", |good| set(good, "cost", "-360")),
     ("DuplicateKey", |good| add(good, r#""object_id": 1"#)),
-    ("DuplicateKey", |good| set(good, "user", r#"{"id": "626a81ce9a8cd1920641e264", "id": "626a81ce9a8cd1920641e265"}"#)),
+    ("DuplicateKey", |good| {
+        set(
+            good,
+            "user",
+            r#"{"id": "626a81ce9a8cd1920641e264", "id": "626a81ce9a8cd1920641e265"}"#,
+        )
+    }),
     ("DuplicateKey", |good| add(good, r#""note": {"a": 1, "a": 1}"#)),
-    ("TooDeep", |good| add(good, &format!(r#""note": {}{}"#, "[".repeat(200), "]".repeat(200)))),
+    ("TooDeep", |good| {
+        add(
+            good,
+            &format!(r#""note": {}{}"#, "[".repeat(200), "]".repeat(200)),
+        )
+    }),
     ("UnsupportedType", |good| set(good, "object_type", r#""courier""#)),
-    ("UnsupportedType", |_| r#"{"object_id": 7, "object_type": "user", "sent_dttm": "2024-02-24 12:00:05", "payload": {}}"#.into()),
+    ("UnsupportedType", |_| {
+        r#"{"object_id": 7, "object_type": "user", "sent_dttm": "2024-02-24 12:00:05", "payload": {}}"#.into()
+    }),
     ("NulCharacter", |good| set(good, "name", r#""РОЛЛ\u0000""#)),
     ("NulCharacter", |good| add(good, r#""note": "\u0000""#)),
-    ("NumberOutOfRange", |good| set(good, "object_id", "9223372036854775808")),
+    ("NumberOutOfRange", |good| {
+        set(good, "object_id", "9223372036854775808")
+    }),
     ("NumberOutOfRange", |good| set(good, "cost", "1e400")),
-    ("BadTimestamp", |good| set(good, "update_ts", r#""2024-02-30 12:00:00""#)),
-    ("BadTimestamp", |good| set(good, "date", r#""2024-02-24 25:61:00""#)),
-    ("BadTimestamp", |good| set(good, "update_ts", r#""2999-01-01 00:00:00""#)),
+    ("BadTimestamp", |good| {
+        set(good, "update_ts", r#""2024-02-30 12:00:00""#)
+    }),
+    ("BadTimestamp", |good| {
+        set(good, "date", r#""2024-02-24 25:61:00""#)
+    }),
+    ("BadTimestamp", |good| {
+        set(good, "update_ts", r#""2999-01-01 00:00:00""#)
+    }),
     ("TooLarge", |good| set(good, "order_items", &items(10_001))),
 ];
 
@@ -77,7 +100,10 @@ impl Deck {
 pub(super) fn message(form: usize, good: &str) -> Message {
     let (code, spoil) = FORMS[form];
     let value = (code != TOMBSTONE).then(|| spoil(good));
-    Message { value, expected: Expected::Bad(code) }
+    Message {
+        value,
+        expected: Expected::Bad(code),
+    }
 }
 
 /// Puts another value in place of that of the first field of that name.
@@ -101,7 +127,8 @@ fn add(good: &str, field: &str) -> Vec<u8> {
 
 /// Gives a field a name that nobody looks for, so that it is missing.
 fn without(good: &str, field: &str) -> Vec<u8> {
-    good.replacen(&format!("\"{field}\": "), &format!("\"{field}_\": "), 1).into_bytes()
+    good.replacen(&format!("\"{field}\": "), &format!("\"{field}_\": "), 1)
+        .into_bytes()
 }
 
 /// Puts a byte that no UTF-8 text holds into the first name.

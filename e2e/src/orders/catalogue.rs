@@ -4,8 +4,8 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, RngExt};
 use serde::Serialize;
 
-pub use super::json::Money;
 use super::json;
+pub use super::json::Money;
 use super::words::{CATEGORIES, FAMILIES, MEN, RESTAURANTS, WOMEN};
 
 /// Dishes that a menu has of each category.
@@ -73,7 +73,11 @@ impl Catalogue {
     pub fn entries(&self, withheld: usize) -> impl Iterator<Item = (&str, String)> {
         let known = &self.guests[..self.guests.len().saturating_sub(withheld)];
         let guests = known.iter().map(|guest| (guest.id.as_str(), json::text(guest)));
-        guests.chain(self.restaurants.iter().map(|restaurant| (restaurant.id.as_str(), json::text(restaurant))))
+        guests.chain(
+            self.restaurants
+                .iter()
+                .map(|restaurant| (restaurant.id.as_str(), json::text(restaurant))),
+        )
     }
 }
 
@@ -83,23 +87,42 @@ fn guest(random: &mut impl Rng, index: usize) -> Guest {
     let (first, latin) = names[random.random_range(0..names.len())];
     let family = FAMILIES[random.random_range(0..FAMILIES.len())];
     let name = format!("{first} {family}{}", if woman { "а" } else { "" });
-    Guest { id: object_id(random), name, login: format!("{latin}{}", index + 1), update_ts: UPDATED }
+    Guest {
+        id: object_id(random),
+        name,
+        login: format!("{latin}{}", index + 1),
+        update_ts: UPDATED,
+    }
 }
 
 fn restaurant(random: &mut impl Rng, index: usize) -> Restaurant {
     let name = RESTAURANTS[index % RESTAURANTS.len()];
     let branch = index / RESTAURANTS.len() + 1;
-    let name = if branch == 1 { name.to_owned() } else { format!("{name}, филиал {branch}") };
+    let name = if branch == 1 {
+        name.to_owned()
+    } else {
+        format!("{name}, филиал {branch}")
+    };
     let mut menu = Vec::with_capacity(CATEGORIES.len() * DISHES_OF_A_CATEGORY);
     for (category, cheapest, dearest, dishes) in &CATEGORIES {
         for name in dishes.sample(random, DISHES_OF_A_CATEGORY) {
             let roubles = random.random_range(*cheapest..=*dearest) / 5 * 5;
             let kopecks = *[0, 0, 0, 0, 0, 0, 50, 90, 25].choose(random).unwrap_or(&0);
-            menu.push(Dish { id: object_id(random), name, price: Money(roubles * 100 + kopecks), category });
+            menu.push(Dish {
+                id: object_id(random),
+                name,
+                price: Money(roubles * 100 + kopecks),
+                category,
+            });
         }
     }
     menu.shuffle(random);
-    Restaurant { id: object_id(random), name, menu, update_ts: UPDATED }
+    Restaurant {
+        id: object_id(random),
+        name,
+        menu,
+        update_ts: UPDATED,
+    }
 }
 
 /// An id as the source's document store makes them.

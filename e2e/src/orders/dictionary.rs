@@ -12,13 +12,18 @@ const AT_ONCE: usize = 500;
 /// When Redis cannot be reached or refuses.
 pub async fn load<'e>(redis_url: &str, entries: impl Iterator<Item = (&'e str, String)>) -> Result<usize> {
     let entries: Vec<_> = entries.collect();
-    let client = redis::Client::open(redis_url).with_context(|| format!("{redis_url} is not the URL of a Redis"))?;
+    let client =
+        redis::Client::open(redis_url).with_context(|| format!("{redis_url} is not the URL of a Redis"))?;
     let connected = client.get_multiplexed_async_connection().await;
-    let mut connection = connected.with_context(|| format!("no Redis at {redis_url}; start it, or name another"))?;
+    let mut connection =
+        connected.with_context(|| format!("no Redis at {redis_url}; start it, or name another"))?;
     let mut pipeline = redis::pipe();
     for chunk in entries.chunks(AT_ONCE) {
         pipeline.mset(chunk).ignore();
     }
-    pipeline.query_async::<()>(&mut connection).await.context("Redis refuses the dictionary")?;
+    pipeline
+        .query_async::<()>(&mut connection)
+        .await
+        .context("Redis refuses the dictionary")?;
     Ok(entries.len())
 }

@@ -25,7 +25,12 @@ pub struct History<'g> {
 
 impl<'g> History<'g> {
     pub(super) fn new(generator: &'g mut Generator, orders: usize) -> Self {
-        Self { generator, left: orders, window: BinaryHeap::new(), pushed: 0 }
+        Self {
+            generator,
+            left: orders,
+            window: BinaryHeap::new(),
+            pushed: 0,
+        }
     }
 
     /// Places one more order and lets its versions wait for their time.
@@ -39,7 +44,11 @@ impl<'g> History<'g> {
             let random = &mut self.generator.random;
             let superseded = number + 1 < count;
             let late = superseded && random.random_bool(settings.late);
-            let due = if late { newest + random.random_range(600..=LATEST) } else { version.sent };
+            let due = if late {
+                newest + random.random_range(600..=LATEST)
+            } else {
+                version.sent
+            };
             if random.random_bool(settings.duplicated) {
                 let again = due + random.random_range(0..=LATEST);
                 self.push(again, version.value.clone());
@@ -59,7 +68,12 @@ impl Iterator for History<'_> {
 
     fn next(&mut self) -> Option<Message> {
         // Orders that are still to be placed send nothing before they are placed.
-        while self.left > 0 && self.window.peek().is_none_or(|Reverse((due, ..))| *due > self.generator.clock) {
+        while self.left > 0
+            && self
+                .window
+                .peek()
+                .is_none_or(|Reverse((due, ..))| *due > self.generator.clock)
+        {
             self.place();
         }
         if self.window.is_empty() {
@@ -69,6 +83,9 @@ impl Iterator for History<'_> {
             return Some(bad);
         }
         let Reverse((_, _, value)) = self.window.pop()?;
-        Some(Message { value: Some(value), expected: Expected::Good })
+        Some(Message {
+            value: Some(value),
+            expected: Expected::Good,
+        })
     }
 }

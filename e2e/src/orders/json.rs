@@ -18,7 +18,9 @@ impl Serialize for Money {
             tens if tens % 10 == 0 => format!("{roubles}.{}", tens / 10),
             _ => format!("{roubles}.{kopecks:02}"),
         };
-        RawValue::from_string(text).map_err(serde::ser::Error::custom)?.serialize(serializer)
+        RawValue::from_string(text)
+            .map_err(serde::ser::Error::custom)?
+            .serialize(serializer)
     }
 }
 
@@ -26,7 +28,9 @@ impl Serialize for Money {
 pub(super) fn text(value: &impl Serialize) -> String {
     let mut bytes = Vec::with_capacity(2048);
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, Spaced);
-    value.serialize(&mut serializer).expect("plain data can be written into memory");
+    value
+        .serialize(&mut serializer)
+        .expect("plain data can be written into memory");
     String::from_utf8(bytes).expect("JSON is UTF-8")
 }
 

@@ -33,15 +33,4 @@ impl Manifest {
             }
         }
     }
-
-    /// Adds the counts of another run.
-    pub fn add(&mut self, other: &Self) {
-        self.orders += other.orders;
-        self.messages += other.messages;
-        self.good += other.good;
-        self.bad += other.bad;
-        for (code, count) in &other.bad_by_code {
-            *self.bad_by_code.entry(code.clone()).or_default() += count;
-        }
-    }
 }

@@ -97,9 +97,16 @@ struct Order<'c> {
 }
 
 /// The published versions of an order, oldest first: at least one, the last status always among them.
-pub(super) fn versions(random: &mut impl Rng, catalogue: &Catalogue, place: Place, cancelled: f64) -> Vec<Version> {
+pub(super) fn versions(
+    random: &mut impl Rng,
+    catalogue: &Catalogue,
+    place: Place,
+    cancelled: f64,
+) -> Vec<Version> {
     let mut order = fresh(random, catalogue, place.object_id);
-    if random.random_bool(0.03) && let Some(line) = order.lines.choose(random) {
+    if random.random_bool(0.03)
+        && let Some(line) = order.lines.choose(random)
+    {
         order.lines.push(Line { quantity: 1, ..*line });
     }
     if random.random_bool(0.005) {
@@ -133,8 +140,11 @@ fn fresh<'c>(random: &mut impl Rng, catalogue: &'c Catalogue, object_id: i64) ->
     let guest = guest(random, catalogue);
     // Most guests have a place that they return to.
     let usual = guest * 7 % catalogue.restaurants.len();
-    let restaurant =
-        if random.random_bool(0.6) { usual } else { random.random_range(0..catalogue.restaurants.len()) };
+    let restaurant = if random.random_bool(0.6) {
+        usual
+    } else {
+        random.random_range(0..catalogue.restaurants.len())
+    };
     let restaurant = &catalogue.restaurants[restaurant];
     // Rather many than few: a message of the source has 1.4 KB.
     let count = random.random_range(2..=6).max(random.random_range(2..=6));
@@ -142,10 +152,25 @@ fn fresh<'c>(random: &mut impl Rng, catalogue: &'c Catalogue, object_id: i64) ->
     for chosen in index::sample(random, restaurant.menu.len(), count) {
         let Dish { id, name, price, .. } = &restaurant.menu[chosen];
         let quantity = *[1, 1, 1, 1, 2, 2, 3].choose(random).unwrap_or(&1);
-        lines.push(Line { id, name, price: *price, quantity });
+        lines.push(Line {
+            id,
+            name,
+            price: *price,
+            quantity,
+        });
     }
-    let bonus_percent = if random.random_bool(0.2) { random.random_range(5..=30) } else { 0 };
-    Order { object_id, guest: &catalogue.guests[guest], restaurant, lines, bonus_percent }
+    let bonus_percent = if random.random_bool(0.2) {
+        random.random_range(5..=30)
+    } else {
+        0
+    };
+    Order {
+        object_id,
+        guest: &catalogue.guests[guest],
+        restaurant,
+        lines,
+        bonus_percent,
+    }
 }
 
 /// The first guests order more often than the last ones.
@@ -201,7 +226,9 @@ fn publish(random: &mut impl Rng, order: &Order, steps: &[Step], unusual: bool) 
     // Bonuses are whole roubles.
     let bonus_payment = cost / 100 * order.bonus_percent / 100 * 100;
     let payload = Payload {
-        restaurant: Id { id: &order.restaurant.id },
+        restaurant: Id {
+            id: &order.restaurant.id,
+        },
         user: Id { id: &order.guest.id },
         date: timestamp(placed),
         order_items: &order.lines,
@@ -209,14 +236,31 @@ fn publish(random: &mut impl Rng, order: &Order, steps: &[Step], unusual: bool) 
         cost: Money(cost),
         payment: Money(cost - bonus_payment),
         bonus_grant: Money((cost - bonus_payment) / 20),
-        statuses: steps.iter().map(|(status, at)| Status { status, dttm: timestamp(*at) }).collect(),
+        statuses: steps
+            .iter()
+            .map(|(status, at)| Status {
+                status,
+                dttm: timestamp(*at),
+            })
+            .collect(),
         final_status,
         update_ts: timestamp(updated),
-        courier: (unusual && random.random_bool(0.01))
-            .then(|| Courier { id: random.random_range(1..900), vehicle: random.random_bool(0.5).then_some("bicycle") }),
+        courier: (unusual && random.random_bool(0.01)).then(|| Courier {
+            id: random.random_range(1..900),
+            vehicle: random.random_bool(0.5).then_some("bicycle"),
+        }),
     };
     let source = (unusual && random.random_bool(0.01)).then_some("mobile-app");
     let sent_dttm = timestamp(sent);
-    let envelope = Envelope { object_id: order.object_id, object_type: "order", sent_dttm, payload, source };
-    Version { sent, value: json::text(&envelope).into_bytes() }
+    let envelope = Envelope {
+        object_id: order.object_id,
+        object_type: "order",
+        sent_dttm,
+        payload,
+        source,
+    };
+    Version {
+        sent,
+        value: json::text(&envelope).into_bytes(),
+    }
 }

@@ -38,13 +38,24 @@ impl Sender {
     /// When no broker answers or the topic does not exist.
     pub async fn connect(bootstrap_servers: &str, topic: &str, seed: u64) -> Result<Self> {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", bootstrap_servers).set("enable.idempotence", "true");
-        config.set("compression.type", "zstd").set("linger.ms", "5").set_log_level(RDKafkaLogLevel::Emerg);
+        config
+            .set("bootstrap.servers", bootstrap_servers)
+            .set("enable.idempotence", "true");
+        config
+            .set("compression.type", "zstd")
+            .set("linger.ms", "5")
+            .set_log_level(RDKafkaLogLevel::Emerg);
         let producer: FutureProducer = config.create().context("cannot make a Kafka producer")?;
         let (asking, name) = (producer.clone(), topic.to_owned());
-        let asked = tokio::task::spawn_blocking(move || asking.client().fetch_metadata(Some(&name), PATIENCE));
-        let metadata = asked.await?.with_context(|| format!("no Kafka at {bootstrap_servers}; start it, or name another"))?;
-        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        let asked =
+            tokio::task::spawn_blocking(move || asking.client().fetch_metadata(Some(&name), PATIENCE));
+        let metadata = asked
+            .await?
+            .with_context(|| format!("no Kafka at {bootstrap_servers}; start it, or name another"))?;
+        let partitions = metadata
+            .topics()
+            .first()
+            .map_or(0, |topic| topic.partitions().len());
         if partitions == 0 {
             bail!("Kafka at {bootstrap_servers} has no topic {topic}; create it first");
         }
@@ -70,7 +81,10 @@ impl Sender {
         let mut record = FutureRecord::<(), [u8]>::to(&self.topic).partition(partition);
         record.payload = message.value.as_deref();
         let sent = self.producer.send_result(record);
-        self.in_flight.push_back(sent.map_err(|(error, _)| error).context("Kafka's queue takes no message")?);
+        self.in_flight.push_back(
+            sent.map_err(|(error, _)| error)
+                .context("Kafka's queue takes no message")?,
+        );
         self.manifest.count(message);
         Ok(())
     }
@@ -89,7 +103,9 @@ impl Sender {
     async fn delivered(&mut self) -> Result<()> {
         if let Some(oldest) = self.in_flight.pop_front() {
             let delivered = oldest.await.context("the producer ended before the delivery")?;
-            delivered.map_err(|(error, _)| error).with_context(|| format!("Kafka refuses a message for {}", self.topic))?;
+            delivered
+                .map_err(|(error, _)| error)
+                .with_context(|| format!("Kafka refuses a message for {}", self.topic))?;
         }
         Ok(())
     }
@@ -119,8 +135,14 @@ pub async fn to_kafka(
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Row<'m> {
-    Text { value: Option<&'m str>, expected: &'m str },
-    Bytes { base64: String, expected: &'m str },
+    Text {
+        value: Option<&'m str>,
+        expected: &'m str,
+    },
+    Bytes {
+        base64: String,
+        expected: &'m str,
+    },
 }
 
 /// Writes one message as a line of JSON: `{"value": "text" | null, "expected": "Good" | "<code>"}`, or `"base64"`
@@ -133,10 +155,23 @@ pub fn write_line(writer: &mut impl Write, message: &Message) -> Result<()> {
         Expected::Good => "Good",
         Expected::Bad(code) => code,
     };
-    let row = match message.value.as_deref().map(|bytes| (bytes, std::str::from_utf8(bytes))) {
-        None => Row::Text { value: None, expected },
-        Some((_, Ok(text))) => Row::Text { value: Some(text), expected },
-        Some((bytes, Err(_))) => Row::Bytes { base64: base64(bytes), expected },
+    let row = match message
+        .value
+        .as_deref()
+        .map(|bytes| (bytes, std::str::from_utf8(bytes)))
+    {
+        None => Row::Text {
+            value: None,
+            expected,
+        },
+        Some((_, Ok(text))) => Row::Text {
+            value: Some(text),
+            expected,
+        },
+        Some((bytes, Err(_))) => Row::Bytes {
+            base64: base64(bytes),
+            expected,
+        },
     };
     serde_json::to_writer(&mut *writer, &row)?;
     writer.write_all(b"\n")?;
@@ -152,7 +187,11 @@ fn base64(bytes: &[u8]) -> String {
         let group = byte(0) << 16 | byte(1) << 8 | byte(2);
         for digit in 0..4 {
             let index = (group >> (18 - 6 * digit)) & 63;
-            text.push(if digit > chunk.len() { '=' } else { char::from(DIGITS[index as usize]) });
+            text.push(if digit > chunk.len() {
+                '='
+            } else {
+                char::from(DIGITS[index as usize])
+            });
         }
     }
     text

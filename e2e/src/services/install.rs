@@ -34,7 +34,9 @@ pub(super) async fn or_install(package: &str, find: impl Fn() -> Option<PathBuf>
         return Ok(found);
     }
     if !is_root() || on_path("apt-get").is_none() {
-        bail!("{package} is not installed. On Debian this installs all that the services need: sudo apt-get install {PACKAGES}");
+        bail!(
+            "{package} is not installed. On Debian this installs all that the services need: sudo apt-get install {PACKAGES}"
+        );
     }
     install(package).await?;
     find().with_context(|| format!("the package {package} is installed but does not hold what is needed"))
@@ -49,7 +51,9 @@ pub(super) fn is_root() -> bool {
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    folders.map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
+    folders
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
 }
 
 async fn install(package: &str) -> Result<()> {
@@ -64,11 +68,25 @@ async fn install(package: &str) -> Result<()> {
 
 async fn apt_get(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    command.args(["-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]).args(arguments);
-    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    command
+        .args([
+            "-qq",
+            "-y",
+            "--no-install-recommends",
+            "-o",
+            "DPkg::Lock::Timeout=300",
+        ])
+        .args(arguments);
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null());
     let output = command.output().await.context("cannot run apt-get")?;
     if !output.status.success() {
-        bail!("apt-get {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "apt-get {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }

@@ -54,9 +54,13 @@ pub(super) async fn programs() -> Result<Programs> {
 
 /// `$XDG_CACHE_HOME/streamstage`, or `~/.cache/streamstage`.
 fn cache() -> Result<PathBuf> {
-    let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let named = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     let base = named.or_else(|| Some(std::env::home_dir()?.join(".cache")));
-    Ok(base.context("no home folder for the cache: set XDG_CACHE_HOME")?.join("streamstage"))
+    Ok(base
+        .context("no home folder for the cache: set XDG_CACHE_HOME")?
+        .join("streamstage"))
 }
 
 /// Downloads beside `jars` and renames at the end, so that an interrupted download does not count.
@@ -67,13 +71,23 @@ async fn download(maven: &Path, jars: &Path) -> Result<()> {
     let work = tempfile::Builder::new().prefix("kafka-").tempdir_in(cache)?;
     fs::write(work.path().join("pom.xml"), POM)?;
     let mut command = Command::new(maven);
-    command.args(["-B", "-q", "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"]);
+    command.args([
+        "-B",
+        "-q",
+        "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies",
+    ]);
     command.args(["-DoutputDirectory=jars", "-DincludeScope=runtime"]);
-    command.current_dir(work.path()).stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .current_dir(work.path())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     let output = command.output().await.context("cannot run mvn")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stdout);
-        bail!("Maven cannot download Kafka {VERSION}; is its repository reachable?\n{}", said.trim());
+        bail!(
+            "Maven cannot download Kafka {VERSION}; is its repository reachable?\n{}",
+            said.trim()
+        );
     }
     match fs::rename(work.path().join("jars"), jars) {
         // Another process may have been faster, with the same jars.
@@ -86,8 +100,19 @@ async fn download(maven: &Path, jars: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When Kafka's storage tool fails.
-pub(super) async fn prepare(programs: &Programs, scratch: &Path, port: u16, controller_port: u16) -> Result<Launch> {
-    let mut arguments = java_arguments(programs);
+pub(super) async fn prepare(
+    programs: &Programs,
+    scratch: &Path,
+    port: u16,
+    controller_port: u16,
+) -> Result<Launch> {
+    let flags = [
+        "-Xmx512m",
+        "-Dorg.slf4j.simpleLogger.showDateTime=true",
+        "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+    ];
+    let mut arguments: Vec<String> = flags.map(str::to_owned).to_vec();
+    arguments.extend(class_path(programs));
     arguments.extend(["kafka.Kafka", "server.properties"].map(str::to_owned));
     let launch = Launch {
         name: "kafka",
@@ -100,31 +125,46 @@ pub(super) async fn prepare(programs: &Programs, scratch: &Path, port: u16, cont
     };
     let folder = launch.folder();
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join("server.properties"), properties(port, controller_port))?;
+    fs::write(
+        folder.join("server.properties"),
+        properties(port, controller_port),
+    )?;
+    format(programs, &launch).await?;
+    Ok(launch)
+}
+
+async fn format(programs: &Programs, launch: &Launch) -> Result<()> {
     let mut format = Command::new(&programs.java);
-    format.args(java_arguments(programs)).arg("kafka.tools.StorageTool");
+    // It runs for a second: compiling and collecting well would take longer than the work.
+    format
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
+        .args(class_path(programs));
+    format.arg("kafka.tools.StorageTool");
     // Any 16 bytes in base64 will do; a fixed value makes one cluster like another.
-    format.args(["format", "--config", "server.properties", "--cluster-id", "StreamStageLocalKafkaA"]);
-    format.current_dir(&folder).stdin(Stdio::null()).kill_on_drop(true);
+    format.args([
+        "format",
+        "--config",
+        "server.properties",
+        "--cluster-id",
+        "StreamStageLocalKafkaA",
+    ]);
+    format
+        .current_dir(launch.folder())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     let output = format.output().await.context("cannot run java")?;
     if !output.status.success() {
         fs::write(launch.log(), [output.stdout, output.stderr].concat())?;
         bail!("Kafka's storage tool failed:\n{}", process::tail(&launch.log()));
     }
-    Ok(launch)
+    Ok(())
 }
 
-fn java_arguments(programs: &Programs) -> Vec<String> {
-    let flags = [
-        "-Xmx512m",
-        "-XX:+UseG1GC",
-        "-Dorg.slf4j.simpleLogger.showDateTime=true",
-        "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
-        "-cp",
-    ];
-    let mut arguments: Vec<String> = flags.map(str::to_owned).to_vec();
-    arguments.push(programs.jars.join("*").to_string_lossy().into_owned());
-    arguments
+fn class_path(programs: &Programs) -> [String; 2] {
+    [
+        "-cp".to_owned(),
+        programs.jars.join("*").to_string_lossy().into_owned(),
+    ]
 }
 
 fn properties(port: u16, controller_port: u16) -> String {
@@ -159,7 +199,10 @@ pub(super) async fn probe(bootstrap_servers: &str) -> Result<()> {
     let config = client(bootstrap_servers);
     let asked = tokio::task::spawn_blocking(move || -> Result<usize> {
         let consumer: BaseConsumer = config.create()?;
-        Ok(consumer.fetch_metadata(None, Duration::from_secs(2))?.brokers().len())
+        Ok(consumer
+            .fetch_metadata(None, Duration::from_secs(2))?
+            .brokers()
+            .len())
     });
     if asked.await?? == 0 {
         bail!("no broker is registered yet");
@@ -184,7 +227,11 @@ pub async fn create_topic(bootstrap_servers: &str, name: &str, partitions: i32) 
 
 fn client(bootstrap_servers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", bootstrap_servers).set_log_level(RDKafkaLogLevel::Emerg);
-    config.set("reconnect.backoff.ms", "20").set("reconnect.backoff.max.ms", "200");
+    config
+        .set("bootstrap.servers", bootstrap_servers)
+        .set_log_level(RDKafkaLogLevel::Emerg);
+    config
+        .set("reconnect.backoff.ms", "20")
+        .set("reconnect.backoff.max.ms", "200");
     config
 }

@@ -28,7 +28,10 @@ fn newest() -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
     let numbers = versions.filter_map(|version| version.file_name().to_str()?.parse::<u32>().ok());
     let folder = |version: u32| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin"));
-    numbers.filter(|version| folder(*version).join("postgres").exists()).max().map(folder)
+    numbers
+        .filter(|version| folder(*version).join("postgres").exists())
+        .max()
+        .map(folder)
 }
 
 /// Makes the database cluster in the scratch folder and says how to start it.
@@ -43,14 +46,27 @@ pub(super) async fn prepare(programs: &Path, scratch: &Path, port: u16) -> Resul
         "shared_buffers=256MB",
         "max_wal_size=2GB",
     ];
-    let mut arguments = vec!["-D".to_owned(), "data".to_owned(), "-p".to_owned(), port.to_string()];
-    arguments.extend(settings.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
+    let mut arguments = vec![
+        "-D".to_owned(),
+        "data".to_owned(),
+        "-p".to_owned(),
+        port.to_string(),
+    ];
+    arguments.extend(
+        settings
+            .iter()
+            .flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]),
+    );
     let launch = Launch {
         name: "postgres",
         address: format!("127.0.0.1:{port}"),
         program: programs.join("postgres"),
         arguments,
-        user: if install::is_root() { Some(unprivileged()?) } else { None },
+        user: if install::is_root() {
+            Some(unprivileged()?)
+        } else {
+            None
+        },
         // A fast shutdown; SIGTERM would wait for every client to leave.
         stop_signal: "INT",
         scratch: scratch.to_owned(),
@@ -69,16 +85,28 @@ async fn initdb(programs: &Path, launch: &Launch) -> Result<()> {
     let password = launch.folder().join("password");
     fs::write(&password, PASSWORD)?;
     let mut command = Command::new(programs.join("initdb"));
-    command.args(["-D", "data", "--username=postgres", "--auth=scram-sha-256", "--pwfile=password"]);
+    command.args([
+        "-D",
+        "data",
+        "--username=postgres",
+        "--auth=scram-sha-256",
+        "--pwfile=password",
+    ]);
     command.args(["--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]);
-    command.current_dir(launch.folder()).stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .current_dir(launch.folder())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     if let Some((user, group)) = launch.user {
         command.uid(user).gid(group);
     }
     let output = command.output().await.context("cannot run initdb")?;
     fs::remove_file(&password)?;
     if !output.status.success() {
-        bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "initdb failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }
@@ -91,7 +119,9 @@ fn unprivileged() -> Result<(u32, u32)> {
         let account = fields.find(|fields| fields.first() == Some(&name))?;
         Some((account.get(2)?.parse().ok()?, account.get(3)?.parse().ok()?))
     };
-    find("postgres").or_else(|| find("nobody")).context("no user `postgres` or `nobody` to run PostgreSQL as")
+    find("postgres")
+        .or_else(|| find("nobody"))
+        .context("no user `postgres` or `nobody` to run PostgreSQL as")
 }
 
 /// Checks that a user without rights can enter every folder on the way.
@@ -113,7 +143,9 @@ fn enterable(scratch: &Path) -> Result<()> {
 /// While it does not answer.
 pub(super) async fn probe(url: &str) -> Result<String> {
     let mut connection = connect(url).await?;
-    let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?;
+    let version: String = sqlx::query_scalar("SHOW server_version")
+        .fetch_one(&mut connection)
+        .await?;
     connection.close().await?;
     Ok(version.split('.').next().unwrap_or_default().to_owned())
 }
@@ -125,12 +157,16 @@ pub(super) async fn probe(url: &str) -> Result<String> {
 pub(super) async fn create_database(url: &str, name: &str) -> Result<()> {
     let mut connection = connect(url).await?;
     let statement = format!("CREATE DATABASE \"{}\"", name.replace('"', "\"\""));
-    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
+    sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(&mut connection)
+        .await?;
     connection.close().await?;
     Ok(())
 }
 
 async fn connect(url: &str) -> Result<PgConnection> {
-    let options: PgConnectOptions = url.parse().with_context(|| format!("{url} is not the URL of a PostgreSQL"))?;
+    let options: PgConnectOptions = url
+        .parse()
+        .with_context(|| format!("{url} is not the URL of a PostgreSQL"))?;
     Ok(options.connect().await?)
 }

@@ -59,12 +59,17 @@ impl Launch {
     pub(super) fn spawn(&self) -> Result<Child> {
         let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).current_dir(self.folder()).process_group(0);
+        command
+            .args(&self.arguments)
+            .current_dir(self.folder())
+            .process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         if let Some((user, group)) = self.user {
             command.uid(user).gid(group);
         }
-        let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.program.display()))?;
         let started = start_time(child.id()).with_context(|| format!("{} is gone at once", self.name))?;
         let recorded = format!("{} {started} {} {}\n", child.id(), self.stop_signal, self.address);
         fs::write(self.pid_file(), recorded)?;
@@ -109,10 +114,22 @@ pub(super) fn recorded(scratch: &Path) -> Result<Vec<Recorded>> {
         let text = fs::read_to_string(&path)?;
         let fields: Vec<&str> = text.split_whitespace().collect();
         let [pid, started, _signal, address] = fields[..] else {
-            bail!("{} does not hold a process id, start time, signal and address", path.display());
+            bail!(
+                "{} does not hold a process id, start time, signal and address",
+                path.display()
+            );
         };
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        found.push(Recorded { name, pid: pid.parse()?, started: started.parse()?, address: address.into() });
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        found.push(Recorded {
+            name,
+            pid: pid.parse()?,
+            started: started.parse()?,
+            address: address.into(),
+        });
     }
     Ok(found)
 }
@@ -123,7 +140,9 @@ pub(super) fn recorded(scratch: &Path) -> Result<Vec<Recorded>> {
 /// When the folder cannot be read.
 pub(super) fn pid_files(scratch: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(scratch).with_context(|| format!("cannot read {}", scratch.display()))?;
-    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let mut files = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
     files.retain(|path| path.extension().is_some_and(|extension| extension == "pid"));
     files.sort();
     Ok(files)
@@ -136,10 +155,20 @@ pub(super) fn pid_files(scratch: &Path) -> Result<Vec<PathBuf>> {
 /// When the shell cannot be started, or the process outlives even SIGKILL.
 pub(super) async fn stop(pid_file: &Path, signal: Option<&str>) -> Result<()> {
     let mut shell = tokio::process::Command::new("sh");
-    shell.args(["-c", STOP_SCRIPT, "stop", signal.unwrap_or("")]).arg(pid_file);
-    let output = shell.stdin(Stdio::null()).output().await.context("cannot run sh")?;
+    shell
+        .args(["-c", STOP_SCRIPT, "stop", signal.unwrap_or("")])
+        .arg(pid_file);
+    let output = shell
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .context("cannot run sh")?;
     if !output.status.success() {
-        bail!("cannot stop {}: {}", pid_file.display(), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "cannot stop {}: {}",
+            pid_file.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }

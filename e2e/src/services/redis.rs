@@ -26,7 +26,16 @@ pub(super) fn prepare(program: PathBuf, scratch: &Path, port: u16) -> Result<Lau
     let port_text = port.to_string();
     let databases = DATABASES.to_string();
     // A save point that is never reached: with none at all Redis would not save on SIGTERM either.
-    let arguments = ["--bind", "127.0.0.1", "--port", &port_text, "--databases", &databases, "--save", "86400 1000000000"];
+    let arguments = [
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        &port_text,
+        "--databases",
+        &databases,
+        "--save",
+        "86400 1000000000",
+    ];
     let launch = Launch {
         name: "redis",
         address: format!("127.0.0.1:{port}"),
@@ -47,7 +56,13 @@ pub(super) fn prepare(program: PathBuf, scratch: &Path, port: u16) -> Result<Lau
 pub(super) async fn probe(url: &str) -> Result<String> {
     let client = redis::Client::open(url).with_context(|| format!("{url} is not the URL of a Redis"))?;
     let mut connection = client.get_multiplexed_async_connection().await?;
-    let about: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
-    let version = about.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
+    let about: String = redis::cmd("INFO")
+        .arg("server")
+        .query_async(&mut connection)
+        .await?;
+    let version = about
+        .lines()
+        .find_map(|line| line.strip_prefix("redis_version:"))
+        .unwrap_or_default();
     Ok(version.split('.').next().unwrap_or_default().to_owned())
 }

@@ -38,9 +38,15 @@ impl Scratch {
         };
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         if fs::read_dir(&folder)?.next().is_some() {
-            bail!("{} is not empty; name another folder, or `services down` if services run there", folder.display());
+            bail!(
+                "{} is not empty; name another folder, or `services down` if services run there",
+                folder.display()
+            );
         }
-        fs::write(folder.join(MARKER), "made by StreamStage's local services, which remove it\n")?;
+        fs::write(
+            folder.join(MARKER),
+            "made by StreamStage's local services, which remove it\n",
+        )?;
         // PostgreSQL runs as another user when the caller is root, and has to enter.
         fs::set_permissions(&folder, Permissions::from_mode(0o711))?;
         let watchdog = Some(watch(&folder, Stdio::piped())?);
@@ -62,7 +68,9 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let Some(mut watchdog) = self.watchdog.take() else { return };
+        let Some(mut watchdog) = self.watchdog.take() else {
+            return;
+        };
         drop(watchdog.stdin.take());
         let ended = watchdog.wait();
         if !ended.is_ok_and(|status| status.success()) && self.folder.exists() {
@@ -83,20 +91,30 @@ pub fn remove(folder: &Path) -> Result<Vec<Recorded>> {
         return Ok(Vec::new());
     }
     if !folder.join(MARKER).exists() {
-        bail!("{} was not made by the services (no file {MARKER} in it); left as it is", folder.display());
+        bail!(
+            "{} was not made by the services (no file {MARKER} in it); left as it is",
+            folder.display()
+        );
     }
     let mut running = process::recorded(&folder)?;
     running.retain(Recorded::runs);
     let output = watch(&folder, Stdio::null())?.wait_with_output()?;
     if !output.status.success() {
-        bail!("cannot stop the services in {}: {}", folder.display(), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "cannot stop the services in {}: {}",
+            folder.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(running)
 }
 
 fn watch(folder: &Path, stdin: Stdio) -> Result<Child> {
     let mut shell = Command::new("sh");
-    shell.args(["-c", STOP_SCRIPT, "watch"]).arg(folder).process_group(0);
+    shell
+        .args(["-c", STOP_SCRIPT, "watch"])
+        .arg(folder)
+        .process_group(0);
     shell.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::piped());
     shell.spawn().context("cannot run sh")
 }

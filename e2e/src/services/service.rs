@@ -59,13 +59,27 @@ impl Service {
         let asked = tokio::time::timeout(Duration::from_secs(10), endpoint.probe()).await;
         let version = asked.context("no answer within 10 s").flatten();
         let version = version.with_context(|| format!("{} does not answer", endpoint.as_str()))?;
-        Ok(Self { endpoint, version, launch: None, child: None })
+        Ok(Self {
+            endpoint,
+            version,
+            launch: None,
+            child: None,
+        })
     }
 
     /// A service that `start` will start.
     pub(super) fn local(endpoint: Endpoint, launch: Launch) -> Self {
-        let version = if matches!(endpoint, Endpoint::Kafka(_)) { kafka::VERSION } else { "" };
-        Self { endpoint, version: version.to_owned(), launch: Some(launch), child: None }
+        let version = if matches!(endpoint, Endpoint::Kafka(_)) {
+            kafka::VERSION
+        } else {
+            ""
+        };
+        Self {
+            endpoint,
+            version: version.to_owned(),
+            launch: Some(launch),
+            child: None,
+        }
     }
 
     /// Where it answers.
@@ -155,13 +169,24 @@ impl Service {
     }
 
     fn launch(&self) -> Result<&Launch> {
-        let named = || format!("{} was not started here: start and stop it yourself", self.endpoint.as_str());
+        let named = || {
+            format!(
+                "{} was not started here: start and stop it yourself",
+                self.endpoint.as_str()
+            )
+        };
         self.launch.as_ref().with_context(named)
     }
 
     fn failed(&self, ended: Option<std::process::ExitStatus>, refused: &anyhow::Error) -> anyhow::Error {
-        let (name, log) = self.launch.as_ref().map_or(("", String::new()), |launch| (launch.name, launch.log_tail()));
-        let how = ended.map_or_else(|| format!("does not answer: {refused:#}"), |status| format!("ended: {status}"));
+        let (name, log) = self
+            .launch
+            .as_ref()
+            .map_or(("", String::new()), |launch| (launch.name, launch.log_tail()));
+        let how = ended.map_or_else(
+            || format!("does not answer: {refused:#}"),
+            |status| format!("ended: {status}"),
+        );
         anyhow::anyhow!("{name} {how}\nthe end of its log:\n{log}")
     }
 }

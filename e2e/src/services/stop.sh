@@ -48,6 +48,13 @@ stop) stop "$@" ;;
 watch)
   trap '' HUP INT TERM
   cat >/dev/null
-  stop '' "$1"/*.pid && rm -rf "$1"
+  stop '' "$1"/*.pid || exit 1
+  # What an owner killed in the middle of its preparations was running may still be writing for a moment.
+  left=200
+  until rm -rf "$1" 2>/dev/null; do
+    [ "$left" -eq 0 ] && exit 1
+    left=$((left - 1))
+    sleep 0.05
+  done
   ;;
 esac

@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_types, reason = "edge: changes the schemas of the warehouse")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: changes the schemas of the warehouse"
+)]
 //! `worker migrate`: the schemas in every warehouse that the file names.
 
 use anyhow::Context as _;
@@ -38,8 +41,15 @@ pub async fn migrate(flags: Migrate) -> anyhow::Result<()> {
             continue;
         }
         let applied = apply(connect::postgres(&stage, &secrets)?).await;
-        let applied = applied.with_context(|| format!("cannot migrate {}:{}/{}", place.0, place.1, place.2))?;
-        tracing::info!(host = place.0, port = place.1, database = place.2, applied, "schemas are up to date");
+        let applied =
+            applied.with_context(|| format!("cannot migrate {}:{}/{}", place.0, place.1, place.2))?;
+        tracing::info!(
+            host = place.0,
+            port = place.1,
+            database = place.2,
+            applied,
+            "schemas are up to date"
+        );
         done.push(place);
     }
     Ok(())
@@ -59,10 +69,16 @@ async fn apply(options: PgConnectOptions) -> Result<i64, MigrateError> {
 }
 
 async fn count(connection: &mut PgConnection) -> Result<i64, MigrateError> {
-    let noted: Option<String> =
-        sqlx::query_scalar("SELECT to_regclass($1)::text").bind(TABLE).fetch_one(&mut *connection).await?;
+    let noted: Option<String> = sqlx::query_scalar("SELECT to_regclass($1)::text")
+        .bind(TABLE)
+        .fetch_one(&mut *connection)
+        .await?;
     if noted.is_none() {
         return Ok(0);
     }
-    Ok(sqlx::query_scalar("SELECT count(*) FROM streamstage._sqlx_migrations").fetch_one(connection).await?)
+    Ok(
+        sqlx::query_scalar("SELECT count(*) FROM streamstage._sqlx_migrations")
+            .fetch_one(connection)
+            .await?,
+    )
 }

@@ -1,4 +1,8 @@
-#![expect(clippy::disallowed_types, clippy::print_stdout, reason = "edge: moves dead letters back, and prints how many")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::print_stdout,
+    reason = "edge: moves dead letters back, and prints how many"
+)]
 //! `worker redrive`: dead letters go back to where they came from, after a repair.
 //!
 //! A record that could not be read goes back to the source topic as it came. An order that only lacked an entry of
@@ -65,7 +69,9 @@ async fn redrive_stage(stage: &StreamStage, secrets: &Secrets, code: Option<Code
     let warehouse = stage::warehouse(stage, secrets)?;
     let publisher = stage::publisher(stage, secrets)?;
     // A record that fails again while this runs is not taken again.
-    let begun: String = sqlx::query_scalar("SELECT now()::text").fetch_one(warehouse.pool()).await?;
+    let begun: String = sqlx::query_scalar("SELECT now()::text")
+        .fetch_one(warehouse.pool())
+        .await?;
     let mut moved = 0;
     loop {
         let mut transaction = warehouse.begin().await?;
@@ -75,10 +81,13 @@ async fn redrive_stage(stage: &StreamStage, secrets: &Secrets, code: Option<Code
         }
         mark(&mut transaction, &origin, &letters).await?;
         moved += letters.len();
-        let (waiting, sent): (Vec<Letter>, Vec<Letter>) = letters.into_iter().partition(|letter| letter.waited);
+        let (waiting, sent): (Vec<Letter>, Vec<Letter>) =
+            letters.into_iter().partition(|letter| letter.waited);
         let waiting: Vec<Record> = waiting.into_iter().map(|letter| letter.record).collect();
         pending::wait_again(&mut transaction, &origin, &rules, &waiting).await?;
-        publisher.send_back(sent.iter().map(|letter| &letter.record)).await?;
+        publisher
+            .send_back(sent.iter().map(|letter| &letter.record))
+            .await?;
         transaction.commit().await?;
     }
 }
@@ -96,22 +105,38 @@ async fn take(
     code: Option<Code>,
     begun: &str,
 ) -> anyhow::Result<Vec<Letter>> {
-    let query = sqlx::query(TAKE).bind(&origin.consumer_group).bind(&origin.topic).bind(code.map(|code| code.to_string())).bind(begun).bind(AT_ONCE);
+    let query = sqlx::query(TAKE)
+        .bind(&origin.consumer_group)
+        .bind(&origin.topic)
+        .bind(code.map(|code| code.to_string()))
+        .bind(begun)
+        .bind(AT_ONCE);
     let rows = query.fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             let mut record = stored_record(row)?;
             let attempts: i32 = row.try_get("attempts")?;
-            record.headers.push(Header::text(ATTEMPTS_HEADER, &attempts.to_string()));
+            record
+                .headers
+                .push(Header::text(ATTEMPTS_HEADER, &attempts.to_string()));
             let code: String = row.try_get("code")?;
-            Ok(Letter { record, waited: code == Code::DictionaryMissing.to_string() })
+            Ok(Letter {
+                record,
+                waited: code == Code::DictionaryMissing.to_string(),
+            })
         })
         .collect()
 }
 
 async fn mark(connection: &mut PgConnection, origin: &Origin, letters: &[Letter]) -> Result<(), sqlx::Error> {
-    let (partitions, offsets): (Vec<i32>, Vec<i64>) =
-        letters.iter().map(|letter| (letter.record.partition, letter.record.offset)).unzip();
-    let query = sqlx::query(MARK).bind(&origin.consumer_group).bind(&origin.topic).bind(partitions).bind(offsets);
+    let (partitions, offsets): (Vec<i32>, Vec<i64>) = letters
+        .iter()
+        .map(|letter| (letter.record.partition, letter.record.offset))
+        .unzip();
+    let query = sqlx::query(MARK)
+        .bind(&origin.consumer_group)
+        .bind(&origin.topic)
+        .bind(partitions)
+        .bind(offsets);
     query.execute(connection).await.map(drop)
 }

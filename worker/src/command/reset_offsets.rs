@@ -1,4 +1,8 @@
-#![expect(clippy::disallowed_types, clippy::print_stdout, reason = "edge: moves positions, and prints from where to where")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::print_stdout,
+    reason = "edge: moves positions, and prints from where to where"
+)]
 //! `worker reset-offsets`: the explicit instruction that a stage waits for when its position is not in the log.
 
 use std::collections::BTreeMap;
@@ -75,7 +79,9 @@ async fn reset_stage(stage: &StreamStage, secrets: &Secrets, flags: &ResetOffset
     let stored = warehouse.positions(&partitions).await?;
     let mut moved = BTreeMap::new();
     for (partition, bounds) in logs {
-        let Some(&position) = stored.get(&partition) else { continue };
+        let Some(&position) = stored.get(&partition) else {
+            continue;
+        };
         if flags.all || !bounds.hold(position) {
             let to = flags.to.of(bounds);
             println!("{}: partition {partition}: {position} -> {to}", stage.name());
@@ -96,7 +102,11 @@ async fn logs(stage: &StreamStage, secrets: &Secrets) -> anyhow::Result<BTreeMap
     let read = tokio::task::spawn_blocking(move || -> anyhow::Result<BTreeMap<i32, Bounds>> {
         let client: BaseConsumer = config.create()?;
         let metadata = client.fetch_metadata(Some(&topic), PATIENCE)?;
-        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id());
+        let partitions = metadata
+            .topics()
+            .iter()
+            .flat_map(rdkafka::metadata::MetadataTopic::partitions)
+            .map(rdkafka::metadata::MetadataPartition::id);
         partitions
             .map(|partition| {
                 let (start, end) = client.fetch_watermarks(&topic, partition, PATIENCE)?;

@@ -24,7 +24,12 @@ pub struct Run {
     #[command(flatten)]
     pub documents: Documents,
     /// Address of /livez, /readyz and /metrics; port 0 takes any free one
-    #[arg(long, env = "STREAMSTAGE_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(
+        long,
+        env = "STREAMSTAGE_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080"
+    )]
     pub listen: SocketAddr,
 }
 
@@ -37,16 +42,24 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let mut shown = Shown { stages: Vec::new(), registry: Arc::new(registry) };
+    let mut shown = Shown {
+        stages: Vec::new(),
+        registry: Arc::new(registry),
+    };
     let mut running = JoinSet::new();
     for stage in stages {
         let health = Arc::new(Health::new(stage.name()));
         shown.stages.push(Arc::clone(&health));
         let secrets = Secrets::in_folder(&run.documents.secrets_dir);
-        let around = Surroundings { secrets, health, metrics: metrics.clone(), stop: stop.clone() };
+        let around = Surroundings {
+            secrets,
+            health,
+            metrics: metrics.clone(),
+            stop: stop.clone(),
+        };
         running.spawn(async move {
             tracing::info!(stage = stage.name(), layer = ?stage.spec.layer, "stage starts");
-            let ended = stage::run(&stage, around).await;
+            let ended = Box::pin(stage::run(&stage, around)).await;
             ended.with_context(|| format!("stage {} cannot go on", stage.name()))
         });
     }
@@ -60,12 +73,15 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
         outcome = outcome.and(ended.context("a stage ended unexpectedly").flatten());
     }
     stop.cancel();
-    serving.await?.with_context(|| format!("cannot serve on {}; see --listen", run.listen))?;
+    serving
+        .await?
+        .with_context(|| format!("cannot serve on {}; see --listen", run.listen))?;
     outcome
 }
 
 async fn stop_on_signal(stop: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return tracing::error!("cannot listen to signals");
     };

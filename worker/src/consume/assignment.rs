@@ -1,10 +1,11 @@
-#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "edge: answers the group's rebalances")]
+#![expect(clippy::disallowed_types, reason = "edge: answers the group's rebalances")]
 //! What happens when the group assigns and revokes partitions.
 //!
 //! Assigned: each partition starts where PostgreSQL says, never where Kafka does. Revoked: the batches in flight
 //! are waited for, so that the next owner finds the position where this one left it.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,15 +31,15 @@ pub trait Starts: Send + Sync {
     ///
     /// # Errors
     /// See [`StartError`].
-    fn starts(
-        &self,
-        logs: BTreeMap<i32, Log>,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<BTreeMap<i32, i64>, StartError>> + Send + '_>>;
+    fn starts(&self, logs: BTreeMap<i32, Log>) -> Starting<'_>;
 
     /// The instant that a partition without a position starts from, in milliseconds since the Unix epoch, when
     /// that is what `startFrom` says.
     fn start_time(&self) -> Option<i64>;
 }
+
+/// The positions to come, by partition.
+pub type Starting<'s> = Pin<Box<dyn Future<Output = Result<BTreeMap<i32, i64>, StartError>> + Send + 's>>;
 
 /// What Kafka knows of a partition.
 #[derive(Clone, Copy, Debug)]
@@ -141,10 +142,19 @@ impl Assignment {
                 // The mirror may be behind, when the last owner did not live to bring it up to date.
                 let mirrored = kafka.commit(partitions, rdkafka::consumer::CommitMode::Async);
                 mirrored.unwrap_or_else(|error| tracing::debug!(%error, "offsets not mirrored"));
-                self.health.assigned(kafka.assignment().map_or(0, |all| all.count()));
-                self.note(Ok(starts.into_iter().map(|(partition, offset)| Change { partition, start: Some(offset) }).collect()));
+                self.health
+                    .assigned(kafka.assignment().map_or(0, |all| all.count()));
+                self.note(Ok(starts
+                    .into_iter()
+                    .map(|(partition, offset)| Change {
+                        partition,
+                        start: Some(offset),
+                    })
+                    .collect()));
             }
-            Err(error) => self.health.trouble(Service::Source, &format!("cannot assign: {error}")),
+            Err(error) => self
+                .health
+                .trouble(Service::Source, &format!("cannot assign: {error}")),
         }
     }
 
@@ -153,27 +163,45 @@ impl Assignment {
         kafka: &BaseConsumer<Self>,
         partitions: &TopicPartitionList,
     ) -> Result<BTreeMap<i32, i64>, StartError> {
-        let offset = |list: &TopicPartitionList, partition| match list.find_partition(&self.topic, partition)?.offset() {
+        let offset = |list: &TopicPartitionList, partition| match list
+            .find_partition(&self.topic, partition)?
+            .offset()
+        {
             Offset::Offset(offset) => Some(offset),
             _ => None,
         };
-        let numbers: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
+        let numbers: Vec<i32> = partitions
+            .elements()
+            .iter()
+            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+            .collect();
         let committed = kafka.committed_offsets(partitions.clone(), CALL)?;
-        let by_time = self.starts.start_time().map(|time| self.by_time(kafka, &numbers, time)).transpose()?;
+        let by_time = self
+            .starts
+            .start_time()
+            .map(|time| self.by_time(kafka, &numbers, time))
+            .transpose()?;
         let mut logs = BTreeMap::new();
         for partition in numbers {
             let (start, end) = kafka.fetch_watermarks(&self.topic, partition, CALL)?;
             let log = Log {
                 bounds: Bounds { start, end },
                 committed: offset(&committed, partition),
-                at_start_time: by_time.as_ref().map(|list| offset(list, partition).unwrap_or(end)),
+                at_start_time: by_time
+                    .as_ref()
+                    .map(|list| offset(list, partition).unwrap_or(end)),
             };
             logs.insert(partition, log);
         }
         self.runtime.block_on(self.starts.starts(logs))
     }
 
-    fn by_time(&self, kafka: &BaseConsumer<Self>, partitions: &[i32], time: i64) -> Result<TopicPartitionList, KafkaError> {
+    fn by_time(
+        &self,
+        kafka: &BaseConsumer<Self>,
+        partitions: &[i32],
+        time: i64,
+    ) -> Result<TopicPartitionList, KafkaError> {
         let mut times = TopicPartitionList::new();
         for &partition in partitions {
             times.add_partition_offset(&self.topic, partition, Offset::Offset(time))?;
@@ -184,26 +212,45 @@ impl Assignment {
     /// Gives partitions up once their batches are settled.
     fn revoke(&self, kafka: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         if !self.in_flight.wait() {
-            tracing::warn!("batches are still in flight; their partitions are given up, their transactions will find the position moved");
+            tracing::warn!(
+                "batches are still in flight; their partitions are given up, their transactions will find the position moved"
+            );
         }
         if let Err(error) = kafka.incremental_unassign(partitions) {
             tracing::warn!(%error, "partitions not given up; leaving the group will do it");
         }
-        let revoked: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
+        let revoked: Vec<i32> = partitions
+            .elements()
+            .iter()
+            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+            .collect();
         tracing::info!(topic = self.topic, partitions = ?revoked, "partitions revoked");
-        self.health.assigned(kafka.assignment().map_or(0, |all| all.count()));
-        self.note(Ok(revoked.into_iter().map(|partition| Change { partition, start: None }).collect()));
+        self.health
+            .assigned(kafka.assignment().map_or(0, |all| all.count()));
+        self.note(Ok(revoked
+            .into_iter()
+            .map(|partition| Change {
+                partition,
+                start: None,
+            })
+            .collect()));
     }
 }
 
 impl ClientContext for Assignment {
     fn error(&self, error: KafkaError, reason: &str) {
-        self.health.trouble(Service::Source, &format!("{error}: {reason}"));
+        self.health
+            .trouble(Service::Source, &format!("{error}: {reason}"));
     }
 }
 
 impl ConsumerContext for Assignment {
-    fn rebalance(&self, kafka: &BaseConsumer<Self>, cause: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+    fn rebalance(
+        &self,
+        kafka: &BaseConsumer<Self>,
+        cause: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
         match cause {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(kafka, partitions),
             _ => self.revoke(kafka, partitions),

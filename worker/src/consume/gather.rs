@@ -26,7 +26,7 @@ pub struct Limits {
 
 /// The batch that is being gathered, and the position of every assigned partition.
 #[derive(Debug)]
-pub struct Gather {
+pub(super) struct Gather {
     limits: Limits,
     next: BTreeMap<i32, i64>,
     spans: Spans,
@@ -38,18 +38,25 @@ pub struct Gather {
 impl Gather {
     /// Nothing gathered, nothing assigned.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, next: BTreeMap::new(), spans: Spans::new(), records: Vec::new(), bytes: 0, since: None }
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            next: BTreeMap::new(),
+            spans: Spans::new(),
+            records: Vec::new(),
+            bytes: 0,
+            since: None,
+        }
     }
 
     /// Reads the partition from this offset on; what was gathered of it is dropped.
-    pub fn start(&mut self, partition: i32, offset: i64) {
+    pub(super) fn start(&mut self, partition: i32, offset: i64) {
         self.forget(partition);
         self.next.insert(partition, offset);
     }
 
     /// Drops what was gathered of the partition, and ignores what still comes of it.
-    pub fn forget(&mut self, partition: i32) {
+    pub(super) fn forget(&mut self, partition: i32) {
         self.next.remove(&partition);
         if self.spans.remove(&partition).is_some() {
             self.records.retain(|record| record.partition != partition);
@@ -58,12 +65,17 @@ impl Gather {
     }
 
     /// Takes a record, unless it is of a partition that is not read, or from before its position.
-    pub fn push(&mut self, record: Record, now: Instant) {
-        let Some(next) = self.next.get_mut(&record.partition) else { return };
+    pub(super) fn push(&mut self, record: Record, now: Instant) {
+        let Some(next) = self.next.get_mut(&record.partition) else {
+            return;
+        };
         if record.offset < *next {
             return;
         }
-        let span = self.spans.entry(record.partition).or_insert(Span { from: *next, to: *next });
+        let span = self.spans.entry(record.partition).or_insert(Span {
+            from: *next,
+            to: *next,
+        });
         span.to = record.offset + 1;
         *next = span.to;
         self.bytes += record.size();
@@ -73,25 +85,33 @@ impl Gather {
 
     /// Whether the batch closes now.
     #[must_use]
-    pub fn is_due(&self, now: Instant) -> bool {
-        let waited = self.since.is_some_and(|since| now.duration_since(since) >= self.limits.wait);
-        !self.spans.is_empty() && (waited || self.records.len() >= self.limits.records || self.bytes >= self.limits.bytes)
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let waited = self
+            .since
+            .is_some_and(|since| now.duration_since(since) >= self.limits.wait);
+        !self.spans.is_empty()
+            && (waited || self.records.len() >= self.limits.records || self.bytes >= self.limits.bytes)
     }
 
     /// How long to wait for the next record.
     #[must_use]
-    pub fn patience(&self, now: Instant) -> Duration {
-        let left = self.since.map(|since| self.limits.wait.saturating_sub(now.duration_since(since)));
+    pub(super) fn patience(&self, now: Instant) -> Duration {
+        let left = self
+            .since
+            .map(|since| self.limits.wait.saturating_sub(now.duration_since(since)));
         left.map_or(PATIENCE, |left| left.min(PATIENCE))
     }
 
     /// The batch as it is, and an empty one in its place.
-    pub fn take(&mut self) -> Batch<Fetched> {
+    pub(super) fn take(&mut self) -> Batch<Fetched> {
         self.bytes = 0;
         self.since = None;
         let next = Vec::with_capacity(self.records.len());
         let records = std::mem::replace(&mut self.records, next);
-        Batch { spans: std::mem::take(&mut self.spans), state: Fetched { records } }
+        Batch {
+            spans: std::mem::take(&mut self.spans),
+            state: Fetched { records },
+        }
     }
 }
 
@@ -99,17 +119,29 @@ impl Gather {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { records: 3, bytes: 100, wait: Duration::from_millis(10) };
+    const LIMITS: Limits = Limits {
+        records: 3,
+        bytes: 100,
+        wait: Duration::from_millis(10),
+    };
 
     fn record(partition: i32, offset: i64, size: usize) -> Record {
-        Record { partition, offset, value: Some(vec![0; size]), ..Record::default() }
+        Record {
+            partition,
+            offset,
+            value: Some(vec![0; size]),
+            ..Record::default()
+        }
     }
 
     fn gather() -> (Gather, Instant) {
         let mut gather = Gather::new(LIMITS);
         gather.start(0, 10);
         gather.start(1, 0);
-        #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin of a test's time")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "any instant will do as the origin of a test's time"
+        )]
         let now = Instant::now();
         (gather, now)
     }
@@ -132,7 +164,7 @@ mod tests {
     #[test]
     fn an_empty_batch_is_never_due() {
         let (gather, now) = gather();
-        assert!(!gather.is_due(now + Duration::from_secs(3600)));
+        assert!(!gather.is_due(now + Duration::from_hours(1)));
     }
 
     #[test]
@@ -155,7 +187,10 @@ mod tests {
         gather.push(record(7, 0, 1), now);
         gather.push(record(0, 5, 1), now);
         let batch = gather.take();
-        assert_eq!(batch.spans, Spans::from([(0, Span { from: 5, to: 6 }), (1, Span { from: 0, to: 1 })]));
+        assert_eq!(
+            batch.spans,
+            Spans::from([(0, Span { from: 5, to: 6 }), (1, Span { from: 0, to: 1 })])
+        );
         assert_eq!(batch.state.records.len(), 2);
     }
 }

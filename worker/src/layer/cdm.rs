@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_types, reason = "edge: the seam through which the layer writes to PostgreSQL")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: the seam through which the layer writes to PostgreSQL"
+)]
 //! CDM: counts each guest's closed orders per dish and per category, and holds the thresholds of the tags.
 //!
 //! The counters follow a ledger of what each order adds; they are never recounted and never incremented
@@ -43,7 +46,11 @@ impl Layer for Cdm {
         Ok(fact)
     }
 
-    async fn write(&self, connection: &mut PgConnection, items: &[&Item<Fact>]) -> Result<Effects, sqlx::Error> {
+    async fn write(
+        &self,
+        connection: &mut PgConnection,
+        items: &[&Item<Fact>],
+    ) -> Result<Effects, sqlx::Error> {
         let facts: Vec<&Fact> = items.iter().map(|item| &item.value).collect();
         write::facts(connection, &facts).await
     }

@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_types, reason = "edge: the seam through which the layer writes to PostgreSQL")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: the seam through which the layer writes to PostgreSQL"
+)]
 //! DDS: holds every version of every order in the Data Vault, and tells the marts its facts.
 //!
 //! Insert-only, and every row is keyed by what it says: what arrives twice, or late, needs no decision here. Each

@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_types, reason = "edge: the seam through which the layer writes to PostgreSQL")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: the seam through which the layer writes to PostgreSQL"
+)]
 //! STG: keeps every message as it came, and enriches it from the dictionary.
 //!
 //! The source of truth. It never changes or drops what a message says, and it publishes each version of an
@@ -20,8 +23,8 @@ use crate::rejection::Rejection;
 
 pub use decode::Order;
 pub use dictionary::Dictionary;
-pub use enrich::{Enriched, Known, Outcome};
 pub(crate) use enrich::serialise;
+pub use enrich::{Enriched, Known, Outcome};
 
 /// The STG layer of one stage.
 pub struct Stg {

@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_types, reason = "edge: finds the record that PostgreSQL refuses")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: finds the record that PostgreSQL refuses"
+)]
 //! Finds the records that PostgreSQL refuses, by halves, and writes all the others.
 //!
 //! Every try stands behind a savepoint. A record whose values are at fault is refused; a record that fails for a
@@ -28,7 +31,8 @@ pub(super) struct Found {
 
 /// Whether the record stands at, or after, the one that its partition is held at.
 pub(super) fn is_held(held: &Held, record: &Record) -> bool {
-    held.get(&record.partition).is_some_and(|(offset, _)| record.offset >= *offset)
+    held.get(&record.partition)
+        .is_some_and(|(offset, _)| record.offset >= *offset)
 }
 
 /// Writes what can be written. The items of a partition stand in the order of their offsets.
@@ -42,17 +46,23 @@ pub(super) async fn write<L: Layer>(
 ) -> Result<Found, sqlx::Error> {
     let mut found = Found::default();
     // Ranges still to try; the leftmost is the last, so that records are met in order.
-    let mut ranges = vec![0..items.len()];
+    let mut ranges = Vec::with_capacity(64);
+    ranges.push(0..items.len());
     while let Some(range) = ranges.pop() {
-        let (places, tried): (Vec<usize>, Vec<&Item<L::Enriched>>) =
-            range.clone().map(|place| (place, items[place])).filter(|(_, item)| !is_held(&found.held, &item.record)).unzip();
+        let (places, tried): (Vec<usize>, Vec<&Item<L::Enriched>>) = range
+            .clone()
+            .map(|place| (place, items[place]))
+            .filter(|(_, item)| !is_held(&found.held, &item.record))
+            .unzip();
         if tried.is_empty() {
             continue;
         }
         sqlx::raw_sql("SAVEPOINT half").execute(&mut *connection).await?;
         let error = match layer.write(connection, &tried).await {
             Ok(effects) => {
-                sqlx::raw_sql("RELEASE SAVEPOINT half").execute(&mut *connection).await?;
+                sqlx::raw_sql("RELEASE SAVEPOINT half")
+                    .execute(&mut *connection)
+                    .await?;
                 found.effects.append(effects, &places);
                 continue;
             }
@@ -62,7 +72,9 @@ pub(super) async fn write<L: Layer>(
         if !matches!(policy, Policy::DeadLetter | Policy::Hold) {
             return Err(error);
         }
-        sqlx::raw_sql("ROLLBACK TO SAVEPOINT half").execute(&mut *connection).await?;
+        sqlx::raw_sql("ROLLBACK TO SAVEPOINT half")
+            .execute(&mut *connection)
+            .await?;
         if let [culprit] = tried[..] {
             blame(&mut found, &culprit.record, policy, &error);
         } else {
@@ -75,12 +87,23 @@ pub(super) async fn write<L: Layer>(
 
 fn blame(found: &mut Found, record: &Record, policy: Policy, error: &sqlx::Error) {
     let database = error.as_database_error();
-    let sqlstate = database.and_then(|error| error.code()).unwrap_or_default();
+    let sqlstate = database
+        .and_then(sqlx::error::DatabaseError::code)
+        .unwrap_or_default();
     if policy == Policy::DeadLetter {
-        let detail = format!("SQLSTATE {sqlstate}: {}", database.map_or("", |error| error.message()));
+        let detail = format!(
+            "SQLSTATE {sqlstate}: {}",
+            database.map_or("", |error| error.message())
+        );
         let rejection = Rejection::new(Code::WarehouseRefused, detail);
-        found.refused.push(Rejected { record: record.clone(), rejection });
+        found.refused.push(Rejected {
+            record: record.clone(),
+            rejection,
+        });
     } else {
-        found.held.insert(record.partition, (record.offset, format!("offset {}: {error}", record.offset)));
+        found.held.insert(
+            record.partition,
+            (record.offset, format!("offset {}: {error}", record.offset)),
+        );
     }
 }

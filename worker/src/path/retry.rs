@@ -46,10 +46,18 @@ pub async fn retry_pending(path: &Path<Stg>, max_wait: Duration) -> Result<usize
     path.publisher.publish(sorted.outputs.iter(), &dead).await?;
     transaction.commit().await?;
 
-    let effects = Effects { publish: (0..sorted.outputs.len()).collect(), ..Effects::default() };
+    let effects = Effects {
+        publish: (0..sorted.outputs.len()).collect(),
+        ..Effects::default()
+    };
     let dead = dead.iter().map(|letter| letter.rejection.code).collect();
-    let published = Published { effects, dead, ..Published::default() };
-    path.metrics.committed(&path.origin.stage, &published, begun.elapsed().as_secs_f64());
+    let published = Published {
+        effects,
+        dead,
+        ..Published::default()
+    };
+    path.metrics
+        .committed(&path.origin.stage, &published, begun.elapsed().as_secs_f64());
     Ok(due)
 }
 
@@ -61,7 +69,10 @@ async fn sort(stg: &Stg, waiting: Vec<Waiting>, max_wait: Duration) -> Result<So
     for one in waiting {
         match stg.decode(&one.record, now) {
             Ok(value) => {
-                items.push(Item { record: one.record.clone(), value });
+                items.push(Item {
+                    record: one.record.clone(),
+                    value,
+                });
                 orders.push(one);
             }
             // It was accepted once: the stage's limits have changed since.
@@ -79,7 +90,11 @@ async fn sort(stg: &Stg, waiting: Vec<Waiting>, max_wait: Duration) -> Result<So
                 sorted.again.push((one.object_id, one.version, missing));
             }
             Ok(Outcome::Missing(missing)) => {
-                let detail = format!("{} unknown to the dictionary for {:.0} s", missing.join(", "), one.waited);
+                let detail = format!(
+                    "{} unknown to the dictionary for {:.0} s",
+                    missing.join(", "),
+                    one.waited
+                );
                 bury(&mut sorted, one, Rejection::new(Code::DictionaryMissing, detail));
             }
             Err(rejection) => bury(&mut sorted, one, rejection),
@@ -92,7 +107,9 @@ async fn sort(stg: &Stg, waiting: Vec<Waiting>, max_wait: Duration) -> Result<So
 fn bury(sorted: &mut Sorted, waiting: Waiting, rejection: Rejection) {
     let mut record = waiting.record;
     record.headers.retain(|header| header.name != ATTEMPTS_HEADER);
-    record.headers.push(Header::text(ATTEMPTS_HEADER, &waiting.attempts.to_string()));
+    record
+        .headers
+        .push(Header::text(ATTEMPTS_HEADER, &waiting.attempts.to_string()));
     sorted.done.push((waiting.object_id, waiting.version));
     sorted.dead.push(Rejected { record, rejection });
 }

@@ -36,7 +36,7 @@ fn current(satellite: &Satellite) -> String {
     let Satellite { name, .. } = satellite;
     let [view, _] = names(satellite);
     let key = key_column(satellite.parent.name());
-    let columns = all_columns(satellite, "");
+    let columns = all_columns(satellite).join(", ");
     format!(
         "\
 CREATE VIEW dds.{view} AS
@@ -55,7 +55,9 @@ fn driven_current(satellite: &Satellite, driving: &DrivingKey) -> String {
     let link = satellite.parent.name();
     let (key, driving_key) = (key_column(link), key_column(driving.hub.name));
     let [newest, _] = names(driving.versions);
-    let columns = all_columns(satellite, "satellite.");
+    let columns = join(&all_columns(satellite), ",\n    ", |column| {
+        format!("satellite.{column}")
+    });
     format!(
         "\
 CREATE VIEW dds.{view} AS
@@ -144,17 +146,12 @@ WHERE is_first;
     )
 }
 
-fn all_columns(satellite: &Satellite, prefix: &str) -> String {
-    let table = Table::of_satellite(satellite);
-    let names = table
+fn all_columns(satellite: &Satellite) -> Vec<String> {
+    let filled = Table::of_satellite(satellite)
         .columns
-        .iter()
-        .map(|column| column.name.as_str())
-        .chain(["load_dt", "load_src"]);
-    names
-        .map(|name| format!("{prefix}{name}"))
-        .collect::<Vec<_>>()
-        .join(", ")
+        .into_iter()
+        .map(|column| column.name);
+    filled.chain(["load_dt", "load_src"].map(str::to_owned)).collect()
 }
 
 fn attributes(satellite: &Satellite) -> String {

@@ -32,7 +32,8 @@ pub(super) fn fact(rules: &Rules, record: &Record, now: i64) -> Result<Fact, Rej
     let mut keys = |pointer: &str, entities: Vec<(String, String)>| {
         let mut keys = Vec::with_capacity(entities.len());
         for (id, name) in entities {
-            let key = Uuid::try_parse(&id).map_err(|_| Rejection::contract(pointer, "not a hub key (a UUID)"))?;
+            let key =
+                Uuid::try_parse(&id).map_err(|_| Rejection::contract(pointer, "not a hub key (a UUID)"))?;
             keys.push(key);
             names.push((key, name));
         }
@@ -41,9 +42,15 @@ pub(super) fn fact(rules: &Rules, record: &Record, now: i64) -> Result<Fact, Rej
         Ok::<_, Rejection>(keys)
     };
     let user = keys("/payload/user/id", vec![(payload.user.id, payload.user.name)])?[0];
-    let named = |entity: crds::contract::FactRef| (entity.id, entity.name);
-    let products = keys("/payload/products", payload.products.into_iter().map(named).collect())?;
-    let categories = keys("/payload/categories", payload.categories.into_iter().map(named).collect())?;
+    let key_and_name = |entity: crds::contract::FactRef| (entity.id, entity.name);
+    let products = keys(
+        "/payload/products",
+        payload.products.into_iter().map(key_and_name).collect(),
+    )?;
+    let categories = keys(
+        "/payload/categories",
+        payload.categories.into_iter().map(key_and_name).collect(),
+    )?;
     let closed = StatusRank::of(&payload.status) == StatusRank::Closed;
     let counted = |keys: Vec<Uuid>| if closed { keys } else { Vec::new() };
     let contribution = Contribution {

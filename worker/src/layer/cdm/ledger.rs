@@ -20,7 +20,7 @@ pub struct Contribution {
 }
 
 /// How counters move, by guest and counted entity; sorted, so that workers lock in one order.
-pub type Deltas = BTreeMap<(Uuid, Uuid), i32>;
+pub(super) type Deltas = BTreeMap<(Uuid, Uuid), i32>;
 
 /// The movements of both marts for one batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,9 +43,10 @@ impl Change {
     }
 
     fn shift(&mut self, contribution: &Contribution, by: i32) {
-        for (deltas, keys) in
-            [(&mut self.products, &contribution.products), (&mut self.categories, &contribution.categories)]
-        {
+        for (deltas, keys) in [
+            (&mut self.products, &contribution.products),
+            (&mut self.categories, &contribution.categories),
+        ] {
             for &key in keys {
                 *deltas.entry((contribution.user, key)).or_default() += by;
             }
@@ -69,7 +70,13 @@ mod tests {
         products.sort_unstable();
         products.dedup();
         let categories = products.clone();
-        Contribution { order_id, version: vec![version], user: Uuid::from_u128(user.into()), products, categories }
+        Contribution {
+            order_id,
+            version: vec![version],
+            user: Uuid::from_u128(user.into()),
+            products,
+            categories,
+        }
     }
 
     /// Counters by the definition: over the newest version of each order.
@@ -82,7 +89,9 @@ mod tests {
             }
         }
         let mut change = Change::default();
-        newest.values().for_each(|fact| change.add(fact));
+        for fact in newest.values() {
+            change.add(fact);
+        }
         change.products
     }
 
@@ -94,7 +103,10 @@ mod tests {
         change.add(&new);
         let [one, two] = [1, 2].map(Uuid::from_u128);
         let [seven, eight] = [7, 8].map(Uuid::from_u128);
-        assert_eq!(change.products, Deltas::from([((seven, one), -1), ((seven, two), -1), ((eight, two), 1)]));
+        assert_eq!(
+            change.products,
+            Deltas::from([((seven, one), -1), ((seven, two), -1), ((eight, two), 1)])
+        );
     }
 
     #[test]

@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_types, reason = "edge: writes the thresholds to PostgreSQL")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: writes the thresholds to PostgreSQL"
+)]
 //! Brings `cdm.category_thresholds` in line with the stage's `tags`, when a worker starts.
 
 use crds::stage::TagRule;
@@ -31,11 +34,26 @@ ON CONFLICT (category, threshold) DO UPDATE SET tag = excluded.tag";
 pub async fn install(pool: &PgPool, rules: &[TagRule]) -> Result<(), sqlx::Error> {
     let categories: Vec<_> = rules.iter().map(|rule| normalise(&rule.category)).collect();
     let categories: Vec<&str> = categories.iter().map(AsRef::as_ref).collect();
-    let thresholds: Vec<i32> = rules.iter().map(|rule| i32::try_from(rule.threshold).unwrap_or(i32::MAX)).collect();
+    let thresholds: Vec<i32> = rules
+        .iter()
+        .map(|rule| i32::try_from(rule.threshold).unwrap_or(i32::MAX))
+        .collect();
     let tags: Vec<Option<&str>> = rules.iter().map(|rule| rule.tag.as_deref()).collect();
     let mut transaction = pool.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *transaction).await?;
-    sqlx::query(DELETE).bind(&categories).bind(&thresholds).execute(&mut *transaction).await?;
-    sqlx::query(UPSERT).bind(&categories).bind(&thresholds).bind(&tags).execute(&mut *transaction).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(LOCK)
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query(DELETE)
+        .bind(&categories)
+        .bind(&thresholds)
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query(UPSERT)
+        .bind(&categories)
+        .bind(&thresholds)
+        .bind(&tags)
+        .execute(&mut *transaction)
+        .await?;
     transaction.commit().await
 }

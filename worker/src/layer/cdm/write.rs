@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_types, reason = "edge: writes the ledger, the counters and the names to PostgreSQL")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: writes the ledger, the counters and the names to PostgreSQL"
+)]
 //! Writes a batch of facts: the ledger first, which locks the orders, then what the counters owe to it.
 
 use std::collections::{BTreeMap, HashMap};
@@ -59,7 +62,11 @@ pub(super) async fn facts(connection: &mut PgConnection, facts: &[&Fact]) -> Res
     count(connection, "product", &change.products).await?;
     count(connection, "category", &change.categories).await?;
     names(connection, facts).await?;
-    Ok(Effects { stored, duplicate: facts.len() - stored, ..Effects::default() })
+    Ok(Effects {
+        stored,
+        duplicate: facts.len() - stored,
+        ..Effects::default()
+    })
 }
 
 /// Of several versions of one order in a batch, only the newest can count.
@@ -140,10 +147,25 @@ fn bind<'q>(
     };
     sqlx::query(statement)
         .bind(contributions.iter().map(|one| one.order_id).collect::<Vec<_>>())
-        .bind(contributions.iter().map(|one| one.version.as_slice()).collect::<Vec<_>>())
+        .bind(
+            contributions
+                .iter()
+                .map(|one| one.version.as_slice())
+                .collect::<Vec<_>>(),
+        )
         .bind(contributions.iter().map(|one| one.user).collect::<Vec<_>>())
-        .bind(contributions.iter().map(|one| array(&one.products)).collect::<Vec<_>>())
-        .bind(contributions.iter().map(|one| array(&one.categories)).collect::<Vec<_>>())
+        .bind(
+            contributions
+                .iter()
+                .map(|one| array(&one.products))
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            contributions
+                .iter()
+                .map(|one| array(&one.categories))
+                .collect::<Vec<_>>(),
+        )
 }
 
 /// Moves the counters of one mart; a counter that reaches 0 is deleted, one that is not there begins.
@@ -177,7 +199,10 @@ async fn count(connection: &mut PgConnection, entity: &str, deltas: &Deltas) -> 
         ON CONFLICT (user_id, {entity}_id) DO UPDATE SET order_cnt = count.order_cnt + excluded.order_cnt"
     );
     let id = |(user, key): &(Uuid, Uuid)| {
-        hash_key(&format!("user_{entity}"), &[user.to_string().as_str(), key.to_string().as_str()])
+        hash_key(
+            &format!("user_{entity}"),
+            &[user.to_string().as_str(), key.to_string().as_str()],
+        )
     };
     sqlx::query(AssertSqlSafe(statement))
         .bind(deltas.keys().map(id).collect::<Vec<_>>())

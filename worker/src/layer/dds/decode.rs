@@ -22,7 +22,11 @@ impl Order {
     /// When the order changed last, as the message says it; a producer that does not know takes the order's date.
     #[must_use]
     pub fn update_ts(&self) -> &str {
-        self.message.payload.update_ts.as_deref().unwrap_or(&self.message.payload.date)
+        self.message
+            .payload
+            .update_ts
+            .as_deref()
+            .unwrap_or(&self.message.payload.date)
     }
 }
 
@@ -38,7 +42,10 @@ pub(super) fn order(rules: &Rules, record: &Record, now: i64) -> Result<Order, R
     decode::few_enough("/payload/products", payload.products.len())?;
     for (index, line) in payload.products.iter().enumerate() {
         decode::amount(format_args!("/payload/products/{index}/price"), &line.price)?;
-        decode::not_negative(format_args!("/payload/products/{index}/quantity"), line.quantity.into())?;
+        decode::not_negative(
+            format_args!("/payload/products/{index}/quantity"),
+            line.quantity.into(),
+        )?;
     }
     let date = rules.timestamp("/payload/date", &payload.date)?;
     let digest = decode::source_digest(record, text)?;
@@ -47,5 +54,9 @@ pub(super) fn order(rules: &Rules, record: &Record, now: i64) -> Result<Order, R
         None => rules.update_ts("/payload/date", &payload.date, now)?,
     };
     let version = Version::new(update_ts, &payload.status, digest);
-    Ok(Order { date, version, message })
+    Ok(Order {
+        message,
+        date,
+        version,
+    })
 }

@@ -21,13 +21,20 @@ pub(super) fn of(order: &Order, limit: usize) -> Result<Output, Rejection> {
         name: name.to_owned(),
     };
     let mut seen = HashSet::new();
-    let products = payload.products.iter().map(|line| reference("h_product", &line.id, &line.name));
+    let products = payload
+        .products
+        .iter()
+        .map(|line| reference("h_product", &line.id, &line.name));
     // A dish that stands on two lines is one dish, and its first line names it.
-    let products = products.filter(|product| seen.insert(product.id.clone())).collect();
+    let products = products
+        .filter(|product| seen.insert(product.id.clone()))
+        .collect();
     let mut seen = HashSet::new();
     let categories = payload.products.iter().map(|line| normalise(&line.category));
     let categories = categories.filter(|category| seen.insert(category.clone()));
-    let categories = categories.map(|category| reference("h_category", &category, &category)).collect();
+    let categories = categories
+        .map(|category| reference("h_category", &category, &category))
+        .collect();
     let fact = OrderFact {
         object_id: order.message.object_id,
         object_type: order.message.object_type.clone(),

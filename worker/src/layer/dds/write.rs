@@ -34,7 +34,11 @@ pub(super) async fn orders(
         };
     }
     query.execute(connection).await?;
-    Ok(Effects { publish: (0..items.len()).collect(), stored: items.len(), ..Effects::default() })
+    Ok(Effects {
+        publish: (0..items.len()).collect(),
+        stored: items.len(),
+        ..Effects::default()
+    })
 }
 
 fn vault_order(item: &Item<OrderWithFact>) -> VaultOrder<'_> {

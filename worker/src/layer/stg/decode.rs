@@ -30,7 +30,10 @@ pub(super) fn order(rules: &Rules, record: &Record, now: i64) -> Result<Order, R
     decode::few_enough("/payload/order_items", payload.order_items.len())?;
     for (index, line) in payload.order_items.iter().enumerate() {
         decode::amount(format_args!("/payload/order_items/{index}/price"), &line.price)?;
-        decode::not_negative(format_args!("/payload/order_items/{index}/quantity"), line.quantity.into())?;
+        decode::not_negative(
+            format_args!("/payload/order_items/{index}/quantity"),
+            line.quantity.into(),
+        )?;
     }
     rules.timestamp("/payload/date", &payload.date)?;
     let sent = rules.timestamp("/sent_dttm", &event.sent_dttm)?;

@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_types, reason = "edge: reads guests and restaurants from Redis")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: reads guests and restaurants from Redis"
+)]
 //! The dictionary: guests, restaurants and their menus, by id.
 //!
 //! One MGET a batch, for the ids that the cache of parsed entries lacks. What is missing is never cached, and an
@@ -17,7 +20,7 @@ use crate::layer::stg::decode::Order;
 use crate::layer::stg::enrich::{Guest, Known, Restaurant};
 
 /// How long a parsed entry is used before it is read again.
-const CACHED_FOR: Duration = Duration::from_secs(60);
+const CACHED_FOR: Duration = Duration::from_mins(1);
 /// Entries kept: about 10 MB of guests and 20 MB of menus at the most.
 const CACHED_GUESTS: u64 = 50_000;
 const CACHED_RESTAURANTS: u64 = 2_000;
@@ -35,16 +38,26 @@ impl Dictionary {
     #[must_use]
     pub fn new(redis: ConnectionManager) -> Self {
         fn cache<V: Clone + Send + Sync + 'static>(entries: u64) -> Cache<String, V> {
-            Cache::builder().max_capacity(entries).time_to_live(CACHED_FOR).build()
+            Cache::builder()
+                .max_capacity(entries)
+                .time_to_live(CACHED_FOR)
+                .build()
         }
-        Self { redis, guests: cache(CACHED_GUESTS), restaurants: cache(CACHED_RESTAURANTS) }
+        Self {
+            redis,
+            guests: cache(CACHED_GUESTS),
+            restaurants: cache(CACHED_RESTAURANTS),
+        }
     }
 
     /// Everything that the dictionary knows of what these orders need, in one round trip at most.
     ///
     /// # Errors
     /// When Redis does not answer; an entry that is missing, or that is not what it should be, is no error.
-    pub async fn lookup(&self, orders: impl Iterator<Item = &Order> + Send) -> Result<Known, DictionaryError> {
+    pub async fn lookup(
+        &self,
+        orders: impl Iterator<Item = &Order> + Send,
+    ) -> Result<Known, DictionaryError> {
         let mut known = Known::default();
         let (mut guests, mut restaurants) = (HashSet::new(), HashSet::new());
         for order in orders {
@@ -53,7 +66,12 @@ impl Dictionary {
             let dishes = payload.order_items.iter().map(|line| &line.id);
             self.recall_restaurant(&payload.restaurant.id, dishes, &mut known, &mut restaurants);
         }
-        self.fetch(guests.into_iter().collect(), restaurants.into_iter().collect(), &mut known).await?;
+        self.fetch(
+            guests.into_iter().collect(),
+            restaurants.into_iter().collect(),
+            &mut known,
+        )
+        .await?;
         Ok(known)
     }
 
@@ -79,7 +97,11 @@ impl Dictionary {
         if wanted.contains(id) {
             return;
         }
-        let restaurant = known.restaurants.get(id).cloned().or_else(|| self.restaurants.get(id));
+        let restaurant = known
+            .restaurants
+            .get(id)
+            .cloned()
+            .or_else(|| self.restaurants.get(id));
         match restaurant {
             Some(restaurant) if dishes.all(|dish| restaurant.categories.contains_key(dish)) => {
                 known.restaurants.entry(id.clone()).or_insert(restaurant);
@@ -125,6 +147,14 @@ impl Dictionary {
 fn parsed<T: serde::de::DeserializeOwned>(kind: &str, id: &str, entry: Option<Vec<u8>>) -> Option<T> {
     let entry = entry?;
     serde_json::from_slice(&entry)
-        .map_err(|error| tracing::warn!(kind, id, line = error.line(), column = error.column(), "the dictionary's entry is not what it should be; it counts as missing"))
+        .map_err(|error| {
+            tracing::warn!(
+                kind,
+                id,
+                line = error.line(),
+                column = error.column(),
+                "the dictionary's entry is not what it should be; it counts as missing"
+            );
+        })
         .ok()
 }

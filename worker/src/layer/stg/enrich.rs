@@ -70,8 +70,15 @@ impl Known {
         match self.restaurants.get(&payload.restaurant.id) {
             None => missing.push(format!("restaurant {}", payload.restaurant.id)),
             Some(restaurant) => {
-                for line in payload.order_items.iter().filter(|line| !restaurant.categories.contains_key(&line.id)) {
-                    let dish = format!("product {} in the menu of restaurant {}", line.id, payload.restaurant.id);
+                for line in payload
+                    .order_items
+                    .iter()
+                    .filter(|line| !restaurant.categories.contains_key(&line.id))
+                {
+                    let dish = format!(
+                        "product {} in the menu of restaurant {}",
+                        line.id, payload.restaurant.id
+                    );
                     if !missing.contains(&dish) {
                         missing.push(dish);
                     }
@@ -95,7 +102,12 @@ pub(super) fn order(order: Order, known: &Known, max_output_bytes: usize) -> Res
     } else {
         Outcome::Missing(missing)
     };
-    Ok(Enriched { object_id, sent, version, outcome })
+    Ok(Enriched {
+        object_id,
+        sent,
+        version,
+        outcome,
+    })
 }
 
 /// The message for the next topic; every id of the event is known.
@@ -120,8 +132,15 @@ fn output(event: OrderEvent, version: &Version, known: &Known, limit: usize) -> 
             cost: payload.cost,
             payment: payload.payment,
             status: payload.final_status,
-            restaurant: NamedRef { id: payload.restaurant.id, name: restaurant.name.clone() },
-            user: EnrichedUser { id: payload.user.id, name: guest.name.clone(), login: guest.login.clone() },
+            restaurant: NamedRef {
+                id: payload.restaurant.id,
+                name: restaurant.name.clone(),
+            },
+            user: EnrichedUser {
+                id: payload.user.id,
+                name: guest.name.clone(),
+                login: guest.login.clone(),
+            },
             products: products.collect(),
         },
     };
@@ -146,5 +165,9 @@ pub(crate) fn serialise<T: serde::Serialize>(
         let detail = format!("{} bytes, the output topic takes {limit}", payload.len());
         return Err(Rejection::new(Code::OutputTooLarge, detail));
     }
-    Ok(Output { object_id, payload, digest })
+    Ok(Output {
+        object_id,
+        payload,
+        digest,
+    })
 }

@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_types, reason = "edge: keeps the orders that wait for the dictionary in PostgreSQL")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: keeps the orders that wait for the dictionary in PostgreSQL"
+)]
 //! Orders that are stored and not yet published, because the dictionary lacks an id.
 //!
 //! Any worker of the stage may try any of them again: a row is locked for the time of one attempt, and a worker
@@ -6,8 +9,8 @@
 
 use sqlx::{PgConnection, Row as _};
 
-use super::decode::{self, Order};
 use super::Stg;
+use super::decode::{self, Order};
 use crate::dead_letter::{Origin, array, header_name, header_value, stored_record};
 use crate::decode::Rules;
 use crate::record::{Header, Record};
@@ -85,14 +88,36 @@ pub(super) async fn insert(
         .bind(consumer_group)
         .bind(topic)
         .bind(orders.iter().map(|order| order.object_id).collect::<Vec<_>>())
-        .bind(orders.iter().map(|order| order.version.as_bytes()).collect::<Vec<_>>())
-        .bind(orders.iter().map(|order| quoted(order.missing)).collect::<Vec<_>>())
+        .bind(
+            orders
+                .iter()
+                .map(|order| order.version.as_bytes())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            orders
+                .iter()
+                .map(|order| quoted(order.missing))
+                .collect::<Vec<_>>(),
+        )
         .bind(records().map(|record| record.partition).collect::<Vec<_>>())
         .bind(records().map(|record| record.offset).collect::<Vec<_>>())
         .bind(records().map(|record| record.key.as_deref()).collect::<Vec<_>>())
-        .bind(records().map(|record| record.value.as_deref()).collect::<Vec<_>>())
-        .bind(records().map(|record| array(record.headers.iter().map(header_name))).collect::<Vec<_>>())
-        .bind(records().map(|record| array(record.headers.iter().map(header_value))).collect::<Vec<_>>())
+        .bind(
+            records()
+                .map(|record| record.value.as_deref())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            records()
+                .map(|record| array(record.headers.iter().map(header_name)))
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            records()
+                .map(|record| array(record.headers.iter().map(header_value)))
+                .collect::<Vec<_>>(),
+        )
         .bind(records().map(|record| record.timestamp).collect::<Vec<_>>())
         .execute(connection)
         .await?;
@@ -110,9 +135,12 @@ pub async fn wait_again(
     records: &[Record],
 ) -> Result<(), sqlx::Error> {
     // They were accepted when they came: no clock refuses them now.
-    let decoded = records.iter().map(|record| (record, decode::order(rules, record, i64::MAX)));
-    let decoded: Vec<(&Record, Order)> =
-        decoded.filter_map(|(record, order)| order.ok().map(|order| (record, order))).collect();
+    let decoded = records
+        .iter()
+        .map(|record| (record, decode::order(rules, record, i64::MAX)));
+    let decoded: Vec<(&Record, Order)> = decoded
+        .filter_map(|(record, order)| order.ok().map(|order| (record, order)))
+        .collect();
     let lacking = decoded.iter().map(|(record, order)| Lacking {
         record,
         object_id: order.event.object_id,
@@ -128,8 +156,12 @@ pub async fn wait_again(
 /// # Errors
 /// Whatever PostgreSQL refuses.
 pub async fn due(connection: &mut PgConnection, stg: &Stg, limit: i64) -> Result<Vec<Waiting>, sqlx::Error> {
-    let rows =
-        sqlx::query(DUE).bind(&stg.consumer_group).bind(&stg.topic).bind(limit).fetch_all(connection).await?;
+    let rows = sqlx::query(DUE)
+        .bind(&stg.consumer_group)
+        .bind(&stg.topic)
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
     rows.iter()
         .map(|row| {
             Ok(Waiting {
@@ -148,9 +180,15 @@ pub async fn due(connection: &mut PgConnection, stg: &Stg, limit: i64) -> Result
 /// # Errors
 /// Whatever PostgreSQL refuses.
 pub async fn delete(connection: &mut PgConnection, done: &[(i64, Vec<u8>)]) -> Result<(), sqlx::Error> {
-    let (orders, versions): (Vec<i64>, Vec<&[u8]>) =
-        done.iter().map(|(order, version)| (order, version.as_slice())).unzip();
-    sqlx::query(DELETE).bind(orders).bind(versions).execute(connection).await?;
+    let (orders, versions): (Vec<i64>, Vec<&[u8]>) = done
+        .iter()
+        .map(|(order, version)| (order, version.as_slice()))
+        .unzip();
+    sqlx::query(DELETE)
+        .bind(orders)
+        .bind(versions)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -164,8 +202,18 @@ pub async fn postpone(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(POSTPONE)
         .bind(again.iter().map(|(order, ..)| *order).collect::<Vec<_>>())
-        .bind(again.iter().map(|(_, version, _)| version.as_slice()).collect::<Vec<_>>())
-        .bind(again.iter().map(|(.., missing)| quoted(missing)).collect::<Vec<_>>())
+        .bind(
+            again
+                .iter()
+                .map(|(_, version, _)| version.as_slice())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            again
+                .iter()
+                .map(|(.., missing)| quoted(missing))
+                .collect::<Vec<_>>(),
+        )
         .bind(LONGEST_PAUSE)
         .execute(connection)
         .await?;

@@ -8,8 +8,8 @@ use std::collections::HashSet;
 
 use sqlx::{PgConnection, Row as _};
 
-use super::enrich::{Enriched, Outcome};
 use super::Stg;
+use super::enrich::{Enriched, Outcome};
 use super::pending::{self, Lacking};
 use crate::decode::ORDER;
 use crate::layer::Effects;
@@ -90,7 +90,11 @@ pub(super) async fn orders(
 
     let mut unknown = Vec::with_capacity(distinct.len());
     let mut unplaced = Vec::new();
-    for row in Columns::of(items, &distinct).bind(stg, INSERT_UNKNOWN).fetch_all(&mut *connection).await? {
+    for row in Columns::of(items, &distinct)
+        .bind(stg, INSERT_UNKNOWN)
+        .fetch_all(&mut *connection)
+        .await?
+    {
         let place = usize::try_from(row.try_get::<i64, _>("place")? - 1).unwrap_or(usize::MAX);
         unknown.push(distinct[place]);
         if !row.try_get::<bool, _>("stored")? {
@@ -98,7 +102,10 @@ pub(super) async fn orders(
         }
     }
     if !unplaced.is_empty() {
-        Columns::of(items, &unplaced).bind(stg, SUPERSEDE).execute(&mut *connection).await?;
+        Columns::of(items, &unplaced)
+            .bind(stg, SUPERSEDE)
+            .execute(&mut *connection)
+            .await?;
     }
 
     let mut publish = Vec::with_capacity(unknown.len());
@@ -108,13 +115,23 @@ pub(super) async fn orders(
         match &value.outcome {
             Outcome::Ready(_) => publish.push(index),
             Outcome::Missing(missing) => {
-                lacking.push(Lacking { record, object_id: value.object_id, version: &value.version, missing });
+                lacking.push(Lacking {
+                    record,
+                    object_id: value.object_id,
+                    version: &value.version,
+                    missing,
+                });
             }
         }
     }
     pending::insert(connection, &stg.consumer_group, &stg.topic, &lacking).await?;
     let (stored, duplicate) = (publish.len(), items.len() - unknown.len());
-    Ok(Effects { publish, stored, duplicate, pending: lacking.len() })
+    Ok(Effects {
+        publish,
+        stored,
+        duplicate,
+        pending: lacking.len(),
+    })
 }
 
 /// The batch by column, as `unnest` takes it; text goes over as `text[]` and is cast row by row.
@@ -137,7 +154,9 @@ impl<'i> Columns<'i> {
             columns.version.push(item.value.version.as_bytes());
             // Decoding has read this value as text already; an item without one cannot be here.
             let value = item.record.value.as_deref().unwrap_or_default();
-            columns.payload.push(std::str::from_utf8(value).unwrap_or_default());
+            columns
+                .payload
+                .push(std::str::from_utf8(value).unwrap_or_default());
         }
         columns
     }

@@ -1,5 +1,6 @@
 //! The rows of one hub: each business key once, and hashed once.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use uuid::Uuid;
@@ -88,7 +89,7 @@ impl<'a> HubRows<'a> {
 
 fn normal<'a>(value: &Value<'a>) -> Value<'a> {
     match value {
-        Value::Text(std::borrow::Cow::Borrowed(text)) => Value::Text(normalise(text)),
+        Value::Text(Cow::Borrowed(text)) => Value::Text(normalise(text)),
         Value::Text(text) => Value::Text(normalise(text).into_owned().into()),
         other => other.clone(),
     }
