@@ -2,6 +2,8 @@
 //!
 //! [`services`] starts real Kafka, PostgreSQL and Redis as local processes and stops them for certain.
 //! [`orders`] makes the dictionaries and the messages of the source system, good and bad, from a seed.
+//! [`pipeline`] is one isolated pipeline on these services: its topics, its database, its stage file, its workers.
 
 pub mod orders;
+pub mod pipeline;
 pub mod services;

@@ -180,9 +180,11 @@ pub fn consumer(stage: &StreamStage, mut config: ClientConfig) -> ClientConfig {
         .set("fetch.wait.max.ms", "100")
         // What is fetched ahead, and with it the memory of a worker that is behind, stays within a few batches. The
         // brokers count compressed bytes, which are several times as many here.
-        .set("queued.max.messages.kbytes", "4096")
-        .set("fetch.message.max.bytes", "262144")
-        .set("fetch.max.bytes", "1048576");
+        .set("queued.max.messages.kbytes", "2048")
+        .set("fetch.message.max.bytes", "131072")
+        .set("fetch.max.bytes", "1048576")
+        // With a queue this short, the default second of backoff would starve the path.
+        .set("fetch.queue.backoff.ms", "5");
     config
 }
 

@@ -3,7 +3,7 @@
 use clap::Parser as _;
 use worker::command::{Cli, Command, check, migrate, redrive, reset_offsets, run};
 
-#[tokio::main(worker_threads = 2)]
+#[tokio::main(worker_threads = 1)]
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     worker::log::start();

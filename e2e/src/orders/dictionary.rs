@@ -12,11 +12,7 @@ const AT_ONCE: usize = 500;
 /// When Redis cannot be reached or refuses.
 pub async fn load<'e>(redis_url: &str, entries: impl Iterator<Item = (&'e str, String)>) -> Result<usize> {
     let entries: Vec<_> = entries.collect();
-    let client =
-        redis::Client::open(redis_url).with_context(|| format!("{redis_url} is not the URL of a Redis"))?;
-    let connected = client.get_multiplexed_async_connection().await;
-    let mut connection =
-        connected.with_context(|| format!("no Redis at {redis_url}; start it, or name another"))?;
+    let mut connection = connect(redis_url).await?;
     let mut pipeline = redis::pipe();
     for chunk in entries.chunks(AT_ONCE) {
         pipeline.mset(chunk).ignore();
@@ -26,4 +22,21 @@ pub async fn load<'e>(redis_url: &str, entries: impl Iterator<Item = (&'e str, S
         .await
         .context("Redis refuses the dictionary")?;
     Ok(entries.len())
+}
+
+/// Whether a Redis database holds nothing.
+///
+/// # Errors
+/// When Redis cannot be reached or refuses.
+pub async fn is_empty(redis_url: &str) -> Result<bool> {
+    let mut connection = connect(redis_url).await?;
+    let keys: u64 = redis::cmd("DBSIZE").query_async(&mut connection).await?;
+    Ok(keys == 0)
+}
+
+async fn connect(redis_url: &str) -> Result<redis::aio::MultiplexedConnection> {
+    let client =
+        redis::Client::open(redis_url).with_context(|| format!("{redis_url} is not the URL of a Redis"))?;
+    let connected = client.get_multiplexed_async_connection().await;
+    connected.with_context(|| format!("no Redis at {redis_url}; start it, or name another"))
 }

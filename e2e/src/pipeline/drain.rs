@@ -1,0 +1,133 @@
+//! How far the stages are: their stored positions against the ends of their topics.
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "edge: asks Kafka and PostgreSQL, until a deadline"
+)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use super::{Pipeline, STAGES, worker};
+
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long Kafka may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What is stored and not yet published.
+const PENDING: &str = "SELECT count(*) FROM stg.pending_enrichment";
+/// The positions of one stage.
+const POSITIONS: &str = "SELECT partition, next_offset FROM streamstage.position \
+    WHERE consumer_group = $1 AND topic = $2 ORDER BY partition";
+
+impl Pipeline {
+    /// Waits until every stage has applied all that its topic holds, and nothing is pending.
+    ///
+    /// # Errors
+    /// When they do not get there in time: what is left, and the end of every worker's log.
+    pub async fn drained(&self, within: Duration) -> Result<()> {
+        self.stages_drained(&STAGES, within).await
+    }
+
+    /// As [`Pipeline::drained`], for some of the stages, upstream first.
+    ///
+    /// # Errors
+    /// As [`Pipeline::drained`].
+    pub async fn stages_drained(&self, stages: &[&str], within: Duration) -> Result<()> {
+        let consumer = self.watcher()?;
+        let deadline = Instant::now() + within;
+        loop {
+            let left = self.left(&consumer, stages).await?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("not drained within {within:?}\n{left}{}", self.logs()?);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The offset after the last record of each of a topic's partitions.
+    ///
+    /// # Errors
+    /// When Kafka does not answer.
+    pub fn ends(&self, topic: &str) -> Result<BTreeMap<i32, i64>> {
+        ends(&self.watcher()?, topic)
+    }
+
+    /// The stored positions of a stage, by partition.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer.
+    pub async fn positions(&self, stage: &str) -> Result<BTreeMap<i32, i64>> {
+        let topic = STAGES.iter().position(|known| *known == stage);
+        let topic = &self.topics[topic.with_context(|| format!("no stage {stage}"))?];
+        let asked = sqlx::query_as(POSITIONS)
+            .bind(format!("{}.{stage}", self.name))
+            .bind(topic);
+        let positions: Vec<(i32, i64)> = asked.fetch_all(&self.pool).await?;
+        Ok(positions.into_iter().collect())
+    }
+
+    fn watcher(&self) -> Result<BaseConsumer> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set_log_level(RDKafkaLogLevel::Emerg);
+        Ok(config.create()?)
+    }
+
+    /// What the first stage that is not done has left, in words; empty when all are done. An end is read after
+    /// the stage before it was found to be done: it cannot move any more.
+    async fn left(&self, consumer: &BaseConsumer, stages: &[&str]) -> Result<String> {
+        for (stage, topic) in STAGES.iter().zip(&self.topics) {
+            if !stages.contains(stage) {
+                continue;
+            }
+            let ends = ends(consumer, topic)?;
+            let positions = self.positions(stage).await?;
+            let behind = |(partition, end): (&i32, &i64)| positions.get(partition).unwrap_or(&0) < end;
+            if ends.iter().any(behind) {
+                return Ok(format!("{stage} is at {positions:?} of {ends:?}\n"));
+            }
+            let pending: i64 = self.query(PENDING).await?;
+            if pending > 0 {
+                return Ok(format!("{pending} orders wait for the dictionary\n"));
+            }
+        }
+        Ok(String::new())
+    }
+
+    /// The end of every worker's log.
+    fn logs(&self) -> Result<String> {
+        let mut text = String::new();
+        for entry in std::fs::read_dir(self.folder())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                writeln!(text, "{}:\n{}", path.display(), worker::tail(&path))?;
+            }
+        }
+        Ok(text)
+    }
+}
+
+/// Asks Kafka for the ends of a topic. Blocks for a moment.
+fn ends(consumer: &BaseConsumer, topic: &str) -> Result<BTreeMap<i32, i64>> {
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
+    let partitions = metadata
+        .topics()
+        .iter()
+        .flat_map(rdkafka::metadata::MetadataTopic::partitions);
+    partitions
+        .map(|partition| {
+            let (_, end) = consumer.fetch_watermarks(topic, partition.id(), PATIENCE)?;
+            Ok((partition.id(), end))
+        })
+        .collect()
+}
