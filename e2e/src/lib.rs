@@ -4,6 +4,8 @@
 //! [`orders`] makes the dictionaries and the messages of the source system, good and bad, from a seed.
 //! [`pipeline`] is one isolated pipeline on these services: its topics, its database, its stage file, its workers.
 
+pub mod demo;
 pub mod orders;
 pub mod pipeline;
+pub mod recount;
 pub mod services;

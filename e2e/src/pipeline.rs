@@ -22,6 +22,7 @@ use crate::orders::{Generator, Message, dictionary, send};
 use crate::services::{Options, Services};
 
 mod drain;
+mod inputs;
 mod rows;
 mod worker;
 
@@ -109,13 +110,16 @@ impl Pipeline {
         let mut text = EXAMPLE.to_owned();
         for (from, to) in [
             ("namespace: local", format!("namespace: {}", self.name)),
-            ("127.0.0.1:39092", servers),
+            ("127.0.0.1:29092", servers),
             ("topic: order-service_orders", format!("topic: {orders}")),
             ("topic: stg-service-orders", format!("topic: {stg}")),
             ("topic: dds-service-orders", format!("topic: {dds}")),
-            ("redis://127.0.0.1:36379/0", self.redis_url.clone()),
+            ("redis://127.0.0.1:26379/0", self.redis_url.clone()),
             ("host: 127.0.0.1", format!("host: {host}")),
-            ("port: 35432", format!("port: {}", postgres.port().unwrap_or(5432))),
+            (
+                "port: 25432",
+                format!("port: {}", postgres.port().unwrap_or(5432)),
+            ),
             ("database: streamstage", format!("database: {}", self.name)),
         ] {
             text = replaced(&text, from, &to)?;

@@ -178,7 +178,7 @@ impl Services {
         self.scratch.as_ref().map(|scratch| scratch.folder.as_path())
     }
 
-    /// One line: `kafka 4.1.1 :39092   postgresql 15 :35432   redis 7 :36379   ready in 9 s`.
+    /// One line: `kafka 4.1.1 :29092   postgresql 15 :25432   redis 7 :26379   ready in 9 s`.
     #[must_use]
     pub fn summary(&self) -> String {
         let part = |name: &str, service: &Service| {

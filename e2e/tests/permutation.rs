@@ -1,5 +1,6 @@
 //! The rows are a function of the set of messages: neither their order, nor how often each comes, nor the partitions,
 //! nor the number of workers changes any of them.
+#![expect(clippy::disallowed_methods, reason = "edge: measures the time")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -20,13 +20,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[derive(Parser)]
 #[command(after_help = "Examples:
   Two thousand orders, their dictionary, and then five orders a minute until Ctrl-C:
-    orders --to-kafka 127.0.0.1:39092 --topic order-service_orders --dictionary redis://127.0.0.1:36379/0
+    orders --to-kafka 127.0.0.1:29092 --topic order-service_orders --dictionary redis://127.0.0.1:26379/0
   Only history, and a list of what must become of it:
-    orders --history 50000 --rate 0 --to-kafka 127.0.0.1:39092 --manifest manifest.json
+    orders --history 50000 --rate 0 --to-kafka 127.0.0.1:29092 --manifest manifest.json
   Into a file, one message a line, every tenth of them bad:
     orders --history 100 --rate 0 --bad 0.1 --to-file orders.ndjson
   Ten guests that the dictionary does not know, so that their orders have to wait:
-    orders --rate 0 --withhold 10 --to-kafka 127.0.0.1:39092 --dictionary redis://127.0.0.1:36379/0")]
+    orders --rate 0 --withhold 10 --to-kafka 127.0.0.1:29092 --dictionary redis://127.0.0.1:26379/0")]
 struct Cli {
     /// Orders of the history; each has one to five messages
     #[arg(long, default_value_t = 2000, value_name = "ORDERS")]

@@ -55,7 +55,7 @@ struct Ports {
     #[arg(
         long,
         env = "STREAMSTAGE_SERVICES_KAFKA_PORT",
-        default_value_t = 39092,
+        default_value_t = 29092,
         value_name = "PORT"
     )]
     kafka_port: u16,
@@ -63,7 +63,7 @@ struct Ports {
     #[arg(
         long,
         env = "STREAMSTAGE_SERVICES_POSTGRES_PORT",
-        default_value_t = 35432,
+        default_value_t = 25432,
         value_name = "PORT"
     )]
     postgres_port: u16,
@@ -71,7 +71,7 @@ struct Ports {
     #[arg(
         long,
         env = "STREAMSTAGE_SERVICES_REDIS_PORT",
-        default_value_t = 36379,
+        default_value_t = 26379,
         value_name = "PORT"
     )]
     redis_port: u16,

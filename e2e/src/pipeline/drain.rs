@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
@@ -64,13 +64,11 @@ impl Pipeline {
     /// The stored positions of a stage, by partition.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
+    /// When there is no such stage, or PostgreSQL does not answer.
     pub async fn positions(&self, stage: &str) -> Result<BTreeMap<i32, i64>> {
-        let topic = STAGES.iter().position(|known| *known == stage);
-        let topic = &self.topics[topic.with_context(|| format!("no stage {stage}"))?];
         let asked = sqlx::query_as(POSITIONS)
             .bind(format!("{}.{stage}", self.name))
-            .bind(topic);
+            .bind(self.topic_of(stage)?);
         let positions: Vec<(i32, i64)> = asked.fetch_all(&self.pool).await?;
         Ok(positions.into_iter().collect())
     }

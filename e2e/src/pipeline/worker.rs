@@ -161,7 +161,11 @@ impl Drop for Worker {
 /// The worker's program: beside this one, or beside its folder (tests live in `deps`).
 pub(super) fn program() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let mut beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("worker"));
+    let mut beside = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("worker"));
     let found = beside.find(|program| program.is_file());
     found.with_context(|| {
         format!(
