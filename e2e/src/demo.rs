@@ -100,7 +100,7 @@ pub async fn run(flags: Flags) -> Result<()> {
     history(&pipeline, &mut generator, flags.history, &mut sent).await?;
     let workers = drain(&pipeline).await?;
     live(&pipeline, &mut generator, &flags, &mut sent).await?;
-    pipeline.drained(Duration::from_secs(60)).await?;
+    pipeline.drained(Duration::from_mins(1)).await?;
 
     summary(&pipeline, &sent.manifest, &workers).await?;
     tables::print(pipeline.pool()).await?;

@@ -11,7 +11,7 @@ use crate::pipeline::Pipeline;
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A stage that does not move for so long does not work.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a stage has drained.
 pub(super) struct Drained {

@@ -72,7 +72,10 @@ fn hex(bytes: &[u8]) -> String {
 /// The columns of one table, by name.
 fn table(columns: &[Column], name: &str) -> Vec<(String, Vec<String>)> {
     let tables = MODEL.tables();
-    let place = tables.iter().position(|table| table.name == name).unwrap();
+    let place = tables
+        .iter()
+        .position(|table| table.name == name)
+        .expect("it is written to a string");
     let before: usize = tables[..place].iter().map(|table| table.columns.len()).sum();
     let names = tables[place].columns.iter().map(|column| column.name.clone());
     names.zip(columns[before..].iter().map(Column::texts)).collect()
@@ -200,7 +203,9 @@ fn every_field_is_of_the_kind_it_declares() {
         .iter()
         .flat_map(|satellite| satellite.attributes.iter().chain(&satellite.multi_active))
     {
-        let value = Source { order: &order, line }.value(column.field).unwrap();
+        let value = Source { order: &order, line }
+            .value(column.field)
+            .expect("it is written to a string");
         assert_eq!(
             Column::gather(column.field.kind(), [value].iter()).texts().len(),
             1
