@@ -111,7 +111,7 @@ impl Keys {
 /// Client settings for the stage's Kafka: servers, security protocol and credentials.
 ///
 /// Keys of the secret (and variables without one): `security.protocol` (`KAFKA_SECURITY_PROTOCOL`),
-/// `sasl.mechanism` (`KAFKA_SASL_MECHANISM`), `username` (`KAFKA_USERNAME`), `password` (`KAFKA_PASSWORD`), and as
+/// `mechanism` (`KAFKA_SASL_MECHANISM`), `username` (`KAFKA_USERNAME`), `password` (`KAFKA_PASSWORD`), and as
 /// files `ca.crt` (`KAFKA_CA_FILE`), `tls.crt` (`KAFKA_CERTIFICATE_FILE`), `tls.key` (`KAFKA_KEY_FILE`).
 ///
 /// # Errors
@@ -137,12 +137,9 @@ pub fn kafka(stage: &StreamStage, secrets: &Secrets) -> Result<ClientConfig, Con
     });
     config.set("security.protocol", protocol);
     if let Some(user) = user {
-        let mechanism = keys.value("sasl.mechanism", "KAFKA_SASL_MECHANISM")?;
+        let mechanism = keys.value("mechanism", "KAFKA_SASL_MECHANISM")?;
         config
-            .set(
-                "sasl.mechanism",
-                mechanism.unwrap_or_else(|| "SCRAM-SHA-512".to_owned()),
-            )
+            .set("sasl.mechanism", mechanism.unwrap_or_else(|| "PLAIN".to_owned()))
             .set("sasl.username", user)
             .set(
                 "sasl.password",
