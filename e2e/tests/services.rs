@@ -216,6 +216,10 @@ async fn a_folder_that_was_not_made_here_is_neither_used_nor_removed() -> Result
 /// Runs the command line on free ports and waits until it says that all are ready.
 fn command(verb: &str, folder: &Path) -> Result<Child> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_services"));
+    // Services that the environment names would be used instead of the ones under test.
+    for named in ["STREAMSTAGE_KAFKA", "STREAMSTAGE_POSTGRES", "STREAMSTAGE_REDIS"] {
+        command.env_remove(named);
+    }
     command
         .args([
             verb,
