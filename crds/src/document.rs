@@ -185,7 +185,11 @@ impl Document<'_> {
             });
         }
         let Strict { metadata, spec, .. } = self.read()?;
-        let stage = StreamStage { metadata, spec };
+        let stage = StreamStage {
+            metadata,
+            spec,
+            status: None,
+        };
         match validate(&stage) {
             Ok(()) => Ok(stage),
             Err(violations) => {

@@ -5,11 +5,16 @@
 //! that at their edges and pass the text in.
 //!
 //! - [`stage`]: the custom resource `StreamStage`, its bounds and CEL rules, and the same checks in Rust
+//! - [`status`]: what the operator reports about a stage: lag, decisions, conditions
 //! - [`document`]: one or several `StreamStage` resources as YAML text, the form that the worker reads
+//! - [`kafka_security`]: which settings of a Kafka client follow from a Secret
 //! - [`contract`]: the JSON messages between the source, the stages and the dictionary
 
 pub mod contract;
 pub mod document;
+pub mod kafka_security;
 pub mod stage;
+pub mod status;
 
 pub use stage::{StreamStage, StreamStageSpec};
+pub use status::StreamStageStatus;

@@ -41,10 +41,30 @@ const DEFAULT_NAMESPACE: &str = "default";
     kind = "StreamStage",
     plural = "streamstages",
     shortname = "stage",
+    shortname = "stages",
     category = "all",
     category = "streamstage",
     namespaced,
     derive = "PartialEq",
+    status = "crate::status::StreamStageStatus",
+    scale(
+        spec_replicas_path = ".spec.scaling.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Layer", type_ = "string", json_path = ".spec.layer"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Replicas", type_ = "string", json_path = ".status.workers"),
+    printcolumn(name = "Lag", type_ = "integer", json_path = ".status.lag.total"),
+    printcolumn(name = "Drain", type_ = "string", json_path = ".status.lag.drain"),
+    printcolumn(name = "Limited-By", type_ = "string", json_path = ".status.scaling.limitedBy"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Topic", type_ = "string", json_path = ".spec.source.topic", priority = 1),
+    printcolumn(name = "Group", type_ = "string", json_path = ".status.consumerGroup", priority = 1),
+    printcolumn(name = "Partitions", type_ = "integer", json_path = ".status.lag.partitions", priority = 1),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.scaling.mode", priority = 1),
+    printcolumn(name = "Image", type_ = "string", json_path = ".status.image", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].message"#, priority = 1),
     doc = "A stage of the pipeline: reads a topic of orders and keeps one layer of the warehouse.",
     validation = rule(
         "size(self.metadata.name) <= 52",
@@ -165,6 +185,27 @@ impl StreamStage {
         named.unwrap_or_else(|| format!("{}.dlq", self.spec.source.topic))
     }
 
+    /// The Secrets that the stage names, each with the field that names it.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<(&'static str, &str)> {
+        let dictionary = self.spec.dictionary.as_ref();
+        let named = [
+            ("spec.source.authSecret", self.spec.source.auth_secret.as_deref()),
+            (
+                "spec.dictionary.authSecret",
+                dictionary.and_then(|dictionary| dictionary.auth_secret.as_deref()),
+            ),
+            (
+                "spec.warehouse.authSecret",
+                self.spec.warehouse.auth_secret.as_deref(),
+            ),
+        ];
+        named
+            .into_iter()
+            .filter_map(|(field, name)| Some((field, name?)))
+            .collect()
+    }
+
     /// The time zone of the source's timestamps, from the database built into the program.
     ///
     /// # Errors
@@ -214,7 +255,7 @@ fn spec_rules() -> [Rule; 5] {
 
 /// Brings a schema into the form that an API server takes without a warning: no `null`, so that an optional field
 /// is left out and CEL's `has()` means what it says, and no format that only Rust knows.
-fn structural(schema: &mut Schema) {
+pub(crate) fn structural(schema: &mut Schema) {
     transform_subschemas(&mut structural, schema);
     if schema
         .get("format")

@@ -50,8 +50,9 @@ pub struct Source {
 
     /// Name of a Secret in the same namespace with the credentials for Kafka; none: plain text without a login.
     /// Keys, all optional: `username` and `password` (SASL), `mechanism` (`PLAIN`, `SCRAM-SHA-256` or
-    /// `SCRAM-SHA-512`; default `PLAIN`), `ca.crt` (turns TLS on and trusts these certificates),
-    /// `tls.crt` and `tls.key` (the client's certificate and key, PEM).
+    /// `SCRAM-SHA-512`; default `PLAIN`), `security.protocol` (`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`;
+    /// default `SASL_SSL` with a `username`, else `SSL` with a `ca.crt` or `tls.crt`, else `PLAINTEXT`), and as PEM
+    /// `ca.crt` (trusted certificates, instead of the system's), `tls.crt` and `tls.key` (the client's own).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub auth_secret: Option<String>,
