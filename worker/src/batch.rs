@@ -274,4 +274,24 @@ mod tests {
         assert_eq!(items.len(), 1);
         assert_eq!((items[0].record.partition, items[0].record.offset), (0, 6));
     }
+
+    #[test]
+    fn an_item_that_is_refused_later_goes_to_the_rejected_records() {
+        let mut batch = Batch {
+            spans: Spans::new(),
+            state: Enriched {
+                items: (0..3)
+                    .map(|offset| Item {
+                        record: record(0, offset),
+                        value: offset,
+                    })
+                    .collect(),
+                rejected: Vec::new(),
+            },
+        };
+        batch.reject(|&value| (value == 1).then(|| Rejection::new(Code::OutputTooLarge, "1")));
+        assert!(batch.state.items.iter().map(|item| item.value).eq([0, 2]));
+        assert_eq!(batch.state.rejected.len(), 1);
+        assert_eq!(batch.state.rejected[0].record.offset, 1);
+    }
 }

@@ -11,6 +11,7 @@
 use std::path::{Path, PathBuf};
 
 use crds::StreamStage;
+use crds::kafka_security::{self, BadKey, KafkaKeys, Pem};
 use crds::stage::SslMode;
 use rdkafka::ClientConfig;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -42,6 +43,16 @@ pub enum ConnectError {
         file: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A key of a secret has a value that nothing can be done with, or is missing.
+    #[error("{field}: the key {key}: {cause}")]
+    BadKey {
+        /// The field of the document that names the secret.
+        field: &'static str,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        cause: &'static str,
     },
     /// The dictionary's address is none.
     #[error("spec.dictionary.url: {0}; it should be like redis://host:6379/0, or rediss:// for TLS")]
@@ -113,6 +124,8 @@ impl Keys {
 /// Keys of the secret (and variables without one): `security.protocol` (`KAFKA_SECURITY_PROTOCOL`),
 /// `mechanism` (`KAFKA_SASL_MECHANISM`), `username` (`KAFKA_USERNAME`), `password` (`KAFKA_PASSWORD`), and as
 /// files `ca.crt` (`KAFKA_CA_FILE`), `tls.crt` (`KAFKA_CERTIFICATE_FILE`), `tls.key` (`KAFKA_KEY_FILE`).
+/// The protocol is by default `SASL_SSL` with a `username`, else `SSL` with a `ca.crt` or a `tls.crt`, else
+/// `PLAINTEXT`.
 ///
 /// # Errors
 /// When the secret cannot be read.
@@ -124,39 +137,24 @@ pub fn kafka(stage: &StreamStage, secrets: &Secrets) -> Result<ClientConfig, Con
         .set("client.id", format!("streamstage-{}", stage.name()))
         .set("topic.metadata.refresh.interval.ms", "30000")
         .set("reconnect.backoff.max.ms", "2000");
-    let user = keys.value("username", "KAFKA_USERNAME")?;
-    let authority = keys.file("ca.crt", "KAFKA_CA_FILE");
-    let protocol = keys.value("security.protocol", "KAFKA_SECURITY_PROTOCOL")?;
-    let protocol = protocol.unwrap_or_else(|| {
-        let by_what_is_there = match (&user, &authority) {
-            (Some(_), _) => "SASL_SSL",
-            (None, Some(_)) => "SSL",
-            (None, None) => "PLAINTEXT",
-        };
-        by_what_is_there.to_owned()
-    });
-    config.set("security.protocol", protocol);
-    if let Some(user) = user {
-        let mechanism = keys.value("mechanism", "KAFKA_SASL_MECHANISM")?;
-        config
-            .set("sasl.mechanism", mechanism.unwrap_or_else(|| "PLAIN".to_owned()))
-            .set("sasl.username", user)
-            .set(
-                "sasl.password",
-                keys.value("password", "KAFKA_PASSWORD")?.unwrap_or_default(),
-            );
-    }
-    for (setting, file) in [
-        ("ssl.ca.location", authority),
-        (
-            "ssl.certificate.location",
-            keys.file("tls.crt", "KAFKA_CERTIFICATE_FILE"),
-        ),
-        ("ssl.key.location", keys.file("tls.key", "KAFKA_KEY_FILE")),
-    ] {
-        if let Some(file) = file {
-            config.set(setting, file.to_string_lossy());
-        }
+    let path = |file: Option<PathBuf>| file.map(|file| file.to_string_lossy().into_owned());
+    let keys = KafkaKeys {
+        username: keys.value("username", "KAFKA_USERNAME")?,
+        password: keys.value("password", "KAFKA_PASSWORD")?,
+        mechanism: keys.value("mechanism", "KAFKA_SASL_MECHANISM")?,
+        protocol: keys.value("security.protocol", "KAFKA_SECURITY_PROTOCOL")?,
+        authority: path(keys.file("ca.crt", "KAFKA_CA_FILE")),
+        certificate: path(keys.file("tls.crt", "KAFKA_CERTIFICATE_FILE")),
+        certificate_key: path(keys.file("tls.key", "KAFKA_KEY_FILE")),
+    };
+    let settings =
+        kafka_security::settings(keys, Pem::File).map_err(|BadKey { key, cause }| ConnectError::BadKey {
+            field: "spec.source.authSecret",
+            key,
+            cause,
+        })?;
+    for (name, value) in settings {
+        config.set(name, value);
     }
     Ok(config)
 }
@@ -176,9 +174,10 @@ pub fn consumer(stage: &StreamStage, mut config: ClientConfig) -> ClientConfig {
         .set("isolation.level", "read_committed")
         .set("fetch.wait.max.ms", "100")
         // What is fetched ahead, and with it the memory of a worker that is behind, stays within a few batches. The
-        // brokers count compressed bytes, which are several times as many here.
-        .set("queued.max.messages.kbytes", "2048")
-        .set("fetch.message.max.bytes", "131072")
+        // brokers count compressed bytes, per partition; here they are several times as many. A larger record comes all
+        // the same, alone.
+        .set("queued.max.messages.kbytes", "1024")
+        .set("fetch.message.max.bytes", "65536")
         .set("fetch.max.bytes", "1048576")
         // With a queue this short, the default second of backoff would starve the path.
         .set("fetch.queue.backoff.ms", "5");

@@ -30,7 +30,7 @@ use crate::batch::{Batch, Fetched};
 use crate::health::{Health, Service};
 use crate::record::{Header, Record};
 
-use assignment::{Assignment, InFlight};
+use assignment::{Assignment, InFlight, hint};
 pub use assignment::{Log, StartError, Starting, Starts, Ticket};
 use gather::Gather;
 pub use gather::Limits;
@@ -254,7 +254,7 @@ impl Poller {
     fn hand_over(&mut self) -> Result<(), ConsumeError> {
         let batch = self.gather.take();
         let batches = self.batches.clone();
-        let mut paused = None;
+        let mut is_paused = false;
         loop {
             let room = async { tokio::time::timeout(BEHIND, batches.reserve()).await };
             match self.runtime.clone().block_on(room) {
@@ -266,17 +266,20 @@ impl Poller {
                 Err(_) if self.stop.is_cancelled() => break,
                 Err(_) => {
                     let assigned = self.kafka.assignment().unwrap_or_default();
-                    if self.kafka.pause(&assigned).is_ok() {
-                        paused = Some(assigned);
-                    }
+                    is_paused |= self.kafka.pause(&assigned).is_ok();
                     self.poll(Duration::ZERO)?;
                 }
             }
         }
-        if let Some(paused) = paused
-            && let Err(error) = self.kafka.resume(&paused)
-        {
-            tracing::warn!(%error, "partitions not resumed; a rebalance will do it");
+        if is_paused {
+            // Those of now: the group may have given out others meanwhile.
+            let resumed = self
+                .kafka
+                .assignment()
+                .and_then(|assigned| self.kafka.resume(&assigned));
+            resumed.unwrap_or_else(
+                |error| tracing::warn!(%error, "partitions not resumed; a rebalance will do it"),
+            );
         }
         Ok(())
     }
@@ -320,8 +323,8 @@ impl Poller {
             }
             Some(RDKafkaErrorCode::Fatal) => Err(ConsumeError::Fatal(error.to_string())),
             _ => {
-                self.health
-                    .trouble(Service::Source, &format!("{}: {error}", self.topic));
+                let trouble = format!("{}: {error}{}", self.topic, hint(error));
+                self.health.trouble(Service::Source, &trouble);
                 Ok(())
             }
         }

@@ -4,16 +4,14 @@
 //! The row is written in the transaction that moves the position past the record, and the copy on the dead letter
 //! topic is acknowledged before that transaction commits: neither can be lost.
 
-use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 
 use crate::batch::Rejected;
 use crate::record::{Header, Record};
+use crate::stored::{self, ERROR_HEADERS, is_own, storable};
 
 /// Header that counts how often a record has been tried; a redriven record brings its own.
 pub const ATTEMPTS_HEADER: &str = "streamstage-error-attempts";
-/// What every header that StreamStage adds to a dead letter begins with.
-const HEADER_PREFIX: &str = "streamstage-error-";
 
 /// Where a stage's dead letters belong.
 #[derive(Clone, Debug)]
@@ -26,25 +24,42 @@ pub struct Origin {
     pub topic: String,
 }
 
-/// One row per source offset, however often it is read; one that was redriven and failed again is dead again.
+impl Origin {
+    /// What `load_src` says of its rows.
+    #[must_use]
+    pub fn load_source(&self) -> String {
+        format!("kafka:{}", self.topic)
+    }
+}
+
+/// By which way a record came to its verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It was read from the topic. Redriven, it comes at a new offset: its old one never dies again.
+    Topic,
+    /// It waited in the database. Redriven, it waits there again, and may die again at the same offset.
+    Wait,
+}
+
+/// One row per source offset, however often it is read. `$14`: whether one that was redriven may be dead again.
 const INSERT: &str = "\
 INSERT INTO streamstage.dead_letter AS held (consumer_group, topic, stage, partition, \"offset\", code, detail,
     key, value, header_names, header_values, record_timestamp, attempts)
-SELECT $1, $2, $3, letter.partition, letter.\"offset\", letter.code, letter.detail, letter.key, letter.value,
+SELECT $1, $2, $13, letter.partition, letter.\"offset\", letter.code, letter.detail, letter.key, letter.value,
     letter.names::text[], letter.values::bytea[],
     timestamptz 'epoch' + letter.record_timestamp * interval '1 millisecond', letter.attempts
-FROM unnest($4::integer[], $5::bigint[], $6::text[], $7::text[], $8::bytea[], $9::bytea[], $10::text[],
-    $11::text[], $12::bigint[], $13::integer[])
-    AS letter (partition, \"offset\", code, detail, key, value, names, values, record_timestamp, attempts)
+FROM unnest($3::integer[], $4::bigint[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::bigint[],
+    $10::text[], $11::text[], $12::integer[])
+    AS letter (partition, \"offset\", key, value, names, values, record_timestamp, code, detail, attempts)
 WHERE NOT EXISTS (
     SELECT FROM streamstage.dead_letter AS known
     WHERE known.consumer_group = $1 AND known.topic = $2 AND known.partition = letter.partition
-      AND known.\"offset\" = letter.\"offset\" AND known.redriven_at IS NULL)
+      AND known.\"offset\" = letter.\"offset\" AND (known.redriven_at IS NULL OR NOT $14))
 ORDER BY letter.partition, letter.\"offset\"
 ON CONFLICT (consumer_group, topic, partition, \"offset\") DO UPDATE
 SET code = excluded.code, detail = excluded.detail, attempts = excluded.attempts, dead_since = now(),
     redriven_at = NULL
-WHERE held.redriven_at IS NOT NULL
+WHERE held.redriven_at IS NOT NULL AND $14
 RETURNING partition, \"offset\"";
 
 /// Writes dead letters and returns those that are new: the ones that belong on the dead letter topic.
@@ -55,47 +70,27 @@ pub async fn insert(
     connection: &mut PgConnection,
     origin: &Origin,
     rejected: Vec<Rejected>,
+    way: Way,
 ) -> Result<Vec<Rejected>, sqlx::Error> {
     if rejected.is_empty() {
         return Ok(rejected);
     }
-    let records = || rejected.iter().map(|letter| &letter.record);
-    let rows = sqlx::query(INSERT)
+    let query = sqlx::query(INSERT)
         .bind(&origin.consumer_group)
-        .bind(&origin.topic)
+        .bind(&origin.topic);
+    let query = stored::bind(query, rejected.iter().map(|letter| &letter.record), is_own);
+    let column = |of: fn(&Rejected) -> String| rejected.iter().map(of).collect::<Vec<_>>();
+    let rows = query
+        .bind(column(|letter| letter.rejection.code.to_string()))
+        .bind(column(|letter| storable(&letter.rejection.detail)))
+        .bind(
+            rejected
+                .iter()
+                .map(|letter| attempts(&letter.record))
+                .collect::<Vec<_>>(),
+        )
         .bind(&origin.stage)
-        .bind(records().map(|record| record.partition).collect::<Vec<_>>())
-        .bind(records().map(|record| record.offset).collect::<Vec<_>>())
-        .bind(
-            rejected
-                .iter()
-                .map(|letter| letter.rejection.code.to_string())
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            rejected
-                .iter()
-                .map(|letter| storable(&letter.rejection.detail))
-                .collect::<Vec<_>>(),
-        )
-        .bind(records().map(|record| record.key.as_deref()).collect::<Vec<_>>())
-        .bind(
-            records()
-                .map(|record| record.value.as_deref())
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            records()
-                .map(|record| array(own_headers(record).map(header_name)))
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            records()
-                .map(|record| array(own_headers(record).map(header_value)))
-                .collect::<Vec<_>>(),
-        )
-        .bind(records().map(|record| record.timestamp).collect::<Vec<_>>())
-        .bind(records().map(attempts).collect::<Vec<_>>())
+        .bind(way == Way::Wait)
         .fetch_all(connection)
         .await?;
     let mut new = std::collections::HashSet::with_capacity(rows.len());
@@ -109,32 +104,6 @@ pub async fn insert(
     Ok(rejected.into_iter().filter(is_new).collect())
 }
 
-/// A record as a table holds it, in columns named as in `streamstage.dead_letter`.
-///
-/// # Errors
-/// When the row lacks one of the columns.
-pub fn stored_record(row: &PgRow) -> Result<Record, sqlx::Error> {
-    let names: Vec<String> = row.try_get("header_names")?;
-    let values: Vec<Option<Vec<u8>>> = row.try_get("header_values")?;
-    Ok(Record {
-        partition: row.try_get("partition")?,
-        offset: row.try_get("offset")?,
-        timestamp: row.try_get("record_timestamp")?,
-        key: row.try_get("key")?,
-        value: row.try_get("value")?,
-        headers: names
-            .into_iter()
-            .zip(values)
-            .map(|(name, value)| Header { name, value })
-            .collect(),
-    })
-}
-
-/// A detail may quote the record, and the record may hold what PostgreSQL's text cannot.
-fn storable(detail: &str) -> String {
-    detail.replace('\0', "\u{fffd}")
-}
-
 /// How often this record has been tried, this time included.
 #[must_use]
 pub fn attempts(record: &Record) -> i32 {
@@ -142,34 +111,6 @@ pub fn attempts(record: &Record) -> i32 {
         .header(ATTEMPTS_HEADER)
         .and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
     before.unwrap_or(0_i32).saturating_add(1)
-}
-
-/// The text of a PostgreSQL array: a batch's rows hold arrays of different lengths, so each casts its own.
-pub(crate) fn array(elements: impl Iterator<Item = String>) -> String {
-    let elements: Vec<String> = elements.collect();
-    format!("{{{}}}", elements.join(","))
-}
-
-/// A header's name as an element of such a text.
-pub(crate) fn header_name(header: &Header) -> String {
-    format!(
-        "\"{}\"",
-        storable(&header.name).replace('\\', "\\\\").replace('"', "\\\"")
-    )
-}
-
-/// A header's value as an element of such a text, in PostgreSQL's hexadecimal form of `bytea`.
-pub(crate) fn header_value(header: &Header) -> String {
-    let hex = |value: &Vec<u8>| format!("\"\\\\x{}\"", crate::decode::to_hex(value));
-    header.value.as_ref().map_or_else(|| "NULL".to_owned(), hex)
-}
-
-/// The headers that the record came with from its producer: a redriven one has gained others.
-fn own_headers(record: &Record) -> impl Iterator<Item = &Header> {
-    record
-        .headers
-        .iter()
-        .filter(|header| !header.name.starts_with(HEADER_PREFIX))
 }
 
 /// The headers of the copy on the dead letter topic: the record's own, and what is wrong with it.
@@ -189,12 +130,12 @@ pub fn headers(origin: &Origin, letter: &Rejected) -> Vec<Header> {
         ("timestamp", timestamp),
         ("attempts", attempts(record).to_string()),
     ];
-    own_headers(record)
-        .cloned()
+    let own = record.headers.iter().filter(|header| is_own(header));
+    own.cloned()
         .chain(
             added
                 .into_iter()
-                .map(|(name, value)| Header::text(&format!("{HEADER_PREFIX}{name}"), &value)),
+                .map(|(name, value)| Header::text(&format!("{ERROR_HEADERS}{name}"), &value)),
         )
         .collect()
 }

@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 
-use crds::contract::Money;
+use crds::contract::{Money, ORDER};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use rust_decimal::Decimal;
@@ -14,9 +14,6 @@ use serde::Deserialize;
 use crate::record::Record;
 use crate::rejection::{Code, Rejection};
 use crate::{strict, version};
-
-/// The only type of object that the layers know.
-pub const ORDER: &str = "order";
 
 /// Lines that one order may have.
 pub const MAX_ITEMS: usize = 10_000;
@@ -35,7 +32,7 @@ const MONEY_SCALE: u32 = 5;
 pub struct Rules {
     /// Zone in which timestamps without a zone are read.
     pub timezone: TimeZone,
-    /// Largest record, key and headers included, in bytes.
+    /// Largest value, in bytes. Key and headers do not count: a redrive adds one.
     pub max_record_bytes: usize,
     /// How far ahead of the worker's clock an `update_ts` may be, in microseconds.
     pub max_clock_skew: i64,
@@ -53,10 +50,10 @@ impl Rules {
                 "the value is null; a tombstone deletes nothing here",
             )
         })?;
-        if record.size() > self.max_record_bytes {
+        if value.len() > self.max_record_bytes {
             let detail = format!(
                 "{} bytes, limits.maxRecordBytes is {}",
-                record.size(),
+                value.len(),
                 self.max_record_bytes
             );
             return Err(Rejection::new(Code::TooLarge, detail));
@@ -381,5 +378,16 @@ mod tests {
         assert_eq!(from_hex(to_hex(&digest).as_bytes()), Some(digest));
         assert_eq!(from_hex(b"abc"), None);
         assert_eq!(from_hex("й".repeat(32).as_bytes()), None);
+    }
+
+    #[test]
+    fn the_header_decides_over_the_digest_of_the_value() {
+        let mut record = Record::default();
+        assert_eq!(source_digest(&record, "{}"), Ok(version::digest(b"{}")));
+        record.headers = vec![crate::record::Header::text(DIGEST_HEADER, &to_hex(&[7; 32]))];
+        assert_eq!(source_digest(&record, "{}"), Ok([7; 32]));
+        record.headers = vec![crate::record::Header::text(DIGEST_HEADER, "7")];
+        let refused = source_digest(&record, "{}").expect_err("no digest");
+        assert_eq!(refused.code, Code::ContractViolation);
     }
 }

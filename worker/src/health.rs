@@ -22,6 +22,22 @@ pub enum Service {
     Output,
 }
 
+impl Service {
+    /// Every service.
+    pub const ALL: [Self; 4] = [Self::Source, Self::Dictionary, Self::Warehouse, Self::Output];
+
+    /// Its name in figures, as in `/readyz`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Dictionary => "dictionary",
+            Self::Warehouse => "warehouse",
+            Self::Output => "output",
+        }
+    }
+}
+
 /// The condition of a stage, as `/readyz` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Condition {

@@ -58,7 +58,9 @@ pub trait Layer: Send + Sync + 'static {
 
 /// The dictionary gave no answer; the records are not at fault.
 #[derive(Debug, thiserror::Error)]
-#[error("the dictionary gives no answer: {0}; check that Redis runs and that the stage may read it")]
+#[error(
+    "the dictionary gives no answer: {0}; check that Redis runs, and the keys of spec.dictionary.authSecret"
+)]
 pub struct DictionaryError(#[from] pub redis::RedisError);
 
 /// A message for the next topic.
@@ -81,6 +83,8 @@ pub struct Effects {
     pub stored: usize,
     /// Items that were known before.
     pub duplicate: usize,
+    /// Of the items that were not known before, those with a status that this worker does not know.
+    pub unknown_status: usize,
     /// Items that are stored and wait for the dictionary.
     pub pending: usize,
 }
@@ -92,6 +96,7 @@ impl Effects {
             .extend(other.publish.into_iter().map(|index| places[index]));
         self.stored += other.stored;
         self.duplicate += other.duplicate;
+        self.unknown_status += other.unknown_status;
         self.pending += other.pending;
     }
 }

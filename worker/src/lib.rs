@@ -23,6 +23,7 @@ pub mod rejection;
 pub mod serve;
 pub mod stage;
 pub mod start;
+pub mod stored;
 pub mod strict;
 pub mod vault;
 pub mod version;

@@ -2,6 +2,8 @@
 //!
 //! Every name is a constant here. No I/O: [`crate::serve`] writes them out.
 
+pub mod trouble;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -17,6 +19,8 @@ pub const RECORDS: &str = "streamstage_records";
 pub const PUBLISHED: &str = "streamstage_published";
 /// Dead letters by stage and code.
 pub const DEAD_LETTERS: &str = "streamstage_dead_letters";
+/// Stored orders whose status the worker does not know, by stage.
+pub const UNKNOWN_STATUS: &str = "streamstage_unknown_status";
 /// Batches committed, by stage.
 pub const BATCHES: &str = "streamstage_batches";
 /// Seconds from the claim of a batch to its commit, by stage.
@@ -58,6 +62,7 @@ pub struct Metrics {
     records: Family<Outcome, Counter>,
     published: Family<Stage, Counter>,
     dead_letters: Family<Code, Counter>,
+    unknown_status: Family<Stage, Counter>,
     batches: Family<Stage, Counter>,
     batch_seconds: Family<Stage, Histogram, fn() -> Histogram>,
     retries: Family<Stage, Counter>,
@@ -74,6 +79,7 @@ impl Metrics {
             records: Family::default(),
             published: Family::default(),
             dead_letters: Family::default(),
+            unknown_status: Family::default(),
             batches: Family::default(),
             batch_seconds: Family::new_with_constructor(histogram),
             retries: Family::default(),
@@ -88,6 +94,8 @@ impl Metrics {
             metrics.published.clone(),
         );
         registry.register(DEAD_LETTERS, "Dead letters by code", metrics.dead_letters.clone());
+        let help = "Stored orders whose status the worker does not know";
+        registry.register(UNKNOWN_STATUS, help, metrics.unknown_status.clone());
         registry.register(BATCHES, "Batches committed", metrics.batches.clone());
         registry.register(
             BATCH_SECONDS,
@@ -131,6 +139,9 @@ impl Metrics {
         self.published
             .get_or_create(&labels)
             .inc_by(effects.publish.len() as u64);
+        self.unknown_status
+            .get_or_create(&labels)
+            .inc_by(effects.unknown_status as u64);
         for code in &published.dead {
             self.dead_letters
                 .get_or_create(&Code {
@@ -162,5 +173,42 @@ impl Metrics {
                 stage: stage.to_owned(),
             })
             .inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::rejection::Code as Rejected;
+
+    #[test]
+    fn every_figure_is_documented_and_no_other() {
+        let page = include_str!("../../docs/worker.md");
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let mut published = Published {
+            dead: vec![Rejected::ParseError],
+            newest: Some(1),
+            ..Published::default()
+        };
+        published.moves.positions.insert(0, 7);
+        metrics.committed("stg", &published, 0.1);
+        metrics.retried("stg");
+        let health = std::sync::Arc::new(crate::health::Health::new("stg"));
+        registry.register_collector(Box::new(trouble::Troubles(vec![health])));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let names: Vec<&str> = types.filter_map(|line| line.split(' ').next()).collect();
+        let rows = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `streamstage_")?.split('`').next());
+        let documented: BTreeSet<String> = rows
+            .map(|row| format!("streamstage_{}", row.trim_end_matches("_total")))
+            .collect();
+        let exported: BTreeSet<String> = names.into_iter().map(str::to_owned).collect();
+        assert_eq!(exported, documented, "{text}");
     }
 }

@@ -20,7 +20,7 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Enriched, Fetched, Moves, Published, Rejected, Written};
-use crate::dead_letter::{self, Origin};
+use crate::dead_letter::{self, Origin, Way};
 use crate::health::{Health, Service};
 use crate::layer::Layer;
 use crate::metrics::Metrics;
@@ -164,10 +164,10 @@ impl<L: Layer> Path<L> {
         mode: Mode,
     ) -> Result<Batch<Published>, PathError> {
         let mut transaction = self.warehouse.begin().await?;
-        let claim = self.claim(&mut transaction, batch).await?;
-        let written = self.write(&mut transaction, batch, claim, mode).await?;
+        let claim = self.claim(transaction.connection(), batch).await?;
+        let written = self.write(transaction.connection(), batch, claim, mode).await?;
         let published = self.publish(written).await?;
-        self.warehouse.commit(transaction, &published).await?;
+        transaction.commit(&published).await?;
         Ok(published)
     }
 
@@ -207,7 +207,7 @@ impl<L: Layer> Path<L> {
                 (found.effects, found.held)
             }
         };
-        let dead = dead_letter::insert(connection, &self.origin, rejected).await?;
+        let dead = dead_letter::insert(connection, &self.origin, rejected, Way::Topic).await?;
         let moves = Moves::of(&batch.spans, claim, held);
         self.warehouse.advance(connection, &moves.positions).await?;
         Ok(Batch {

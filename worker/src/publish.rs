@@ -7,8 +7,8 @@
 //! Called after the effects are written and before they are committed: what PostgreSQL holds is on its way for
 //! certain. A message that is published twice, because the commit failed, is the same message twice.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -30,6 +30,8 @@ use crate::record::{Header, Record};
 const OVERHEAD: usize = 512;
 /// What Kafka takes by default (`message.max.bytes`), when the topic's setting cannot be read.
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
+/// Largest batch of the client (`batch.size`), unless the topics take less.
+const BATCH_BYTES: usize = 1_000_000;
 /// How long a call to the brokers may take.
 const CALL: Duration = Duration::from_secs(10);
 
@@ -97,7 +99,8 @@ impl PublishError {
 
 /// The publishing side of a stage.
 pub struct Publisher {
-    producer: FutureProducer,
+    /// Replaced when the topics take less than its largest batch.
+    producer: RwLock<FutureProducer>,
     config: ClientConfig,
     output: Option<String>,
     dead_letter: String,
@@ -128,7 +131,7 @@ impl Publisher {
             .set("queue.buffering.max.kbytes", "131072")
             // Shorter than the server waits for an idle transaction (see warehouse).
             .set("message.timeout.ms", "30000");
-        let producer = config.create()?;
+        let producer = RwLock::new(producer(&config, BATCH_BYTES)?);
         let limit = OutputLimit::of_topic(DEFAULT_MAX_MESSAGE_BYTES);
         Ok(Self {
             producer,
@@ -146,9 +149,30 @@ impl Publisher {
         self.limit.clone()
     }
 
-    /// Reads what the output topic takes. A stage that may not read the topic's settings keeps Kafka's default.
+    /// Reads what the topics take. A stage that may not read a topic's settings keeps Kafka's default.
     pub async fn read_limit(&self) {
-        let Some(topic) = &self.output else { return };
+        let mut taken = self.max_message_bytes(&self.dead_letter).await;
+        if let Some(topic) = &self.output
+            && let Some(bytes) = self.max_message_bytes(topic).await
+        {
+            self.limit
+                .0
+                .store(bytes.saturating_sub(OVERHEAD), Ordering::Relaxed);
+            taken = taken.into_iter().chain([bytes]).min();
+        }
+        let taken = taken.map_or(BATCH_BYTES, |bytes| bytes.saturating_sub(OVERHEAD).max(1));
+        if taken >= BATCH_BYTES {
+            return;
+        }
+        // The broker measures a batch, not its messages: one that is too large is refused with all of them.
+        match producer(&self.config, taken) {
+            Ok(smaller) => *self.producer.write().unwrap_or_else(PoisonError::into_inner) = smaller,
+            Err(error) => tracing::warn!(%error, "the size of batches stays as it is"),
+        }
+    }
+
+    /// `max.message.bytes` of a topic, if Kafka tells.
+    async fn max_message_bytes(&self, topic: &str) -> Option<usize> {
         let described = async {
             let admin: AdminClient<DefaultClientContext> = self.config.create()?;
             let options = AdminOptions::new().request_timeout(Some(CALL));
@@ -165,16 +189,13 @@ impl Publisher {
                 .parse::<usize>()
                 .ok()
         });
-        if let Some(bytes) = bytes {
-            self.limit
-                .0
-                .store(bytes.saturating_sub(OVERHEAD), Ordering::Relaxed);
-        } else {
+        if bytes.is_none() {
             tracing::warn!(
                 topic,
                 "cannot read max.message.bytes of the topic; taking Kafka's default"
             );
         }
+        bytes
     }
 
     /// Publishes outputs and dead letters; returns once every one of them is acknowledged.
@@ -269,10 +290,18 @@ impl Publisher {
         record: FutureRecord<'_, K, V>,
     ) -> Result<DeliveryFuture, PublishError> {
         let topic = record.topic.to_owned();
-        self.producer
+        let producer = self.producer.read().unwrap_or_else(PoisonError::into_inner);
+        producer
             .send_result(record)
             .map_err(|(error, _)| PublishError::new(&topic, error))
     }
+}
+
+/// A client whose batches hold so many bytes at most, or one message.
+fn producer(config: &ClientConfig, batch_bytes: usize) -> Result<FutureProducer, KafkaError> {
+    let mut config = config.clone();
+    config.set("batch.size", batch_bytes.to_string());
+    config.create()
 }
 
 async fn acknowledged(topic: &str, delivery: DeliveryFuture) -> Result<(), PublishError> {

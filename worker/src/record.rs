@@ -40,7 +40,7 @@ impl Header {
 }
 
 impl Record {
-    /// Bytes that the record holds: what `batch.maxBytes` and `limits.maxRecordBytes` count.
+    /// Bytes that the record holds: what `batch.maxBytes` counts.
     #[must_use]
     pub fn size(&self) -> usize {
         let headers = self

@@ -81,9 +81,7 @@ pub async fn run(stage: &StreamStage, around: Surroundings) -> Result<(), StageE
                 rules,
                 dictionary: Dictionary::new(redis),
                 output_limit,
-                load_source: load_source(origin),
-                consumer_group: origin.consumer_group.clone(),
-                topic: origin.topic.clone(),
+                origin: origin.clone(),
             };
             let path = Arc::new(path(stage, &around, layer)?);
             let pending = tokio::spawn(keep_retrying(Arc::clone(&path), dictionary.max_wait.as_std()));
@@ -96,7 +94,7 @@ pub async fn run(stage: &StreamStage, around: Surroundings) -> Result<(), StageE
             let layer = |origin: &Origin, output_limit| Dds {
                 rules,
                 output_limit,
-                load_source: load_source(origin),
+                load_source: origin.load_source(),
             };
             drain(stage, &around, Arc::new(path(stage, &around, layer)?)).await
         }
@@ -156,10 +154,6 @@ pub fn publisher(stage: &StreamStage, secrets: &Secrets) -> Result<Publisher, St
         stage.dead_letter_topic(),
         origin(stage),
     )?)
-}
-
-fn load_source(origin: &Origin) -> String {
-    format!("kafka:{}", origin.topic)
 }
 
 /// Everything that the stage's batches pass through.

@@ -17,6 +17,6 @@ pub use ddl::migration;
 pub use hash::{hash_diff, hash_key, normalise};
 pub use model::{Attribute, DrivingKey, Hub, Link, MODEL, Model, Parent, Satellite};
 pub use order::{Field, Scope, Value, VaultLine, VaultOrder};
-pub use rows::{Column, OrderKeys, VaultRows};
+pub use rows::{Column, VaultRows};
 pub use sql::insert_statement;
 pub use table::{Kind, Table, TableColumn};

@@ -42,6 +42,12 @@ impl Version {
         (u64::from_be_bytes(head) ^ (1 << 63)).cast_signed()
     }
 
+    /// Whether the status is one that this worker knows.
+    #[must_use]
+    pub fn has_known_status(&self) -> bool {
+        self.0[8] != StatusRank::Unknown as u8
+    }
+
     /// The digest of the source record's value.
     #[must_use]
     pub fn digest(&self) -> &[u8] {

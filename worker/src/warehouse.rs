@@ -17,6 +17,7 @@ use crate::batch::{Batch, Published};
 use crate::dead_letter::Origin;
 use crate::policy::{self, Policy};
 use crate::position::Spans;
+use crate::stored::Query;
 
 /// Every connection's first statements: the least privileges, one zone whatever the server's is, and limits
 /// that free the locks of a worker that hangs.
@@ -76,8 +77,8 @@ impl Warehouse {
     ///
     /// # Errors
     /// When PostgreSQL does not answer.
-    pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        self.pool.begin().await
+    pub async fn begin(&self) -> Result<BatchTransaction, sqlx::Error> {
+        Ok(BatchTransaction(self.pool.begin().await?))
     }
 
     /// The stored positions of a batch's partitions, locked until the transaction ends.
@@ -103,18 +104,6 @@ impl Warehouse {
         positions: &BTreeMap<i32, i64>,
     ) -> Result<(), sqlx::Error> {
         self.write(ADVANCE, connection, positions).await
-    }
-
-    /// Commits a batch whose messages are acknowledged.
-    ///
-    /// # Errors
-    /// When PostgreSQL does not answer. Whether it has committed is then settled by the next claim.
-    pub async fn commit(
-        &self,
-        transaction: Transaction<'static, Postgres>,
-        _: &Batch<Published>,
-    ) -> Result<(), sqlx::Error> {
-        transaction.commit().await
     }
 
     /// The stored positions of these partitions.
@@ -143,15 +132,7 @@ impl Warehouse {
         connection: &mut PgConnection,
         partitions: &[i32],
     ) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
-        let Origin {
-            consumer_group,
-            topic,
-            ..
-        } = &self.origin;
-        let query = sqlx::query(statement)
-            .bind(consumer_group)
-            .bind(topic)
-            .bind(partitions);
+        let query = self.query(statement).bind(partitions);
         let rows = query.fetch_all(connection).await?;
         rows.iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
@@ -165,17 +146,35 @@ impl Warehouse {
         positions: &BTreeMap<i32, i64>,
     ) -> Result<(), sqlx::Error> {
         let (partitions, offsets): (Vec<i32>, Vec<i64>) = positions.iter().unzip();
+        let query = self.query(statement).bind(partitions).bind(offsets);
+        query.execute(connection).await.map(drop)
+    }
+
+    fn query(&self, statement: &'static str) -> Query<'_> {
         let Origin {
             consumer_group,
             topic,
             ..
         } = &self.origin;
-        let query = sqlx::query(statement)
-            .bind(consumer_group)
-            .bind(topic)
-            .bind(partitions)
-            .bind(offsets);
-        query.execute(connection).await.map(drop)
+        sqlx::query(statement).bind(consumer_group).bind(topic)
+    }
+}
+
+/// The transaction of a batch; dropped, it is rolled back.
+pub struct BatchTransaction(Transaction<'static, Postgres>);
+
+impl BatchTransaction {
+    /// The connection that it is open on.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+
+    /// Commits a batch whose messages are acknowledged; there is no other way to commit.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer. Whether it has committed is then settled by the next claim.
+    pub async fn commit(self, _: &Batch<Published>) -> Result<(), sqlx::Error> {
+        self.0.commit().await
     }
 }
 

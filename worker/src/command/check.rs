@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use crds::StreamStage;
 use rdkafka::ClientConfig;
@@ -14,6 +15,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::Documents;
 use crate::connect::{self, Secrets};
+use crate::layer::DictionaryError;
 use crate::stage;
 
 /// How long a service may take to answer.
@@ -105,7 +107,10 @@ async fn topic_found(stage: &StreamStage, secrets: &Secrets, topic: String) -> a
     let config: ClientConfig = connect::kafka(stage, secrets)?;
     let found = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
         let client: BaseConsumer = config.create()?;
-        let metadata = client.fetch_metadata(Some(&topic), PATIENCE)?;
+        let metadata = client.fetch_metadata(Some(&topic), PATIENCE);
+        let metadata = metadata.context(
+            "no answer; check spec.source.bootstrapServers, and the keys of spec.source.authSecret",
+        )?;
         let found = metadata
             .topics()
             .first()
@@ -125,7 +130,10 @@ async fn dictionary_answers(
     secrets: &Secrets,
 ) -> anyhow::Result<String> {
     let mut redis = connect::redis(dictionary, secrets)?;
-    let entries: u64 = redis::cmd("DBSIZE").query_async(&mut redis).await?;
+    let entries: u64 = redis::cmd("DBSIZE")
+        .query_async(&mut redis)
+        .await
+        .map_err(DictionaryError)?;
     Ok(format!("{entries} entries"))
 }
 
@@ -137,7 +145,10 @@ async fn warehouse_answers(stage: &StreamStage, secrets: &Secrets) -> anyhow::Re
     .fetch_one(warehouse.pool())
     .await
     .map_err(|error| {
-        anyhow::anyhow!("{error}; run `worker migrate`, and grant streamstage_worker to the login")
+        anyhow::anyhow!(
+            "{error}; check the keys of spec.warehouse.authSecret, run `worker migrate`, and grant streamstage_worker to \
+             the login"
+        )
     })?;
     Ok(format!("PostgreSQL {version}, {positions} positions"))
 }

@@ -5,27 +5,29 @@
 )]
 //! `worker redrive`: dead letters go back to where they came from, after a repair.
 //!
-//! A record that could not be read goes back to the source topic as it came. An order that only lacked an entry of
-//! the dictionary is stored already; sent again it would be a duplicate, so it goes back to the orders that wait.
+//! A record goes back to the source topic as it came. An order that was given up while it waited for the dictionary is
+//! stored already; sent again it would be a duplicate, so it goes back to the orders that wait.
 
 use anyhow::Context as _;
 use clap::Args;
 use crds::StreamStage;
+use crds::stage::Layer;
 use sqlx::{PgConnection, Row as _};
 
 use super::Documents;
 use crate::connect::Secrets;
-use crate::dead_letter::{ATTEMPTS_HEADER, Origin, stored_record};
+use crate::dead_letter::{ATTEMPTS_HEADER, Origin};
 use crate::layer::stg::pending;
 use crate::record::{Header, Record};
 use crate::rejection::Code;
 use crate::stage;
+use crate::stored;
 
 /// Dead letters that one transaction moves.
 const AT_ONCE: i64 = 500;
 
 const TAKE: &str = "\
-SELECT partition, \"offset\", code, key, value, header_names, header_values, attempts,
+SELECT partition, \"offset\", key, value, header_names, header_values, attempts,
     (extract(epoch FROM record_timestamp) * 1000)::bigint AS record_timestamp
 FROM streamstage.dead_letter
 WHERE consumer_group = $1 AND topic = $2 AND redriven_at IS NULL AND ($3::text IS NULL OR code = $3)
@@ -74,29 +76,20 @@ async fn redrive_stage(stage: &StreamStage, secrets: &Secrets, code: Option<Code
         .await?;
     let mut moved = 0;
     loop {
-        let mut transaction = warehouse.begin().await?;
+        let mut transaction = warehouse.pool().begin().await?;
         let letters = take(&mut transaction, &origin, code, &begun).await?;
         if letters.is_empty() {
             return Ok(moved);
         }
         mark(&mut transaction, &origin, &letters).await?;
         moved += letters.len();
-        let (waiting, sent): (Vec<Letter>, Vec<Letter>) =
-            letters.into_iter().partition(|letter| letter.waited);
-        let waiting: Vec<Record> = waiting.into_iter().map(|letter| letter.record).collect();
-        pending::wait_again(&mut transaction, &origin, &rules, &waiting).await?;
-        publisher
-            .send_back(sent.iter().map(|letter| &letter.record))
-            .await?;
+        let sent = match stage.spec.layer {
+            Layer::Stg => pending::wait_again(&mut transaction, &origin, &rules, letters).await?,
+            Layer::Dds | Layer::Cdm => letters,
+        };
+        publisher.send_back(sent.iter()).await?;
         transaction.commit().await?;
     }
-}
-
-/// A dead letter that is to go back.
-struct Letter {
-    record: Record,
-    /// Whether it is an order that lacked an entry of the dictionary.
-    waited: bool,
 }
 
 async fn take(
@@ -104,7 +97,7 @@ async fn take(
     origin: &Origin,
     code: Option<Code>,
     begun: &str,
-) -> anyhow::Result<Vec<Letter>> {
+) -> anyhow::Result<Vec<Record>> {
     let query = sqlx::query(TAKE)
         .bind(&origin.consumer_group)
         .bind(&origin.topic)
@@ -114,24 +107,20 @@ async fn take(
     let rows = query.fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
-            let mut record = stored_record(row)?;
+            let mut record = stored::record(row)?;
             let attempts: i32 = row.try_get("attempts")?;
             record
                 .headers
                 .push(Header::text(ATTEMPTS_HEADER, &attempts.to_string()));
-            let code: String = row.try_get("code")?;
-            Ok(Letter {
-                record,
-                waited: code == Code::DictionaryMissing.to_string(),
-            })
+            Ok(record)
         })
         .collect()
 }
 
-async fn mark(connection: &mut PgConnection, origin: &Origin, letters: &[Letter]) -> Result<(), sqlx::Error> {
+async fn mark(connection: &mut PgConnection, origin: &Origin, letters: &[Record]) -> Result<(), sqlx::Error> {
     let (partitions, offsets): (Vec<i32>, Vec<i64>) = letters
         .iter()
-        .map(|letter| (letter.record.partition, letter.record.offset))
+        .map(|letter| (letter.partition, letter.offset))
         .unzip();
     let query = sqlx::query(MARK)
         .bind(&origin.consumer_group)

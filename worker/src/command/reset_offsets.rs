@@ -89,7 +89,7 @@ async fn reset_stage(stage: &StreamStage, secrets: &Secrets, flags: &ResetOffset
         }
     }
     if flags.execute {
-        let mut transaction = warehouse.begin().await?;
+        let mut transaction = warehouse.pool().begin().await?;
         warehouse.advance(&mut transaction, &moved).await?;
         transaction.commit().await?;
     }

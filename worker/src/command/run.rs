@@ -14,6 +14,7 @@ use super::Documents;
 use crate::connect::Secrets;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::metrics::trouble::Troubles;
 use crate::serve::{Shown, serve};
 use crate::stage::{self, Surroundings};
 
@@ -42,14 +43,15 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let mut shown = Shown {
-        stages: Vec::new(),
+    let healths = stages.iter().map(|stage| Arc::new(Health::new(stage.name())));
+    let healths: Vec<Arc<Health>> = healths.collect();
+    registry.register_collector(Box::new(Troubles(healths.clone())));
+    let shown = Shown {
+        stages: healths.clone(),
         registry: Arc::new(registry),
     };
     let mut running = JoinSet::new();
-    for stage in stages {
-        let health = Arc::new(Health::new(stage.name()));
-        shown.stages.push(Arc::clone(&health));
+    for (stage, health) in stages.into_iter().zip(healths) {
         let secrets = Secrets::in_folder(&run.documents.secrets_dir);
         let around = Surroundings {
             secrets,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::runtime::Handle;
@@ -62,7 +62,9 @@ pub enum StartError {
     )]
     OutOfRange(String),
     /// PostgreSQL does not answer.
-    #[error("the positions cannot be read: {0}")]
+    #[error(
+        "the positions cannot be read: {0}; check that PostgreSQL runs, and the keys of spec.warehouse.authSecret"
+    )]
     Warehouse(#[from] sqlx::Error),
     /// Kafka does not answer.
     #[error("the log's bounds cannot be read: {0}")]
@@ -128,15 +130,25 @@ impl Assignment {
             match self.find_starts(kafka, partitions) {
                 Err(StartError::OutOfRange(place)) => return self.note(Err(StartError::OutOfRange(place))),
                 Err(_) if self.stop.is_cancelled() => return,
-                Err(error) => self.health.trouble(Service::Warehouse, &error.to_string()),
+                Err(error @ StartError::Warehouse(_)) => {
+                    self.health.trouble(Service::Warehouse, &error.to_string());
+                }
+                Err(error) => self.health.trouble(Service::Source, &error.to_string()),
                 Ok(starts) => break starts,
             }
             std::thread::sleep(backoff.next(u64::from(std::process::id())));
         };
+        // Both have answered. Without a record to work on, nothing else would find out.
+        self.health.fine(Service::Warehouse);
+        self.health.fine(Service::Source);
         let assigned = starts.iter().try_for_each(|(&partition, &offset)| {
             partitions.set_partition_offset(&self.topic, partition, Offset::Offset(offset))
         });
-        match assigned.and_then(|()| kafka.incremental_assign(partitions)) {
+        // A pause outlives the ownership in which it was made: librdkafka keeps it with the partition.
+        let assigned = assigned
+            .and_then(|()| kafka.incremental_assign(partitions))
+            .and_then(|()| kafka.resume(partitions));
+        match assigned {
             Ok(()) => {
                 tracing::info!(topic = self.topic, positions = ?starts, "partitions assigned");
                 // The mirror may be behind, when the last owner did not live to bring it up to date.
@@ -237,10 +249,23 @@ impl Assignment {
     }
 }
 
+/// What to look at, when the brokers refuse the client itself.
+pub(super) fn hint(error: &KafkaError) -> &'static str {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::Authentication) => {
+            "; check the keys username, password and mechanism of spec.source.authSecret"
+        }
+        Some(RDKafkaErrorCode::SSL) => {
+            "; check the keys security.protocol and ca.crt of spec.source.authSecret"
+        }
+        _ => "",
+    }
+}
+
 impl ClientContext for Assignment {
     fn error(&self, error: KafkaError, reason: &str) {
-        self.health
-            .trouble(Service::Source, &format!("{error}: {reason}"));
+        let trouble = format!("{error}: {reason}{}", hint(&error));
+        self.health.trouble(Service::Source, &trouble);
     }
 }
 
@@ -286,5 +311,25 @@ impl Drop for Ticket {
         let (count, changed) = &*self.0.0;
         *count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revocation_waits_for_the_batches_in_flight() {
+        let in_flight = InFlight::default();
+        let tickets = [in_flight.ticket(), in_flight.ticket()];
+        let (done, waited) = std::sync::mpsc::channel();
+        let waiting = std::thread::spawn(move || done.send(in_flight.wait()));
+        for ticket in tickets {
+            let early = waited.recv_timeout(Duration::from_millis(50));
+            assert!(early.is_err(), "did not wait");
+            drop(ticket);
+        }
+        assert_eq!(waited.recv_timeout(DRAIN), Ok(true));
+        waiting.join().expect("the thread").expect("the channel");
     }
 }

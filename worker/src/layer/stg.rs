@@ -15,6 +15,7 @@ mod write;
 
 use sqlx::PgConnection;
 
+use crate::dead_letter::Origin;
 use crate::decode::Rules;
 use crate::layer::{DictionaryError, Effects, Layer, Output};
 use crate::publish::OutputLimit;
@@ -34,12 +35,8 @@ pub struct Stg {
     pub dictionary: Dictionary,
     /// Largest message that the output topic takes.
     pub output_limit: OutputLimit,
-    /// Written into `load_src`: `kafka:<topic>`.
-    pub load_source: String,
-    /// Owner of the rows in `stg.pending_enrichment`.
-    pub consumer_group: String,
-    /// The source topic.
-    pub topic: String,
+    /// Whose records these are: named in `load_src`, and owner of the rows in `stg.pending_enrichment`.
+    pub origin: Origin,
 }
 
 impl Layer for Stg {

@@ -107,3 +107,22 @@ fn blame(found: &mut Found, record: &Record, policy: Policy, error: &sqlx::Error
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_record_holds_what_comes_after_it_in_its_partition_alone() {
+        let held = Held::from([(1, (5, "P0001".to_owned()))]);
+        let record = |partition, offset| Record {
+            partition,
+            offset,
+            ..Record::default()
+        };
+        for (partition, offset, expected) in [(1, 4, false), (1, 5, true), (1, 6, true), (2, 6, false)] {
+            let found = is_held(&held, &record(partition, offset));
+            assert_eq!(found, expected, "{partition}, {offset}");
+        }
+    }
+}

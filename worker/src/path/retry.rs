@@ -1,17 +1,25 @@
-#![expect(clippy::disallowed_methods, reason = "edge: tries pending orders again")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "edge: tries pending orders again"
+)]
 //! Tries the orders that wait for the dictionary again.
 //!
-//! One transaction, like a batch: what the dictionary knows by now is published, what has waited for too long
-//! goes to the dead letters, the rest waits twice as long as before.
+//! One transaction, on the road of a batch: what the dictionary knows by now is published, what has waited for too
+//! long goes to the dead letters, the rest waits twice as long as before.
 
 use std::time::{Duration, Instant};
 
+use sqlx::PgConnection;
+
 use super::{Path, PathError, now_micros};
-use crate::batch::{Published, Rejected};
-use crate::dead_letter::{self, ATTEMPTS_HEADER};
+use crate::batch::{Batch, Moves, Rejected, Written};
+use crate::dead_letter::{self, ATTEMPTS_HEADER, Way};
 use crate::layer::stg::pending::{self, Waiting};
-use crate::layer::stg::{Order, Outcome, Stg};
-use crate::layer::{Effects, Layer as _, Output};
+use crate::layer::stg::{Enriched, Order, Outcome, Stg};
+use crate::layer::{Effects, Layer as _};
+use crate::position::Spans;
+use crate::publish::PublishError;
 use crate::record::{Header, Item};
 use crate::rejection::{Code, Rejection};
 
@@ -22,7 +30,7 @@ const AT_ONCE: i64 = 500;
 #[derive(Default)]
 struct Sorted {
     done: Vec<(i64, Vec<u8>)>,
-    outputs: Vec<Output>,
+    ready: Vec<Item<Enriched>>,
     again: Vec<(i64, Vec<u8>, Vec<String>)>,
     dead: Vec<Rejected>,
 }
@@ -34,31 +42,49 @@ struct Sorted {
 pub async fn retry_pending(path: &Path<Stg>, max_wait: Duration) -> Result<usize, PathError> {
     let begun = Instant::now();
     let mut transaction = path.warehouse.begin().await?;
-    let waiting = pending::due(&mut transaction, &path.layer, AT_ONCE).await?;
+    let waiting = pending::due(transaction.connection(), &path.origin, AT_ONCE).await?;
     if waiting.is_empty() {
         return Ok(0);
     }
     let due = waiting.len();
     let sorted = sort(&path.layer, waiting, max_wait).await?;
-    pending::delete(&mut transaction, &sorted.done).await?;
-    pending::postpone(&mut transaction, &sorted.again).await?;
-    let dead = dead_letter::insert(&mut transaction, &path.origin, sorted.dead).await?;
-    path.publisher.publish(sorted.outputs.iter(), &dead).await?;
-    transaction.commit().await?;
-
-    let effects = Effects {
-        publish: (0..sorted.outputs.len()).collect(),
-        ..Effects::default()
-    };
-    let dead = dead.iter().map(|letter| letter.rejection.code).collect();
-    let published = Published {
-        effects,
-        dead,
-        ..Published::default()
-    };
-    path.metrics
-        .committed(&path.origin.stage, &published, begun.elapsed().as_secs_f64());
+    let written = write(path, transaction.connection(), &sorted).await?;
+    let published = path.publish(written).await;
+    if let Err(PathError::Publish(PublishError::TooLarge(_))) = published {
+        // The next pass rejects what exceeds it.
+        path.publisher.read_limit().await;
+    }
+    let published = published?;
+    transaction.commit(&published).await?;
+    path.metrics.committed(
+        &path.origin.stage,
+        &published.state,
+        begun.elapsed().as_secs_f64(),
+    );
     Ok(due)
+}
+
+/// Writes what becomes of the orders: a batch that covers no offsets, for they were passed long ago.
+async fn write<'s>(
+    path: &Path<Stg>,
+    connection: &mut PgConnection,
+    sorted: &'s Sorted,
+) -> Result<Batch<Written<'s, Enriched>>, PathError> {
+    pending::delete(connection, &sorted.done).await?;
+    pending::postpone(connection, &sorted.again).await?;
+    let dead = dead_letter::insert(connection, &path.origin, sorted.dead.clone(), Way::Wait).await?;
+    Ok(Batch {
+        spans: Spans::new(),
+        state: Written {
+            items: sorted.ready.iter().collect(),
+            effects: Effects {
+                publish: (0..sorted.ready.len()).collect(),
+                ..Effects::default()
+            },
+            dead,
+            moves: Moves::default(),
+        },
+    })
 }
 
 /// Asks the dictionary again, and decides for each order.
@@ -81,15 +107,23 @@ async fn sort(stg: &Stg, waiting: Vec<Waiting>, max_wait: Duration) -> Result<So
     }
     let known = stg.look_up(&items).await?;
     for (one, item) in orders.into_iter().zip(items) {
-        match stg.enrich(item.value, &known).map(|enriched| enriched.outcome) {
-            Ok(Outcome::Ready(output)) => {
+        let Item { record, value } = item;
+        let value = match stg.enrich(value, &known) {
+            Ok(value) => value,
+            Err(rejection) => {
+                bury(&mut sorted, one, rejection);
+                continue;
+            }
+        };
+        match &value.outcome {
+            Outcome::Ready(_) => {
                 sorted.done.push((one.object_id, one.version));
-                sorted.outputs.push(output);
+                sorted.ready.push(Item { record, value });
             }
-            Ok(Outcome::Missing(missing)) if one.waited < max_wait.as_secs_f64() => {
-                sorted.again.push((one.object_id, one.version, missing));
+            Outcome::Missing(missing) if one.waited < max_wait.as_secs_f64() => {
+                sorted.again.push((one.object_id, one.version, missing.clone()));
             }
-            Ok(Outcome::Missing(missing)) => {
+            Outcome::Missing(missing) => {
                 let detail = format!(
                     "{} unknown to the dictionary for {:.0} s",
                     missing.join(", "),
@@ -97,7 +131,6 @@ async fn sort(stg: &Stg, waiting: Vec<Waiting>, max_wait: Duration) -> Result<So
                 );
                 bury(&mut sorted, one, Rejection::new(Code::DictionaryMissing, detail));
             }
-            Err(rejection) => bury(&mut sorted, one, rejection),
         }
     }
     Ok(sorted)
@@ -106,10 +139,12 @@ async fn sort(stg: &Stg, waiting: Vec<Waiting>, max_wait: Duration) -> Result<So
 /// Sends an order to the dead letters, with the number of its attempts.
 fn bury(sorted: &mut Sorted, waiting: Waiting, rejection: Rejection) {
     let mut record = waiting.record;
+    // A redriven order counts on.
+    let attempts = dead_letter::attempts(&record) - 1 + waiting.attempts;
     record.headers.retain(|header| header.name != ATTEMPTS_HEADER);
     record
         .headers
-        .push(Header::text(ATTEMPTS_HEADER, &waiting.attempts.to_string()));
+        .push(Header::text(ATTEMPTS_HEADER, &attempts.to_string()));
     sorted.done.push((waiting.object_id, waiting.version));
     sorted.dead.push(Rejected { record, rejection });
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use self::hub::HubRows;
 use self::link::LinkRows;
 use self::satellite::SatelliteRows;
-use super::model::{H_CATEGORY, H_ORDER, H_PRODUCT, H_USER, Hub, Model};
+use super::model::Model;
 use super::order::{Scope, Source, Value, VaultOrder};
 use super::table::Kind;
 use crate::version::Version;
@@ -38,19 +38,6 @@ pub enum Column {
     Bytes(Vec<Vec<u8>>),
     /// Times in microseconds since the Unix epoch; bound as 64-bit integers.
     Micros(Vec<i64>),
-}
-
-/// The hub keys of one order: what the next layer counts by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OrderKeys {
-    /// Of the order.
-    pub order: Uuid,
-    /// Of the guest.
-    pub user: Uuid,
-    /// Of the product of each line, in the order of the lines.
-    pub products: Vec<Uuid>,
-    /// Of the category of each line, in the order of the lines.
-    pub categories: Vec<Uuid>,
 }
 
 /// Collects the rows of a batch. `'a` is the batch, whose texts are borrowed.
@@ -80,30 +67,18 @@ impl<'a> VaultRows<'a> {
         }
     }
 
-    /// Adds what one version of an order contributes, and returns the order's hub keys.
+    /// Adds what one version of an order contributes.
     ///
     /// When lines of one version contradict each other (a product with two names), the first line is believed.
-    pub fn push(&mut self, order: &VaultOrder<'a>, version: &Version) -> OrderKeys {
+    pub fn push(&mut self, order: &VaultOrder<'a>, version: &Version) {
         self.collect(Scope::Order, Source { order, line: None }, version);
-        let mut keys = OrderKeys {
-            order: self.current(&H_ORDER),
-            user: self.current(&H_USER),
-            products: Vec::with_capacity(order.lines.len()),
-            categories: Vec::with_capacity(order.lines.len()),
-        };
-        for (number, line) in (1..).zip(&order.lines) {
-            self.collect(
-                Scope::Line,
-                Source {
-                    order,
-                    line: Some((number, line)),
-                },
-                version,
-            );
-            keys.products.push(self.current(&H_PRODUCT));
-            keys.categories.push(self.current(&H_CATEGORY));
+        for line in (1..).zip(&order.lines) {
+            let source = Source {
+                order,
+                line: Some(line),
+            };
+            self.collect(Scope::Line, source, version);
         }
-        keys
     }
 
     /// The parameters of the statement behind the record source, in its order.
@@ -133,14 +108,6 @@ impl<'a> VaultRows<'a> {
         for rows in self.satellites.iter_mut().filter(|rows| rows.scope() == scope) {
             rows.add(&self.hubs, &self.links, source, version);
         }
-    }
-
-    /// The key that a hub was given last.
-    fn current(&self, hub: &Hub) -> Uuid {
-        self.hubs
-            .iter()
-            .find(|rows| rows.name() == hub.name)
-            .map_or(Uuid::nil(), HubRows::current_key)
     }
 }
 

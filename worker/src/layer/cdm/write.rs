@@ -5,6 +5,7 @@
 //! Writes a batch of facts: the ledger first, which locks the orders, then what the counters owe to it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::LazyLock;
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use uuid::Uuid;
@@ -59,8 +60,8 @@ WHERE cdm.name.version < excluded.version";
 /// Writes the facts of a batch, in any order and with repetitions.
 pub(super) async fn facts(connection: &mut PgConnection, facts: &[&Fact]) -> Result<Effects, sqlx::Error> {
     let (change, stored) = contributions(connection, newest_by_order(facts)).await?;
-    count(connection, "product", &change.products).await?;
-    count(connection, "category", &change.categories).await?;
+    PRODUCTS.count(connection, &change.products).await?;
+    CATEGORIES.count(connection, &change.categories).await?;
     names(connection, facts).await?;
     Ok(Effects {
         stored,
@@ -168,17 +169,26 @@ fn bind<'q>(
         )
 }
 
-/// Moves the counters of one mart; a counter that reaches 0 is deleted, one that is not there begins.
-///
-/// The rows are locked in key order and read as they are then; what another worker inserts in between is met by
-/// the conflict clause. A negative movement always finds its row, for it was counted before the ledger's lock.
-async fn count(connection: &mut PgConnection, entity: &str, deltas: &Deltas) -> Result<(), sqlx::Error> {
-    if deltas.is_empty() {
-        return Ok(());
-    }
-    let table = format!("cdm.{entity}_order_count");
-    let statement = format!(
-        "WITH delta AS MATERIALIZED (
+/// The counters of one mart.
+struct Mart {
+    /// What a counter's own key is hashed as.
+    name: String,
+    /// Moves counters: keys of the counters, of guests and of entities (`uuid[]`), changes (`integer[]`).
+    ///
+    /// A counter that reaches 0 is deleted, one that is not there begins. The rows are locked in key order and read
+    /// as they are then; what another worker inserts in between is met by the conflict clause. A negative movement
+    /// always finds its row, for it was counted before the ledger's lock.
+    statement: String,
+}
+
+static PRODUCTS: LazyLock<Mart> = LazyLock::new(|| Mart::of("product"));
+static CATEGORIES: LazyLock<Mart> = LazyLock::new(|| Mart::of("category"));
+
+impl Mart {
+    fn of(entity: &str) -> Self {
+        let table = format!("cdm.{entity}_order_count");
+        let statement = format!(
+            "WITH delta AS MATERIALIZED (
             SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[])
                 AS delta (id, user_id, {entity}_id, change)
         ), held AS MATERIALIZED (
@@ -197,21 +207,30 @@ async fn count(connection: &mut PgConnection, entity: &str, deltas: &Deltas) -> 
         WHERE NOT EXISTS (SELECT FROM held WHERE held.user_id = delta.user_id AND held.{entity}_id = delta.{entity}_id)
         ORDER BY user_id, {entity}_id
         ON CONFLICT (user_id, {entity}_id) DO UPDATE SET order_cnt = count.order_cnt + excluded.order_cnt"
-    );
-    let id = |(user, key): &(Uuid, Uuid)| {
-        hash_key(
-            &format!("user_{entity}"),
-            &[user.to_string().as_str(), key.to_string().as_str()],
-        )
-    };
-    sqlx::query(AssertSqlSafe(statement))
-        .bind(deltas.keys().map(id).collect::<Vec<_>>())
-        .bind(deltas.keys().map(|(user, _)| *user).collect::<Vec<_>>())
-        .bind(deltas.keys().map(|(_, key)| *key).collect::<Vec<_>>())
-        .bind(deltas.values().copied().collect::<Vec<i32>>())
-        .execute(connection)
-        .await?;
-    Ok(())
+        );
+        Self {
+            name: format!("user_{entity}"),
+            statement,
+        }
+    }
+
+    /// Moves the counters by what the ledger says.
+    async fn count(&self, connection: &mut PgConnection, deltas: &Deltas) -> Result<(), sqlx::Error> {
+        if deltas.is_empty() {
+            return Ok(());
+        }
+        let id = |(user, key): &(Uuid, Uuid)| {
+            hash_key(&self.name, &[user.to_string().as_str(), key.to_string().as_str()])
+        };
+        sqlx::query(AssertSqlSafe(self.statement.as_str()))
+            .bind(deltas.keys().map(id).collect::<Vec<_>>())
+            .bind(deltas.keys().map(|(user, _)| *user).collect::<Vec<_>>())
+            .bind(deltas.keys().map(|(_, key)| *key).collect::<Vec<_>>())
+            .bind(deltas.values().copied().collect::<Vec<i32>>())
+            .execute(connection)
+            .await?;
+        Ok(())
+    }
 }
 
 /// Remembers the newest name of everything that the facts name, those of superseded versions included.
@@ -233,4 +252,29 @@ async fn names(connection: &mut PgConnection, facts: &[&Fact]) -> Result<(), sql
         .execute(connection)
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fact(order_id: i64, version: u8) -> Fact {
+        let contribution = Contribution {
+            order_id,
+            version: vec![version],
+            ..Contribution::default()
+        };
+        Fact {
+            contribution,
+            names: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn of_several_versions_of_an_order_in_a_batch_the_newest_counts() {
+        let facts = [fact(2, 1), fact(1, 2), fact(1, 3), fact(1, 1)];
+        let newest = newest_by_order(&facts.iter().collect::<Vec<_>>());
+        let kept: Vec<(i64, u8)> = newest.iter().map(|one| (one.order_id, one.version[0])).collect();
+        assert_eq!(kept, [(1, 3), (2, 1)]);
+    }
 }

@@ -9,11 +9,11 @@
 
 use sqlx::{PgConnection, Row as _};
 
-use super::Stg;
 use super::decode::{self, Order};
-use crate::dead_letter::{Origin, array, header_name, header_value, stored_record};
+use crate::dead_letter::Origin;
 use crate::decode::Rules;
-use crate::record::{Header, Record};
+use crate::record::Record;
+use crate::stored::{self, text_array};
 use crate::version::Version;
 
 /// Longest pause between two attempts, in seconds; the first is 1 s, and each is twice the one before.
@@ -25,11 +25,19 @@ INSERT INTO stg.pending_enrichment (object_id, version, missing, next_attempt_at
 SELECT waiting.object_id, waiting.version, waiting.missing::text[], now() + interval '1 second', $1, $2,
     waiting.partition, waiting.\"offset\", waiting.key, waiting.value, waiting.names::text[],
     waiting.values::bytea[], timestamptz 'epoch' + waiting.record_timestamp * interval '1 millisecond'
-FROM unnest($3::bigint[], $4::bytea[], $5::text[], $6::integer[], $7::bigint[], $8::bytea[], $9::bytea[],
-    $10::text[], $11::text[], $12::bigint[])
-    AS waiting (object_id, version, missing, partition, \"offset\", key, value, names, values, record_timestamp)
+FROM unnest($3::integer[], $4::bigint[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::bigint[],
+    $10::bigint[], $11::bytea[], $12::text[])
+    AS waiting (partition, \"offset\", key, value, names, values, record_timestamp, object_id, version, missing)
 ORDER BY waiting.object_id, waiting.version
 ON CONFLICT (object_id, version) DO NOTHING";
+
+const STORED: &str = "\
+SELECT EXISTS (SELECT FROM stg.order_events AS known
+               WHERE known.object_id = letter.object_id AND known.version = letter.version)
+    OR EXISTS (SELECT FROM stg.order_event_history AS known
+               WHERE known.object_id = letter.object_id AND known.version = letter.version)
+FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY AS letter (object_id, version, place)
+ORDER BY letter.place";
 
 const DUE: &str = "\
 SELECT object_id, version, partition, \"offset\", key, value, header_names, header_values,
@@ -76,17 +84,16 @@ pub(super) struct Lacking<'r> {
 /// Notes orders that lack an entry of the dictionary.
 pub(super) async fn insert(
     connection: &mut PgConnection,
-    consumer_group: &str,
-    topic: &str,
+    origin: &Origin,
     orders: &[Lacking<'_>],
 ) -> Result<(), sqlx::Error> {
     if orders.is_empty() {
         return Ok(());
     }
-    let records = || orders.iter().map(|order| order.record);
-    sqlx::query(INSERT)
-        .bind(consumer_group)
-        .bind(topic)
+    let query = sqlx::query(INSERT)
+        .bind(&origin.consumer_group)
+        .bind(&origin.topic);
+    let query = stored::bind(query, orders.iter().map(|order| order.record), |_| true)
         .bind(orders.iter().map(|order| order.object_id).collect::<Vec<_>>())
         .bind(
             orders
@@ -97,34 +104,14 @@ pub(super) async fn insert(
         .bind(
             orders
                 .iter()
-                .map(|order| quoted(order.missing))
+                .map(|order| text_array(order.missing))
                 .collect::<Vec<_>>(),
-        )
-        .bind(records().map(|record| record.partition).collect::<Vec<_>>())
-        .bind(records().map(|record| record.offset).collect::<Vec<_>>())
-        .bind(records().map(|record| record.key.as_deref()).collect::<Vec<_>>())
-        .bind(
-            records()
-                .map(|record| record.value.as_deref())
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            records()
-                .map(|record| array(record.headers.iter().map(header_name)))
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            records()
-                .map(|record| array(record.headers.iter().map(header_value)))
-                .collect::<Vec<_>>(),
-        )
-        .bind(records().map(|record| record.timestamp).collect::<Vec<_>>())
-        .execute(connection)
-        .await?;
-    Ok(())
+        );
+    query.execute(connection).await.map(drop)
 }
 
-/// Lets orders wait again that were given up: they are stored already, so their records cannot come again.
+/// Lets orders wait again that were given up after they were stored: sent again they would be duplicates. Returns the
+/// other records, which are not stored.
 ///
 /// # Errors
 /// Whatever PostgreSQL refuses.
@@ -132,33 +119,50 @@ pub async fn wait_again(
     connection: &mut PgConnection,
     origin: &Origin,
     rules: &Rules,
-    records: &[Record],
-) -> Result<(), sqlx::Error> {
-    // They were accepted when they came: no clock refuses them now.
-    let decoded = records
-        .iter()
-        .map(|record| (record, decode::order(rules, record, i64::MAX)));
-    let decoded: Vec<(&Record, Order)> = decoded
-        .filter_map(|(record, order)| order.ok().map(|order| (record, order)))
-        .collect();
-    let lacking = decoded.iter().map(|(record, order)| Lacking {
+    records: Vec<Record>,
+) -> Result<Vec<Record>, sqlx::Error> {
+    let (mut decoded, mut others): (Vec<(Record, Order)>, Vec<Record>) = (Vec::new(), Vec::new());
+    for record in records {
+        // What is stored was accepted when it came: no clock refuses it now.
+        match decode::order(rules, &record, i64::MAX) {
+            Ok(order) => decoded.push((record, order)),
+            Err(_) => others.push(record),
+        }
+    }
+    let orders = decoded.iter().map(|(_, order)| order.event.object_id);
+    let versions = decoded.iter().map(|(_, order)| order.version.as_bytes());
+    let stored: Vec<bool> = sqlx::query_scalar(STORED)
+        .bind(orders.collect::<Vec<_>>())
+        .bind(versions.collect::<Vec<_>>())
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut stored = stored.into_iter();
+    let (waiting, unknown): (Vec<_>, Vec<_>) =
+        decoded.into_iter().partition(|_| stored.next().unwrap_or(false));
+    others.extend(unknown.into_iter().map(|(record, _)| record));
+    let lacking = waiting.iter().map(|(record, order)| Lacking {
         record,
         object_id: order.event.object_id,
         version: &order.version,
         missing: &[],
     });
-    let orders: Vec<Lacking<'_>> = lacking.collect();
-    insert(connection, &origin.consumer_group, &origin.topic, &orders).await
+    let lacking: Vec<Lacking<'_>> = lacking.collect();
+    insert(connection, origin, &lacking).await?;
+    Ok(others)
 }
 
 /// Locks up to `limit` orders that are due, and returns them.
 ///
 /// # Errors
 /// Whatever PostgreSQL refuses.
-pub async fn due(connection: &mut PgConnection, stg: &Stg, limit: i64) -> Result<Vec<Waiting>, sqlx::Error> {
+pub async fn due(
+    connection: &mut PgConnection,
+    origin: &Origin,
+    limit: i64,
+) -> Result<Vec<Waiting>, sqlx::Error> {
     let rows = sqlx::query(DUE)
-        .bind(&stg.consumer_group)
-        .bind(&stg.topic)
+        .bind(&origin.consumer_group)
+        .bind(&origin.topic)
         .bind(limit)
         .fetch_all(connection)
         .await?;
@@ -167,7 +171,7 @@ pub async fn due(connection: &mut PgConnection, stg: &Stg, limit: i64) -> Result
             Ok(Waiting {
                 object_id: row.try_get("object_id")?,
                 version: row.try_get("version")?,
-                record: stored_record(row)?,
+                record: stored::record(row)?,
                 waited: row.try_get("waited")?,
                 attempts: row.try_get("attempts")?,
             })
@@ -211,16 +215,11 @@ pub async fn postpone(
         .bind(
             again
                 .iter()
-                .map(|(.., missing)| quoted(missing))
+                .map(|(.., missing)| text_array(missing))
                 .collect::<Vec<_>>(),
         )
         .bind(LONGEST_PAUSE)
         .execute(connection)
         .await?;
     Ok(())
-}
-
-/// Entries as the text of a PostgreSQL array.
-fn quoted(entries: &[String]) -> String {
-    array(entries.iter().map(|entry| header_name(&Header::text(entry, ""))))
 }

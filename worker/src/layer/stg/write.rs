@@ -6,14 +6,16 @@
 
 use std::collections::HashSet;
 
+use crds::contract::ORDER;
 use sqlx::{PgConnection, Row as _};
 
 use super::Stg;
 use super::enrich::{Enriched, Outcome};
 use super::pending::{self, Lacking};
-use crate::decode::ORDER;
+use crate::dead_letter::Origin;
 use crate::layer::Effects;
 use crate::record::Item;
+use crate::stored::Query;
 
 /// Inserts orders that the table does not hold, and returns every version of the batch that was unknown.
 ///
@@ -91,7 +93,7 @@ pub(super) async fn orders(
     let mut unknown = Vec::with_capacity(distinct.len());
     let mut unplaced = Vec::new();
     for row in Columns::of(items, &distinct)
-        .bind(stg, INSERT_UNKNOWN)
+        .bind(&stg.origin, INSERT_UNKNOWN)
         .fetch_all(&mut *connection)
         .await?
     {
@@ -103,7 +105,7 @@ pub(super) async fn orders(
     }
     if !unplaced.is_empty() {
         Columns::of(items, &unplaced)
-            .bind(stg, SUPERSEDE)
+            .bind(&stg.origin, SUPERSEDE)
             .execute(&mut *connection)
             .await?;
     }
@@ -124,12 +126,14 @@ pub(super) async fn orders(
             }
         }
     }
-    pending::insert(connection, &stg.consumer_group, &stg.topic, &lacking).await?;
+    pending::insert(connection, &stg.origin, &lacking).await?;
     let (stored, duplicate) = (publish.len(), items.len() - unknown.len());
+    let has_unknown_status = |&&index: &&usize| !items[index].value.version.has_known_status();
     Ok(Effects {
         publish,
         stored,
         duplicate,
+        unknown_status: unknown.iter().filter(has_unknown_status).count(),
         pending: lacking.len(),
     })
 }
@@ -161,7 +165,7 @@ impl<'i> Columns<'i> {
         columns
     }
 
-    fn bind<'q>(self, stg: &'q Stg, statement: &'static str) -> Query<'q>
+    fn bind<'q>(self, origin: &Origin, statement: &'static str) -> Query<'q>
     where
         'i: 'q,
     {
@@ -172,8 +176,6 @@ impl<'i> Columns<'i> {
             .bind(self.version)
             .bind(self.payload)
             .bind(ORDER)
-            .bind(stg.load_source.as_str())
+            .bind(origin.load_source())
     }
 }
-
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;

@@ -41,10 +41,6 @@ impl<'a> HubRows<'a> {
         }
     }
 
-    pub(super) fn name(&self) -> &'static str {
-        self.hub.name
-    }
-
     pub(super) fn scope(&self) -> Scope {
         self.scope
     }

@@ -99,23 +99,6 @@ fn the_golden_order_has_these_rows() {
 }
 
 #[test]
-fn push_returns_the_hub_keys_line_by_line() {
-    let mut order = golden();
-    order.lines = vec![
-        line("b", "Супы", 1, 1),
-        line("a", "Роллы", 1, 1),
-        line("b", "Супы", 1, 1),
-    ];
-    let keys = VaultRows::new(&MODEL).push(&order, &version(0, "OPEN"));
-    let product = |id| hash_key("h_product", &[id]);
-    let category = |name| hash_key("h_category", &[name]);
-    assert_eq!(keys.order, hash_key("h_order", &["322519"]));
-    assert_eq!(keys.user, hash_key("h_user", &[order.user_id]));
-    assert_eq!(keys.products, ["b", "a", "b"].map(product));
-    assert_eq!(keys.categories, ["Супы", "Роллы", "Супы"].map(category));
-}
-
-#[test]
 fn an_order_without_lines_has_its_status_and_no_item() {
     let columns = columns_of(&[(
         VaultOrder {
