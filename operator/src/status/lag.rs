@@ -1,0 +1,262 @@
+//! How far the stage is behind, as the status says it.
+//!
+//! Must never make a write of what nobody would notice: figures stay as they were until a rounded one moves.
+
+use crds::status::{ConditionType, Lag, LimitedBy, PartitionLag, Reason};
+use crds::{StreamStage, StreamStageStatus};
+use k8s_openapi::jiff::SignedDuration;
+
+use super::Finding;
+use crate::lag::view::View;
+use crate::lag::{Unknown, UnknownReason};
+use crate::scale::load::{Load, PartitionLoad};
+use crate::scale::{LagKnown, Wanted};
+
+/// Partitions that the status names.
+const WORST: usize = 16;
+/// Small lags come and go: below this many records they are told once a minute at most.
+const SMALL: u64 = 10;
+const QUIET: SignedDuration = SignedDuration::from_mins(1);
+
+/// The figures of the lag, and the worst partitions: those of before while no rounded figure has moved.
+pub(super) fn figures(before: &StreamStageStatus, view: &View) -> (Option<Lag>, Vec<PartitionLag>) {
+    let kept = || (before.lag.clone(), before.partitions.clone());
+    let Some(load) = view.load() else {
+        return kept();
+    };
+    let lag = lag(load);
+    match &before.lag {
+        Some(told) if is_same(told, &lag) => kept(),
+        _ => (Some(lag), worst(load)),
+    }
+}
+
+fn lag(load: &Load) -> Lag {
+    let total = load.total();
+    let count = |holds: fn(&PartitionLoad) -> bool| {
+        let found = load
+            .partitions
+            .iter()
+            .filter(|partition| holds(partition))
+            .count();
+        u32::try_from(found).unwrap_or(u32::MAX)
+    };
+    let drain_seconds = drain_seconds(Some(load));
+    Lag {
+        total,
+        max_partition: load
+            .partitions
+            .iter()
+            .map(|partition| partition.lag)
+            .max()
+            .unwrap_or(0),
+        drain_seconds,
+        drain: drain_seconds.map_or_else(|| "growing".to_owned(), words),
+        arrival_per_second: tenths(load.arrival_per_second()),
+        processed_per_second: tenths(load.processed_per_second),
+        partitions: count(|_| true),
+        lagging: count(|partition| partition.lag > 0),
+        stuck: count(|partition| partition.is_stuck),
+        measured_at: load.measured_at,
+    }
+}
+
+/// Seconds until the lag is gone; none while it is not known, or grows.
+pub(super) fn drain_seconds(load: Option<&Load>) -> Option<u64> {
+    load.and_then(Load::drain_seconds).map(whole)
+}
+
+fn worst(load: &Load) -> Vec<PartitionLag> {
+    let mut behind: Vec<&PartitionLoad> = load
+        .partitions
+        .iter()
+        .filter(|partition| partition.lag > 0)
+        .collect();
+    behind.sort_by_key(|partition| (std::cmp::Reverse(partition.lag), partition.partition));
+    behind
+        .into_iter()
+        .take(WORST)
+        .map(|partition| PartitionLag {
+            partition: partition.partition,
+            lag: partition.lag,
+            committed: partition.committed,
+            end: partition.end,
+            stuck: partition.is_stuck,
+        })
+        .collect()
+}
+
+/// Whether a person would see no difference.
+fn is_same(told: &Lag, now: &Lag) -> bool {
+    if (told.partitions, told.stuck) != (now.partitions, now.stuck) {
+        return false;
+    }
+    if told.total < SMALL && now.total < SMALL {
+        let passed = now
+            .measured_at
+            .zip(told.measured_at)
+            .map(|(now, told)| now.duration_since(told));
+        return told.total == now.total || passed.is_some_and(|passed| passed < QUIET);
+    }
+    let seconds = |lag: &Lag| lag.drain_seconds.map(two_digits);
+    two_digits(told.total) == two_digits(now.total) && seconds(told) == seconds(now)
+}
+
+/// The first two digits of a number, and zeros.
+fn two_digits(number: u64) -> u64 {
+    let unit = 10_u64.pow(number.checked_ilog10().unwrap_or(0).saturating_sub(1));
+    number / unit * unit
+}
+
+/// Seconds as a person writes them: `42s`, `3m10s`, `2h5m`.
+fn words(seconds: u64) -> String {
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
+        (hours, minutes, _) => format!("{hours}h{minutes}m"),
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "never negative, and a cast saturates"
+)]
+fn whole(seconds: f64) -> u64 {
+    seconds.ceil() as u64
+}
+
+fn tenths(rate: f64) -> f64 {
+    (rate * 10.0).round() / 10.0
+}
+
+/// What the lag, and what follows from it, means for a person.
+pub(super) fn findings(stage: &StreamStage, view: &View, wanted: &Wanted) -> Vec<Finding> {
+    let (reachable, observed) = readings(view);
+    let stuck = stuck(view);
+    let is_active = wanted.reason == Reason::FollowsLag;
+    let limits = [
+        LimitedBy::Min,
+        LimitedBy::Max,
+        LimitedBy::Partitions,
+        LimitedBy::HotPartition,
+        LimitedBy::ConnectionBudget,
+    ];
+    let limited = if limits.contains(&wanted.limited_by) {
+        (true, (Reason::Limited, format!("by {:?}", wanted.limited_by)))
+    } else {
+        (
+            false,
+            (
+                Reason::NotLimited,
+                "nothing keeps the workers from what the lag asks for".to_owned(),
+            ),
+        )
+    };
+    let all = [
+        (ConditionType::SourceReachable, reachable),
+        (ConditionType::LagObserved, observed),
+        (ConditionType::PartitionsStuck, stuck),
+        (
+            ConditionType::ScalingActive,
+            Some((is_active, (wanted.reason, who(stage, wanted)))),
+        ),
+        (ConditionType::ScalingLimited, Some(limited)),
+    ];
+    // Until the lag has been read, what was told before stays.
+    let is_pending = matches!(view.known(), LagKnown::Pending) && wanted.reason == Reason::LagPending;
+    all.into_iter()
+        .filter(|(type_, _)| {
+            let follows = [ConditionType::ScalingActive, ConditionType::ScalingLimited];
+            !(is_pending && follows.contains(type_) && was_told(stage, *type_))
+        })
+        .filter_map(|(type_, found)| {
+            let (holds, (reason, message)) = found?;
+            Some(Finding {
+                type_,
+                holds,
+                reason,
+                message,
+            })
+        })
+        .collect()
+}
+
+/// Who decides, in words without figures: those are in `status.scaling.message`.
+fn who(stage: &StreamStage, wanted: &Wanted) -> String {
+    match wanted.reason {
+        Reason::FollowsLag => "the number of workers follows the lag".to_owned(),
+        Reason::LagUnknown => "held: the lag is not known".to_owned(),
+        Reason::LagPending => "held: the lag is being read".to_owned(),
+        _ if stage.spec.suspend => "paused by spec.suspend".to_owned(),
+        _ => wanted.message.clone(),
+    }
+}
+
+fn was_told(stage: &StreamStage, type_: ConditionType) -> bool {
+    let type_ = type_.to_string();
+    let status = stage.status.as_ref();
+    status.is_some_and(|status| status.conditions.iter().any(|condition| condition.type_ == type_))
+}
+
+type Found = Option<(bool, (Reason, String))>;
+
+/// Whether Kafka answers, and whether the lag is known; none while nothing was tried.
+fn readings(view: &View) -> (Found, Found) {
+    match (view.unknown(), view.load()) {
+        (Some(Unknown { reason, message }), _) => {
+            let unreachable = match reason {
+                UnknownReason::Unreachable => Some(Reason::Unreachable),
+                UnknownReason::AuthenticationFailed => Some(Reason::AuthenticationFailed),
+                UnknownReason::Forbidden => Some(Reason::KafkaForbidden),
+                UnknownReason::UnknownTopic => Some(Reason::UnknownTopic),
+                UnknownReason::Partial | UnknownReason::OffsetOutOfRange => None,
+            };
+            let reachable =
+                unreachable.map_or((true, answers()), |reason| (false, (reason, message.clone())));
+            let why = match reason {
+                UnknownReason::Partial => Reason::PartlyRead,
+                UnknownReason::OffsetOutOfRange => Reason::OffsetOutOfRange,
+                _ => unreachable.unwrap_or(Reason::Unreachable),
+            };
+            (Some(reachable), Some((false, (why, message.clone()))))
+        }
+        (None, Some(_)) => {
+            let observed = (Reason::Observed, "every partition was read".to_owned());
+            (Some((true, answers())), Some((true, observed)))
+        }
+        (None, None) => (None, None),
+    }
+}
+
+fn answers() -> (Reason, String) {
+    (
+        Reason::Reachable,
+        "Kafka answers, and the topic is there".to_owned(),
+    )
+}
+
+fn stuck(view: &View) -> Found {
+    let load = view.load()?;
+    let stuck: Vec<String> = load
+        .partitions
+        .iter()
+        .filter(|partition| partition.is_stuck)
+        .map(|partition| format!("{} at offset {}", partition.partition, partition.committed))
+        .collect();
+    Some(if stuck.is_empty() {
+        (
+            false,
+            (
+                Reason::NoneStuck,
+                "every partition with lag makes progress".to_owned(),
+            ),
+        )
+    } else {
+        let message = format!(
+            "no progress in partition {}: look for held records in the workers' logs",
+            stuck.join(", partition ")
+        );
+        (true, (Reason::Stuck, message))
+    })
+}
