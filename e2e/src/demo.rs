@@ -85,8 +85,7 @@ pub async fn run(flags: Flags) -> Result<()> {
     };
     let services = Services::from_env_or_start(options).await?;
     println!("services   {}", services.summary());
-    let name = format!("streamstage_{}", std::process::id());
-    let pipeline = Pipeline::create(&services, &name, 6).await?;
+    let pipeline = Pipeline::create(&services, "streamstage", 6).await?;
     let mut generator = Generator::new(&Settings::default());
     pipeline.load_dictionary(&generator, 0).await?;
     let messages = pipeline.folder().join("orders.ndjson");

@@ -24,8 +24,11 @@ use crate::services::{Options, Services};
 mod drain;
 mod inputs;
 mod rows;
+mod topics;
 mod worker;
 
+pub use drain::until;
+pub use topics::Record;
 pub use worker::Worker;
 
 /// The stages of every pipeline, upstream first.
@@ -45,7 +48,8 @@ pub async fn services() -> Result<Services> {
     Services::from_env_or_start(Options::default()).await
 }
 
-/// One pipeline; dropping it leaves its topics and its database to the services' end.
+/// One pipeline; dropping it empties its Redis database, of which there are few, and leaves its topics and its
+/// PostgreSQL database to the services' end.
 pub struct Pipeline {
     name: String,
     topics: [String; 3],
@@ -60,19 +64,21 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Makes the database `name`, the topics `{name}-orders`, `{name}-stg` and `{name}-dds`, each with a `.dlq`,
-    /// the stage file (stages `stg`, `dds` and `cdm` of the namespace `name`), and runs `worker migrate`.
+    /// Makes a name of its own that begins with `name`, so that services can be used again and again; the database
+    /// of that name, the topics `{name}-orders`, `{name}-stg` and `{name}-dds`, each with a `.dlq`, the stage file
+    /// (stages `stg`, `dds` and `cdm` of the namespace of that name), and runs `worker migrate`.
     ///
     /// # Errors
-    /// When one of them exists already, a service refuses, or the worker is not built.
+    /// When a service refuses, or the worker is not built.
     pub async fn create(services: &Services, name: &str, partitions: i32) -> Result<Self> {
+        let name = format!("{name}_{:08x}", rand::random::<u32>());
         let topics = ["orders", "stg", "dds"].map(|topic| format!("{name}-{topic}"));
         for topic in &topics {
             services.create_topic(topic, partitions).await?;
             services.create_topic(&format!("{topic}.dlq"), partitions).await?;
         }
-        services.create_database(name).await?;
-        let postgres = services.postgres_url(name);
+        services.create_database(&name).await?;
+        let postgres = services.postgres_url(&name);
         let redis_url = services.redis_url(empty_redis(services).await?);
         // Named, so that a test can tell the workers' sessions from its own.
         let options = PgConnectOptions::from_str(&postgres)?.application_name(SESSIONS);
@@ -84,7 +90,7 @@ impl Pipeline {
         let folder = tempfile::Builder::new().prefix("streamstage-").tempdir()?;
         let file = folder.path().join("stage.yaml");
         let pipeline = Self {
-            name: name.to_owned(),
+            name,
             bootstrap_servers: services.bootstrap_servers().to_owned(),
             login: (
                 postgres.username().to_owned(),
@@ -178,12 +184,30 @@ impl Pipeline {
         Ok(std::fs::write(&self.file, replaced(&text, from, to)?)?)
     }
 
+    /// Gives every stage these settings of its batches, such as `{maxRecords: 40, maxWait: 100ms}`.
+    ///
+    /// # Errors
+    /// When the stage file is not the one that was made.
+    pub fn set_batches(&mut self, settings: &str) -> Result<()> {
+        STAGES.iter().try_for_each(|stage| {
+            let layer = format!("layer: {stage}\n");
+            self.edit(&layer, &format!("{layer}  batch: {settings}\n"))
+        })
+    }
+
     /// Writes the generator's guests and restaurants into the dictionary, without the last `withheld` guests.
     ///
     /// # Errors
     /// When Redis does not answer.
     pub async fn load_dictionary(&self, generator: &Generator, withheld: usize) -> Result<()> {
-        let entries = generator.catalogue().entries(withheld);
+        self.load_entries(generator.catalogue().entries(withheld)).await
+    }
+
+    /// Writes entries into the dictionary: pairs of id and JSON.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn load_entries<'e>(&self, entries: impl Iterator<Item = (&'e str, String)>) -> Result<()> {
         dictionary::load(&self.redis_url, entries).await.map(drop)
     }
 
@@ -207,10 +231,18 @@ impl Pipeline {
     /// # Errors
     /// When the worker is not built or cannot be started.
     pub fn worker(&self, stages: &[&str]) -> Result<Worker> {
+        self.worker_with(stages, &[])
+    }
+
+    /// [`Self::worker`] with more flags, such as `--secrets-dir`.
+    ///
+    /// # Errors
+    /// When the worker is not built or cannot be started.
+    pub fn worker_with(&self, stages: &[&str], flags: &[&str]) -> Result<Worker> {
         let number = self.workers.fetch_add(1, Ordering::Relaxed);
         let log = self.folder().join(format!("worker-{number}.log"));
         let mut command = self.prepared("run", stages)?;
-        command.args(["--listen", "127.0.0.1:0"]);
+        command.args(["--listen", "127.0.0.1:0"]).args(flags);
         Worker::spawn(command, log)
     }
 
@@ -251,6 +283,13 @@ impl Pipeline {
     {
         let asked = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool);
         asked.await.with_context(|| format!("refused: {sql}"))
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        // A Redis that is stopped keeps what it has; the next pipeline takes another database then.
+        dictionary::empty(&self.redis_url).unwrap_or_default();
     }
 }
 

@@ -23,7 +23,7 @@ mod redis;
 mod scratch;
 mod service;
 
-pub use kafka::create_topic;
+pub use kafka::{VERSION as KAFKA_VERSION, create_topic};
 pub use process::Recorded;
 pub use scratch::remove;
 pub use service::{Endpoint, Service};

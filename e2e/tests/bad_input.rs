@@ -50,11 +50,7 @@ async fn each_form_of_bad_input_gets_its_code_and_the_good_messages_get_through(
     pipeline.produce(1, messages.iter().cloned()).await?;
 
     let _worker = pipeline.worker(&[])?;
-    let end: i64 = pipeline.ends(pipeline.source_topic())?.values().sum();
-    until("stg has read everything", || async {
-        Ok(pipeline.positions("stg").await?.values().sum::<i64>() == end)
-    })
-    .await?;
+    pipeline.read_to_the_end("stg", WITHIN).await?;
     let waiting: i64 = pipeline
         .query("SELECT count(*) FROM stg.pending_enrichment")
         .await?;
@@ -74,6 +70,15 @@ async fn each_form_of_bad_input_gets_its_code_and_the_good_messages_get_through(
             .fetch_all(pipeline.pool())
             .await?;
     assert_eq!(codes(&letters(rows.into_iter())), codes(&expected));
+    let unplaced: i64 = pipeline
+        .query(
+            "SELECT count(*) FROM streamstage.dead_letter WHERE NOT CASE code
+                 WHEN 'ParseError' THEN detail ~ '^byte [0-9]+: .'
+                 WHEN 'ContractViolation' THEN detail ~ '^(/[^ ]+)?: .'
+                 ELSE detail <> '' END",
+        )
+        .await?;
+    assert_eq!(unplaced, 0, "details that do not say where");
     let copies = copies(
         services.bootstrap_servers(),
         &format!("{}.dlq", pipeline.source_topic()),

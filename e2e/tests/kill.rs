@@ -61,13 +61,7 @@ async fn fifty_kills_at_random_moments_change_nothing() -> Result<()> {
 /// A pipeline whose batches are small, so that a kill finds one under way.
 async fn pipeline(services: &Services, name: &str, generator: &Generator) -> Result<Pipeline> {
     let mut pipeline = Pipeline::create(services, name, PARTITIONS).await?;
-    for stage in STAGES {
-        let layer = format!("layer: {stage}\n");
-        pipeline.edit(
-            &layer,
-            &format!("{layer}  batch: {{maxRecords: 40, maxWait: 100ms}}\n"),
-        )?;
-    }
+    pipeline.set_batches("{maxRecords: 40, maxWait: 100ms}")?;
     pipeline.load_dictionary(generator, 0).await?;
     Ok(pipeline)
 }

@@ -182,3 +182,35 @@ fn the_file_holds_a_line_for_each_message_and_the_manifest_counts_them() -> Resu
     );
     Ok(())
 }
+
+/// Whoever waits for the history, as a demo does, need not wait for the end of a live part that has none.
+#[test]
+fn the_manifest_is_there_after_the_history_and_sigterm_ends_the_live_part() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("manifest.json");
+    let mut orders = Command::new(env!("CARGO_BIN_EXE_orders"))
+        .args([
+            "--history=20",
+            "--rate=600",
+            "--to-file",
+            "/dev/null",
+            "--manifest",
+        ])
+        .arg(&path)
+        .spawn()?;
+    let manifest = || -> Option<Manifest> { serde_json::from_slice(&std::fs::read(&path).ok()?).ok() };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let history = loop {
+        if let Some(manifest) = manifest() {
+            break manifest;
+        }
+        assert!(Instant::now() < deadline, "no manifest within 10 s");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(history.orders, 20);
+    assert!(orders.try_wait()?.is_none(), "the live part goes on");
+    let kill = Command::new("kill").arg(orders.id().to_string()).status()?;
+    assert!(kill.success() && orders.wait()?.success());
+    assert!(manifest().is_some_and(|all| all.messages >= history.messages));
+    Ok(())
+}

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +12,7 @@ use e2e::orders::manifest::Manifest;
 use e2e::orders::send::{self, Sender};
 use e2e::orders::{Expected, Generator, Message, Settings, dictionary};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Produces orders as the source system does: versions of each order, late, repeated and bad ones in between
 ///
@@ -132,18 +133,25 @@ async fn main() -> Result<()> {
     manifest.orders = u64::try_from(cli.history)?;
     output.flush().await?;
     bar.finish_with_message("history produced");
+    // The live part may have no end: what reads the manifest need not wait for it.
+    write(cli.manifest.as_deref(), &manifest)?;
     if cli.rate > 0.0 {
+        let mut terminated = signal(SignalKind::terminate())?;
         tokio::select! {
             produced = live(&mut generator, &mut output, &mut manifest, &cli) => produced?,
             _ = tokio::signal::ctrl_c() => {}
+            _ = terminated.recv() => {}
         }
         output.flush().await?;
-    }
-    if let Some(path) = &cli.manifest {
-        let text = serde_json::to_string_pretty(&manifest)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        write(cli.manifest.as_deref(), &manifest)?;
     }
     Ok(())
+}
+
+fn write(path: Option<&Path>, manifest: &Manifest) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(manifest)? + "\n";
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// One order after the other at a steady rate, for as long as it was asked.

@@ -1,10 +1,14 @@
 //! Loads the dictionary into Redis: key = id, value = JSON.
 #![expect(clippy::disallowed_types, reason = "edge: writes the dictionary into Redis")]
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 
 /// Entries that go into one MSET; each is some hundred bytes, a restaurant a few kilobytes.
 const AT_ONCE: usize = 500;
+/// How long Redis may take to let somebody in.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Writes every entry, replacing what stands under its id; returns how many there were.
 ///
@@ -32,6 +36,16 @@ pub async fn is_empty(redis_url: &str) -> Result<bool> {
     let mut connection = connect(redis_url).await?;
     let keys: u64 = redis::cmd("DBSIZE").query_async(&mut connection).await?;
     Ok(keys == 0)
+}
+
+/// Removes every key of a Redis database. Blocks for a moment.
+///
+/// # Errors
+/// When Redis cannot be reached or refuses.
+pub fn empty(redis_url: &str) -> Result<()> {
+    let mut connection = redis::Client::open(redis_url)?.get_connection_with_timeout(PATIENCE)?;
+    redis::cmd("FLUSHDB").exec(&mut connection)?;
+    Ok(())
 }
 
 async fn connect(redis_url: &str) -> Result<redis::aio::MultiplexedConnection> {

@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use anyhow::{Result, bail, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::{Pipeline, STAGES, worker};
@@ -53,6 +52,28 @@ impl Pipeline {
         }
     }
 
+    /// Waits until a stage has applied all that its topic holds; orders may be pending.
+    ///
+    /// # Errors
+    /// As [`Pipeline::drained`].
+    pub async fn read_to_the_end(&self, stage: &str, within: Duration) -> Result<()> {
+        let ends = self.ends(self.topic_of(stage)?)?;
+        let deadline = Instant::now() + within;
+        loop {
+            let positions = self.positions(stage).await?;
+            if !is_behind(&positions, &ends) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "{stage} is at {positions:?} of {ends:?} after {within:?}\n{}",
+                    self.logs()?
+                );
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// The offset after the last record of each of a topic's partitions.
     ///
     /// # Errors
@@ -74,11 +95,7 @@ impl Pipeline {
     }
 
     fn watcher(&self) -> Result<BaseConsumer> {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &self.bootstrap_servers)
-            .set_log_level(RDKafkaLogLevel::Emerg);
-        Ok(config.create()?)
+        Ok(self.kafka().create()?)
     }
 
     /// What the first stage that is not done has left, in words; empty when all are done. An end is read after
@@ -90,8 +107,7 @@ impl Pipeline {
             }
             let ends = ends(consumer, topic)?;
             let positions = self.positions(stage).await?;
-            let behind = |(partition, end): (&i32, &i64)| positions.get(partition).unwrap_or(&0) < end;
-            if ends.iter().any(behind) {
+            if is_behind(&positions, &ends) {
                 return Ok(format!("{stage} is at {positions:?} of {ends:?}\n"));
             }
             let pending: i64 = self.query(PENDING).await?;
@@ -115,17 +131,40 @@ impl Pipeline {
     }
 }
 
-/// Asks Kafka for the ends of a topic. Blocks for a moment.
+/// Whether a position is not at its partition's end.
+fn is_behind(positions: &BTreeMap<i32, i64>, ends: &BTreeMap<i32, i64>) -> bool {
+    let behind = |(partition, end): (&i32, &i64)| positions.get(partition).unwrap_or(&0) < end;
+    ends.iter().any(behind)
+}
+
+/// Waits until a condition holds.
+///
+/// # Errors
+/// When it does not within the time, or cannot be asked for.
+pub async fn until<F: Future<Output = Result<bool>>>(
+    what: &str,
+    within: Duration,
+    condition: impl Fn() -> F,
+) -> Result<()> {
+    let deadline = Instant::now() + within;
+    while !condition().await? {
+        ensure!(Instant::now() < deadline, "not within {within:?}: {what}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// Asks Kafka for the ends of a topic: of all its partitions, or it is no answer. Blocks for a moment.
 fn ends(consumer: &BaseConsumer, topic: &str) -> Result<BTreeMap<i32, i64>> {
     let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
-    let partitions = metadata
-        .topics()
-        .iter()
-        .flat_map(rdkafka::metadata::MetadataTopic::partitions);
-    partitions
-        .map(|partition| {
+    let mut ends = BTreeMap::new();
+    for found in metadata.topics() {
+        ensure!(found.error().is_none(), "{topic}: {:?}", found.error());
+        for partition in found.partitions() {
             let (_, end) = consumer.fetch_watermarks(topic, partition.id(), PATIENCE)?;
-            Ok((partition.id(), end))
-        })
-        .collect()
+            ends.insert(partition.id(), end);
+        }
+    }
+    ensure!(!ends.is_empty(), "Kafka names no partition of {topic}");
+    Ok(ends)
 }

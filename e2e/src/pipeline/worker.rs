@@ -11,6 +11,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// How long a worker may take to stop, or to say something.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -46,16 +48,24 @@ impl Worker {
     ///
     /// # Errors
     /// When it still runs after a minute; it is killed then.
-    pub async fn stop(mut self) -> Result<ExitStatus> {
+    pub async fn stop(self) -> Result<ExitStatus> {
         self.signal("TERM")?;
+        Ok(self.ended().await?.0)
+    }
+
+    /// Waits for its end, which nobody asked for; how it ended, and all that it has logged.
+    ///
+    /// # Errors
+    /// When it still runs after a minute; it is killed then.
+    pub async fn ended(mut self) -> Result<(ExitStatus, String)> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
+                return Ok((status, self.log()));
             }
             if Instant::now() > deadline {
                 bail!(
-                    "the worker does not stop within {PATIENCE:?}:\n{}",
+                    "the worker does not end within {PATIENCE:?}:\n{}",
                     tail(&self.log)
                 );
             }
@@ -147,6 +157,27 @@ impl Worker {
         let line: serde_json::Value = serde_json::from_str(&line)?;
         let address = line["address"].as_str();
         Ok(address.context("the log line has no address")?.to_owned())
+    }
+
+    /// Asks one of its endpoints, such as `/readyz`: the status and the body.
+    ///
+    /// # Errors
+    /// When it does not answer within a minute.
+    pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+        let address = self.address().await?;
+        let asked = async {
+            let mut stream = TcpStream::connect(&address).await?;
+            let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        let answer = tokio::time::timeout(PATIENCE, asked).await?;
+        let answer = answer.with_context(|| format!("no answer of {address}{path}:\n{}", tail(&self.log)))?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("not HTTP")?;
+        let status = head.split(' ').nth(1).context("no status")?;
+        Ok((status.parse()?, body.to_owned()))
     }
 }
 

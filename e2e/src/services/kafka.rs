@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -15,21 +15,14 @@ use tokio::process::Command;
 use super::install;
 use super::process::{self, Launch};
 
-/// The version that is run; the same as in `compose.yaml`.
-pub(super) const VERSION: &str = "4.1.1";
+/// The version of Kafka that is run.
+pub const VERSION: &str = "4.1.1";
 
-/// slf4j's 1.7 line is what this Kafka is built against.
-const POM: &str = r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>streamstage</groupId>
-  <artifactId>kafka-jars</artifactId>
-  <version>1</version>
-  <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>4.1.1</version></dependency>
-    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
-  </dependencies>
-</project>
-"#;
+/// How long a new topic may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// slf4j's 1.7 line is what this Kafka is built against; the images of a cluster take their jars by the same file.
+const POM: &str = include_str!("kafka/pom.xml");
 
 /// Java and Kafka's jars.
 #[derive(Debug)]
@@ -167,6 +160,7 @@ fn class_path(programs: &Programs) -> [String; 2] {
     ]
 }
 
+/// Nothing is deleted by its age: a record may carry any timestamp, and retention would take old ones now and then.
 fn properties(port: u16, controller_port: u16) -> String {
     format!(
         "process.roles=broker,controller
@@ -186,6 +180,7 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+log.retention.ms=-1
 log.cleaner.dedupe.buffer.size=16777216
 "
     )
@@ -210,17 +205,35 @@ pub(super) async fn probe(bootstrap_servers: &str) -> Result<()> {
     Ok(())
 }
 
-/// Creates a topic with one replica.
+/// Creates a topic with one replica, and waits until every partition of it answers: the broker names the leaders of a
+/// new topic a moment before it leads.
 ///
 /// # Errors
 /// When it exists already or the broker refuses.
 pub async fn create_topic(bootstrap_servers: &str, name: &str, partitions: i32) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = client(bootstrap_servers).create()?;
     let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
-    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
     let results = admin.create_topics([&topic], &options).await?;
     for result in results {
         result.map_err(|(topic, code)| anyhow::anyhow!("cannot create the topic {topic}: {code}"))?;
+    }
+    let (config, name) = (client(bootstrap_servers), name.to_owned());
+    tokio::task::spawn_blocking(move || led(&config, &name, partitions)).await?
+}
+
+/// Waits until every partition of a topic has a leader that answers.
+fn led(config: &ClientConfig, topic: &str, partitions: i32) -> Result<()> {
+    let consumer: BaseConsumer = config.create()?;
+    let deadline = Instant::now() + PATIENCE;
+    for partition in 0..partitions {
+        while let Err(error) = consumer.fetch_watermarks(topic, partition, PATIENCE) {
+            ensure!(
+                Instant::now() < deadline,
+                "the topic {topic} is created, and its partition {partition} does not answer: {error}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
     Ok(())
 }

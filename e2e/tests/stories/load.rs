@@ -1,0 +1,114 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "edge: takes the time at which the load begins"
+)]
+//! A load of orders scales the stage that it comes to up in one move, and down once when it is done; the others follow.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use crds::StreamStage;
+use crds::stage::{self, ScaleDown, Scaling, ScalingMode, Target};
+use crds::status::{ConditionType, Decision};
+use e2e::cluster::{Story, eventually, run};
+use e2e::pipeline::STAGES;
+use k8s_openapi::jiff::Timestamp;
+
+const ORDERS: usize = 50_000;
+const PARTITIONS: u32 = 6;
+/// The most moves of a stage.
+const MOVES: usize = 5;
+/// How long the workers may take to go again, once everything is in the marts.
+const CALM: Duration = Duration::from_mins(3);
+
+pub(crate) fn scaling() -> Scaling {
+    Scaling {
+        mode: ScalingMode::Auto,
+        target: Target {
+            drain_seconds: Some(30),
+            lag_per_replica: None,
+            // So low that the first records of a load ask for a worker on each partition.
+            initial_rate: 100,
+        },
+        poll_interval: stage::Duration::from_secs(1),
+        scale_down: ScaleDown {
+            stabilization_window: stage::Duration::from_secs(60),
+            cooldown: stage::Duration::from_secs(20),
+        },
+        ..Scaling::default()
+    }
+}
+
+pub(crate) async fn live(story: &Story, stage: &str) -> Result<StreamStage> {
+    Ok(story.api::<StreamStage>().get(stage).await?)
+}
+
+fn moves(stage: &StreamStage) -> Vec<Decision> {
+    let mut decisions = stage.status.clone().unwrap_or_default().decisions;
+    decisions.reverse();
+    decisions
+}
+
+#[tokio::test]
+async fn a_load_scales_up_in_one_move_and_down_once() -> Result<()> {
+    let mut story = Story::begin("load", i32::try_from(PARTITIONS)?).await?;
+    for mut stage in story.stages()? {
+        stage.spec.scaling = scaling();
+        story.apply(&stage).await?;
+    }
+    for stage in STAGES {
+        story.is(stage, ConditionType::Ready, "True").await?;
+        story.is(stage, ConditionType::LagObserved, "True").await?;
+    }
+    let began = Timestamp::now();
+    story.produce(ORDERS).await?;
+    let marts = story.reached_the_marts().await?;
+    eprintln!(
+        "load: {} products, {} tags equal the recount",
+        marts.products.len(),
+        marts.tags.len()
+    );
+    for name in STAGES {
+        let stage = eventually("the workers go again", &story.namespace, CALM, async || {
+            let stage = live(&story, name).await?;
+            let status = stage.status.clone().context("no status")?;
+            let drained = status.lag.is_some_and(|lag| lag.total == 0);
+            Ok((drained && status.desired_replicas == Some(1)).then_some(stage))
+        })
+        .await?;
+        let moves = moves(&stage);
+        for decision in &moves {
+            let after = decision.time.duration_since(began).as_secs_f64();
+            eprintln!(
+                "load: {name} {} -> {} after {after:.1} s: {}",
+                decision.from, decision.to, decision.reason
+            );
+        }
+        let numbers: Vec<(u32, u32)> = moves
+            .iter()
+            .map(|decision| (decision.from, decision.to))
+            .collect();
+        if name == STAGES[0] {
+            assert_eq!(numbers, [(1, PARTITIONS), (PARTITIONS, 1)], "{name}");
+        }
+        // What comes to the other stages rises and falls with what the one before them does.
+        assert!(numbers.len() <= MOVES, "{name}: {numbers:?}");
+    }
+    let logs = run(
+        "kubectl",
+        &[
+            "logs",
+            "--selector",
+            "app.kubernetes.io/name=streamstage-worker",
+            "--tail=-1",
+            "--namespace",
+            &story.namespace,
+        ],
+    )?;
+    let assigned = logs
+        .lines()
+        .filter(|line| line.contains("partitions assigned"))
+        .count();
+    eprintln!("load: {assigned} assignments in the logs of the workers that are left");
+    story.end().await
+}
