@@ -1,7 +1,8 @@
 //! A cluster with the operator in it, for the stories of the users.
 //!
 //! `e2e/cluster/up` makes the cluster, `make e2e` installs the chart; here a story finds both, gets a namespace and a
-//! pipeline of its own, and waits for conditions. When a wait ends in vain, the error shows what is in the namespace.
+//! pipeline of its own, and waits for conditions. When a wait ends in vain, the error shows what is in the namespace; so
+//! does a story that fails otherwise, and its namespace is removed all the same.
 #![expect(clippy::disallowed_types, reason = "edge: reaches the cluster")]
 
 use std::process::Command;
@@ -13,9 +14,15 @@ use kube::{Api, Client, ResourceExt as _};
 
 use crate::services::{Named, Options, Services};
 
+mod operator;
+mod process;
+mod scene;
 mod story;
 mod wait;
 
+pub use operator::{Absent, kill_operator, leader, operators_ready};
+pub use process::Container;
+pub use scene::Scene;
 pub use story::Story;
 pub use wait::{SOON, eventually};
 

@@ -10,23 +10,29 @@ use crds::status::ConditionType;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource};
 use serde_json::json;
+use tokio::task::JoinHandle;
 
-use super::{Cluster, SOON, eventually};
+use super::{Cluster, SOON, Scene, eventually};
 use crate::orders::{Generator, Settings, send};
 use crate::pipeline::{Pipeline, STAGES};
 use crate::recount::{Recount, marts, recount};
 
 /// The Secret that the stages of a story name.
 const SECRET: &str = "orders-postgres";
+/// Orders that flow beside something else, and the time between them.
+const FEW: usize = 20;
+const FLOW: Duration = Duration::from_millis(500);
 /// How long the orders of a story may take to reach the marts.
 const DRAINED: Duration = Duration::from_mins(3);
 
 /// A namespace of the cluster with a pipeline of its own.
 pub struct Story {
+    /// Goes first: what is in the namespace is shown as the story left it.
+    scene: Scene,
     /// The cluster.
     pub cluster: Cluster,
     /// Topics, database and dictionary.
@@ -51,9 +57,11 @@ impl Story {
             "metadata": {"name": namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
         }))?;
         namespaces.create(&PostParams::default(), &restricted).await?;
+        let scene = Scene::of(&namespace);
         let generator = Generator::new(&Settings::default());
         pipeline.load_dictionary(&generator, 0).await?;
         let story = Self {
+            scene,
             cluster,
             pipeline,
             namespace,
@@ -242,15 +250,24 @@ impl Story {
         Ok(found)
     }
 
-    /// Deletes the namespace, and does not wait.
+    /// Sends a few orders again and again until `meanwhile` has ended; returns what it came to.
+    ///
+    /// # Errors
+    /// When Kafka refuses one.
+    pub async fn produce_during<T>(&mut self, meanwhile: JoinHandle<T>) -> Result<T> {
+        let mut tick = tokio::time::interval(FLOW);
+        while !meanwhile.is_finished() {
+            tick.tick().await;
+            self.produce(FEW).await?;
+        }
+        Ok(meanwhile.await?)
+    }
+
+    /// The story passed: deletes the namespace, and does not wait.
     ///
     /// # Errors
     /// When the API server refuses.
-    pub async fn end(self) -> Result<()> {
-        let namespaces: Api<Namespace> = Api::all(self.cluster.client.clone());
-        namespaces
-            .delete(&self.namespace, &DeleteParams::background())
-            .await?;
-        Ok(())
+    pub fn end(self) -> Result<()> {
+        self.scene.end()
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::run;
+use super::scene::show;
 
 /// How long most things may take in a small cluster.
 pub const SOON: Duration = Duration::from_secs(90);
@@ -31,63 +31,8 @@ pub async fn eventually<T>(
             Err(error) => last = format!("{error:#}"),
         }
         if Instant::now() > deadline {
-            bail!("not within {within:?}: {what}\n{last}\n{}", scene(namespace));
+            bail!("not within {within:?}: {what}\n{last}\n{}", show(namespace));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-}
-
-/// Resources, events and logs of a namespace, and the operator's log.
-fn scene(namespace: &str) -> String {
-    let looks: [&[&str]; 5] = [
-        &[
-            "get",
-            "streamstages,deployments,replicasets,pods,configmaps,pdb",
-            "--output",
-            "wide",
-            "--namespace",
-            namespace,
-        ],
-        &[
-            "get",
-            "streamstages",
-            "--output",
-            "jsonpath={range .items[*]}{.metadata.name}{\" \"}{.status}{\"\\n\"}{end}",
-            "--namespace",
-            namespace,
-        ],
-        &[
-            "get",
-            "events",
-            "--sort-by",
-            ".lastTimestamp",
-            "--namespace",
-            namespace,
-        ],
-        &[
-            "logs",
-            "--selector",
-            "app.kubernetes.io/name=streamstage-worker",
-            "--tail",
-            "15",
-            "--prefix",
-            "--namespace",
-            namespace,
-        ],
-        &[
-            "logs",
-            "--selector",
-            "app.kubernetes.io/name=streamstage",
-            "--tail",
-            "40",
-            "--prefix",
-            "--namespace",
-            super::SYSTEM,
-        ],
-    ];
-    let shown = looks.map(|look| {
-        let printed = run("kubectl", look).unwrap_or_else(|error| error.to_string());
-        format!("--- kubectl {}\n{printed}", look.join(" "))
-    });
-    shown.join("\n")
 }

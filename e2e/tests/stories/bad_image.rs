@@ -22,5 +22,5 @@ async fn a_bad_image_shows_in_the_status_and_its_correction_rolls_out() -> Resul
     story.is("stg", ConditionType::Ready, "True").await?;
     story.produce(200).await?;
     story.reached_the_marts().await?;
-    story.end().await
+    story.end()
 }

@@ -29,5 +29,5 @@ async fn the_younger_of_two_stages_with_one_group_waits_for_the_older() -> Resul
         .delete("cdm", &DeleteParams::default())
         .await?;
     story.is("younger", ConditionType::Ready, "True").await?;
-    story.end().await
+    story.end()
 }

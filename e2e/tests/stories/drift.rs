@@ -95,5 +95,5 @@ async fn owned_objects_come_back_within_ten_seconds() -> Result<()> {
         )
         .await?;
     }
-    story.end().await
+    story.end()
 }

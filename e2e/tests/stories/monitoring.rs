@@ -196,5 +196,5 @@ async fn prometheus_finds_every_pod_and_every_panel_has_data() -> Result<()> {
         "monitoring: {scraped} pods are scraped, {} expressions of the dashboard have data",
         expressions.len()
     );
-    story.end().await
+    story.end()
 }

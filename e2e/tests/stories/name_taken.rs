@@ -48,5 +48,5 @@ async fn a_foreign_object_of_the_same_name_is_left_alone() -> Result<()> {
         ],
     )?;
     story.is("cdm", ConditionType::Ready, "True").await?;
-    story.end().await
+    story.end()
 }

@@ -33,5 +33,5 @@ async fn a_pod_that_breaks_the_standard_is_refused_and_the_status_says_why() -> 
     stage.spec.worker.pod_template.clear();
     story.apply(&stage).await?;
     story.is("cdm", ConditionType::Ready, "True").await?;
-    story.end().await
+    story.end()
 }

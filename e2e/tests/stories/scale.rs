@@ -76,5 +76,5 @@ async fn scale_is_followed_in_external_mode_and_refused_in_auto() -> Result<()> 
             replicas(deployment) == Some(1)
         })
         .await?;
-    story.end().await
+    story.end()
 }

@@ -29,5 +29,5 @@ async fn a_paused_stage_has_no_workers_and_goes_on_where_it_was() -> Result<()> 
     story.apply(&stage).await?;
     story.is("stg", ConditionType::Ready, "True").await?;
     story.reached_the_marts().await?;
-    story.end().await
+    story.end()
 }
