@@ -2,42 +2,16 @@
 #![expect(clippy::disallowed_types, reason = "edge: asks for a namespace")]
 
 use anyhow::Result;
-use e2e::cluster::{SOON, SYSTEM, Story, eventually, run};
+use e2e::cluster::{Absent, SOON, Story, eventually, run};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
-
-fn operators(replicas: u32) -> Result<()> {
-    let flag = format!("--replicas={replicas}");
-    run(
-        "kubectl",
-        &[
-            "scale",
-            "deployment/streamstage-operator",
-            &flag,
-            "--namespace",
-            SYSTEM,
-        ],
-    )?;
-    run(
-        "kubectl",
-        &[
-            "rollout",
-            "status",
-            "deployment/streamstage-operator",
-            "--timeout=90s",
-            "--namespace",
-            SYSTEM,
-        ],
-    )?;
-    Ok(())
-}
 
 #[tokio::test]
 async fn a_stage_deleted_without_an_operator_takes_its_objects_along() -> Result<()> {
     let story = Story::begin("deleted", 2).await?;
     story.start().await?;
-    operators(0)?;
-    let gone = run(
+    let absent = Absent::begin().await?;
+    run(
         "kubectl",
         &[
             "delete",
@@ -46,8 +20,8 @@ async fn a_stage_deleted_without_an_operator_takes_its_objects_along() -> Result
             "--namespace",
             &story.namespace,
         ],
-    );
-    let objects = eventually("its objects are gone", &story.namespace, SOON, async || {
+    )?;
+    eventually("its objects are gone", &story.namespace, SOON, async || {
         let kinds = "deployments,configmaps,services,serviceaccounts,poddisruptionbudgets,pods";
         let left = run(
             "kubectl",
@@ -62,11 +36,9 @@ async fn a_stage_deleted_without_an_operator_takes_its_objects_along() -> Result
         )?;
         Ok(left.trim().is_empty().then_some(()))
     })
-    .await;
-    operators(2)?;
-    gone?;
-    objects?;
-    story.end().await
+    .await?;
+    drop(absent);
+    story.end()
 }
 
 #[tokio::test]
@@ -74,7 +46,7 @@ async fn a_deleted_namespace_goes_with_everything_in_it() -> Result<()> {
     let story = Story::begin("namespace", 2).await?;
     story.start().await?;
     let (client, name) = (story.cluster.client.clone(), story.namespace.clone());
-    story.end().await?;
+    story.end()?;
     let namespaces: Api<Namespace> = Api::all(client);
     eventually("the namespace is gone", &name, SOON, async || {
         Ok(namespaces.get_opt(&name).await?.is_none().then_some(()))

@@ -1,28 +1,52 @@
 //! The chart is upgraded with another definition of the resource, and uninstalled: the resources stay.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context as _, Result};
 use crds::status::ConditionType;
-use e2e::cluster::{SYSTEM, Story, run};
+use e2e::cluster::{SOON, SYSTEM, Story, eventually, run};
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../chart");
 const DEFINITION: &str = "customresourcedefinition/streamstages.streamstage.dev";
 
-fn upgrade(chart: &str) -> Result<String> {
-    run(
-        "helm",
-        &[
-            "upgrade",
-            "--install",
-            "streamstage",
-            chart,
-            "--namespace",
-            SYSTEM,
-            "--create-namespace",
-            "--reuse-values",
-            "--wait",
-            "--timeout=120s",
-        ],
-    )
+/// The release as it was installed. However the story ends, it is there again for those that follow.
+struct Release {
+    values: PathBuf,
+}
+
+impl Release {
+    fn with_its_values(folder: &Path) -> Result<Self> {
+        let values = folder.join("values.yaml");
+        let given = run(
+            "helm",
+            &[
+                "get",
+                "values",
+                "streamstage",
+                "--namespace",
+                SYSTEM,
+                "--output=yaml",
+            ],
+        )?;
+        std::fs::write(&values, given)?;
+        Ok(Self { values })
+    }
+
+    /// Installs a chart, or upgrades to it.
+    fn install(&self, chart: &str) -> Result<String> {
+        let values = self.values.display().to_string();
+        let upgrade = ["upgrade", "--install", "streamstage", chart, "--values", &values];
+        let wait = ["--namespace", SYSTEM, "--wait", "--timeout=120s"];
+        run("helm", &[&upgrade[..], &wait].concat())
+    }
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        if let Err(error) = self.install(CHART) {
+            eprintln!("the operator is not installed again: {error:#}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -38,16 +62,20 @@ async fn an_upgrade_brings_the_new_definition_and_uninstalling_keeps_the_resourc
     let changed = text.replacen("shortNames:\n", "shortNames:\n    - laterstage\n", 1);
     assert_ne!(text, changed, "the definition has no short names");
     std::fs::write(&file, changed)?;
-    upgrade(&later.display().to_string()).context("helm upgrade")?;
+    let release = Release::with_its_values(story.pipeline.folder())?;
+    release
+        .install(&later.display().to_string())
+        .context("helm upgrade")?;
     let names = run(
         "kubectl",
         &["get", DEFINITION, "--output=jsonpath={.spec.names.shortNames}"],
     )?;
     assert!(names.contains("laterstage"), "{names}");
-    run(
-        "kubectl",
-        &["get", "laterstage", "stg", "--namespace", &story.namespace],
-    )?;
+    eventually("the new name is served", &story.namespace, SOON, async || {
+        let get = ["get", "laterstage", "stg", "--namespace", &story.namespace];
+        run("kubectl", &get).map(Some)
+    })
+    .await?;
 
     run(
         "helm",
@@ -64,18 +92,7 @@ async fn an_upgrade_brings_the_new_definition_and_uninstalling_keeps_the_resourc
         .await
         .context("the workers go on without an operator")?;
 
-    run(
-        "helm",
-        &[
-            "install",
-            "streamstage",
-            CHART,
-            "--namespace",
-            SYSTEM,
-            "--wait",
-            "--timeout=120s",
-        ],
-    )?;
+    release.install(CHART).context("helm install")?;
     for stage in e2e::pipeline::STAGES {
         story.is(stage, ConditionType::Ready, "True").await?;
     }
@@ -85,5 +102,7 @@ async fn an_upgrade_brings_the_new_definition_and_uninstalling_keeps_the_resourc
     )?;
     assert!(!names.contains("laterstage"), "{names}");
     run("helm", &["test", "streamstage", "--namespace", SYSTEM])?;
-    story.end().await
+    // Its values are in the story's folder.
+    drop(release);
+    story.end()
 }

@@ -5,67 +5,26 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use crds::status::ConditionType;
-use e2e::cluster::{SOON, SYSTEM, Story, eventually, run};
-
-fn holder() -> Result<String> {
-    run(
-        "kubectl",
-        &[
-            "get",
-            "lease",
-            "streamstage-operator",
-            "--output=jsonpath={.spec.holderIdentity}",
-            "--namespace",
-            SYSTEM,
-        ],
-    )
-}
+use e2e::cluster::{Story, kill_operator, leader, operators_ready};
 
 #[tokio::test]
 async fn another_operator_takes_over_within_twenty_seconds() -> Result<()> {
-    run(
-        "kubectl",
-        &[
-            "rollout",
-            "status",
-            "deployment/streamstage-operator",
-            "--timeout=90s",
-            "--namespace",
-            SYSTEM,
-        ],
-    )?;
+    operators_ready()?;
     let story = Story::begin("leader", 2).await?;
-    let leader = eventually("one leads", SYSTEM, SOON, async || {
-        Ok(Some(holder()?).filter(|name| !name.is_empty()))
-    })
-    .await?;
-    run(
-        "kubectl",
-        &[
-            "delete",
-            "pod",
-            &leader,
-            "--grace-period=0",
-            "--force",
-            "--wait=false",
-            "--namespace",
-            SYSTEM,
-        ],
-    )?;
+    let (first, container) = leader("").await?;
+    kill_operator(&first, &container)?;
     let killed = Instant::now();
     story.apply(&story.stage("cdm")?).await?;
-    let successor = eventually("another leads", SYSTEM, Duration::from_secs(20), async || {
-        Ok(Some(holder()?).filter(|name| !name.is_empty() && *name != leader))
-    })
-    .await?;
+    let (successor, _) = leader(&first).await?;
     story
         .deployment("was made by the successor", "cdm", |_| true)
         .await?;
     eprintln!(
-        "leader: {successor} worked {:.1} s after {leader} was killed",
+        "leader: {successor} worked {:.1} s after {first} was killed",
         killed.elapsed().as_secs_f64()
     );
     assert!(killed.elapsed() < Duration::from_secs(20));
     story.is("cdm", ConditionType::Ready, "True").await?;
-    story.end().await
+    operators_ready()?;
+    story.end()
 }

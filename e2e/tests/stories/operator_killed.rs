@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use crds::status::ConditionType;
-use e2e::cluster::{SYSTEM, Story, run};
+use e2e::cluster::{Story, kill_operator, leader, operators_ready, run};
 use rand::RngExt as _;
 
 /// How often.
@@ -14,26 +14,18 @@ const KILLS: u32 = 10;
 async fn an_operator_killed_at_any_moment_leaves_nothing_behind() -> Result<()> {
     let story = Story::begin("killed", 2).await?;
     let mut stage = story.stage("stg")?;
+    let mut killed = String::new();
     for round in 1..=KILLS {
+        let (operator, container) = leader(&killed).await?;
         stage.spec.batch.max_records = 100 + round;
         stage.spec.scaling.replicas = Some(1 + round % 2);
         story.apply(&stage).await?;
         // The moment is the point; nothing is waited for.
-        tokio::time::sleep(Duration::from_millis(rand::rng().random_range(0..300))).await;
-        run(
-            "kubectl",
-            &[
-                "delete",
-                "pods",
-                "--selector=app.kubernetes.io/component=operator",
-                "--grace-period=0",
-                "--force",
-                "--wait=false",
-                "--namespace",
-                SYSTEM,
-            ],
-        )?;
+        tokio::time::sleep(Duration::from_millis(rand::rng().random_range(0..500))).await;
+        kill_operator(&operator, &container)?;
+        killed = operator;
     }
+    operators_ready()?;
     story.is("stg", ConditionType::Ready, "True").await?;
     story.is("stg", ConditionType::Reconciling, "False").await?;
     let deployment = story
@@ -73,5 +65,5 @@ async fn an_operator_killed_at_any_moment_leaves_nothing_behind() -> Result<()> 
         ],
     )?;
     assert_eq!(objects.lines().count(), 5, "{objects}");
-    story.end().await
+    story.end()
 }
