@@ -4,6 +4,7 @@
 )]
 //! A load of orders scales the stage that it comes to up in one move, and down once when it is done; the others follow.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -16,6 +17,8 @@ use k8s_openapi::jiff::Timestamp;
 
 const ORDERS: usize = 50_000;
 const PARTITIONS: u32 = 6;
+/// Records from which on a reading of the load asks for a worker on each partition.
+const SEEN: u64 = 2_000;
 /// The most moves of a stage.
 const MOVES: usize = 5;
 /// How long the workers may take to go again, once everything is in the marts.
@@ -54,6 +57,10 @@ async fn a_load_scales_up_in_one_move_and_down_once() -> Result<()> {
     let mut story = Story::begin("load", i32::try_from(PARTITIONS)?).await?;
     for mut stage in story.stages()? {
         stage.spec.scaling = scaling();
+        if stage.name() == STAGES[0] {
+            // A reading that falls into the first moment of the load sees a part of it: no move of its own.
+            stage.spec.scaling.activation_lag = SEEN;
+        }
         story.apply(&stage).await?;
     }
     for stage in STAGES {
@@ -68,6 +75,8 @@ async fn a_load_scales_up_in_one_move_and_down_once() -> Result<()> {
         marts.products.len(),
         marts.tags.len()
     );
+    let mut lines = assignments(&story.namespace)?;
+    let mut members = BTreeMap::new();
     for name in STAGES {
         let stage = eventually("the workers go again", &story.namespace, CALM, async || {
             let stage = live(&story, name).await?;
@@ -91,24 +100,42 @@ async fn a_load_scales_up_in_one_move_and_down_once() -> Result<()> {
         if name == STAGES[0] {
             assert_eq!(numbers, [(1, PARTITIONS), (PARTITIONS, 1)], "{name}");
         }
+        let came_and_went: u32 = numbers.iter().map(|(from, to)| from.abs_diff(*to)).sum();
+        members.insert(name, 1 + usize::try_from(came_and_went)?);
         // What comes to the other stages rises and falls with what the one before them does.
         assert!(numbers.len() <= MOVES, "{name}: {numbers:?}");
     }
-    let logs = run(
-        "kubectl",
-        &[
-            "logs",
-            "--selector",
-            "app.kubernetes.io/name=streamstage-worker",
-            "--tail=-1",
-            "--namespace",
-            &story.namespace,
-        ],
-    )?;
-    let assigned = logs
-        .lines()
-        .filter(|line| line.contains("partitions assigned"))
-        .count();
-    eprintln!("load: {assigned} assignments in the logs of the workers that are left");
-    story.end().await
+    // What the workers said that are gone by now was read before.
+    lines.extend(assignments(&story.namespace)?);
+    for (name, members) in members {
+        bounded(&lines, name, members);
+    }
+    story.end()
+}
+
+/// What the workers that are there have said of partitions assigned to them, each line once.
+fn assignments(namespace: &str) -> Result<BTreeSet<String>> {
+    let workers = "--selector=app.kubernetes.io/name=streamstage-worker";
+    let logs = ["logs", workers, "--tail=-1", "--prefix", "--timestamps"];
+    let logs = run("kubectl", &[&logs[..], &["--namespace", namespace]].concat())?;
+    let said = logs.lines().filter(|line| line.contains("partitions assigned"));
+    Ok(said.map(str::to_owned).collect())
+}
+
+/// Prints how often partitions moved between the workers of a stage of which so many came and went, and bounds it.
+fn bounded(lines: &BTreeSet<String>, stage: &str, members: usize) {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in lines {
+        let pod = line.split(' ').next().unwrap_or_default();
+        if pod.contains(&format!("/{stage}-worker-")) {
+            *counts.entry(pod).or_default() += 1;
+        }
+    }
+    let most = counts.into_values().max().unwrap_or(0);
+    eprintln!(
+        "load: {stage}: {members} members came and went, one had {most} assignments, and none had more"
+    );
+    assert!(most > 0, "{stage}: no worker tells of an assignment");
+    // Whoever comes or goes costs two: partitions are given back, and then given out.
+    assert!(most <= 2 * (members + 1), "{stage}: {most} of {members}");
 }

@@ -5,13 +5,16 @@ use anyhow::{Context as _, Result};
 use crds::StreamStageStatus;
 use crds::stage;
 use crds::status::ConditionType;
-use e2e::cluster::{SERVICES, SOON, Story, eventually, run};
+use e2e::cluster::{Container, SERVICES, SOON, Story, eventually};
 use e2e::pipeline::STAGES;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::load;
 
 const ORDERS: usize = 50_000;
+/// Orders right before the outage.
+const MORE: usize = 10_000;
 
 async fn statuses(story: &Story) -> Result<Vec<StreamStageStatus>> {
     let mut statuses = Vec::new();
@@ -21,16 +24,42 @@ async fn statuses(story: &Story) -> Result<Vec<StreamStageStatus>> {
     Ok(statuses)
 }
 
-fn is(status: &StreamStageStatus, type_: ConditionType, wanted: &str) -> bool {
+fn condition(status: &StreamStageStatus, type_: ConditionType) -> Option<&Condition> {
     let type_ = type_.to_string();
     let mut conditions = status.conditions.iter();
-    conditions.any(|condition| condition.type_ == type_ && condition.status == wanted)
+    conditions.find(|condition| condition.type_ == type_)
 }
 
-/// Ends the broker. Its container begins again after a pause that grows.
-fn kill_kafka() -> Result<String> {
-    let container = ["exec", "deployment/kafka", "--", "sh", "-c", "kill 1"];
-    run("kubectl", &[&["--namespace", SERVICES], &container[..]].concat())
+fn is(status: &StreamStageStatus, type_: ConditionType, wanted: &str) -> bool {
+    condition(status, type_).is_some_and(|condition| condition.status == wanted)
+}
+
+/// The broker, halted: it answers nobody, for as long as the story wants.
+struct Halted(Container);
+
+impl Halted {
+    fn begin() -> Result<Self> {
+        let kafka = Self(Container::of(
+            SERVICES,
+            "--selector=app.kubernetes.io/name=kafka",
+        )?);
+        kafka.0.signal("SIGSTOP")?;
+        Ok(kafka)
+    }
+
+    /// Ends the broker, whose connections are lost then; its container begins again at once.
+    fn end(&self) -> Result<()> {
+        // A halted process gets it when it goes on.
+        self.0.signal("SIGTERM")
+    }
+}
+
+impl Drop for Halted {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.signal("SIGCONT") {
+            eprintln!("Kafka does not go on: {error:#}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -56,46 +85,56 @@ async fn kafka_that_goes_away_in_the_middle_of_a_load_moves_nobody() -> Result<(
     })
     .await?;
 
+    // In the middle of a load: what came before may be done by now.
+    story.produce(MORE).await?;
+    eventually("there is a lag", &story.namespace, SOON, async || {
+        Ok((total(&statuses(&story).await?) > 0).then_some(()))
+    })
+    .await?;
     let stopped = Timestamp::now();
-    let mut unready = Vec::new();
-    for (what, observed) in [("the outage is told", "False"), ("the lag is read again", "True")] {
-        let looked = eventually(what, &story.namespace, SOON, async || {
-            if observed == "False" {
-                // While it begins again there is nothing to end.
-                let _ = kill_kafka();
-            }
-            let statuses = statuses(&story).await?;
-            unready.extend(
-                statuses
-                    .iter()
-                    .filter(|status| !is(status, ConditionType::Ready, "True"))
-                    .cloned(),
-            );
-            let told = |status: &StreamStageStatus| is(status, ConditionType::LagObserved, observed);
-            Ok(statuses.iter().all(told).then_some(statuses))
-        });
-        let statuses = looked.await?;
-        let after = Timestamp::now().duration_since(stopped).as_secs_f64();
-        eprintln!(
-            "outage: {what} after {after:.1} s, {} still to come",
-            total(&statuses)
-        );
-        for status in &statuses {
-            assert_eq!(status.desired_replicas, Some(6), "{what}: {:?}", status.decisions);
-            assert!(
-                is(status, ConditionType::SourceReachable, observed),
-                "{:?}",
-                status.conditions
-            );
-        }
-    }
-    assert!(unready.is_empty(), "not ready: {:?}", unready[0].conditions);
+    let halted = Halted::begin()?;
+    waited(&story, ("the outage is told", "False", "Unreachable"), stopped).await?;
+    halted.end()?;
+    drop(halted);
+    waited(&story, ("the lag is read again", "True", "Observed"), stopped).await?;
     story.reached_the_marts().await?;
     for status in statuses(&story).await? {
         let moved = status.decisions.iter().filter(|decision| decision.time > stopped);
         assert_eq!(moved.count(), 0, "{:?}", status.decisions);
     }
-    story.end().await
+    story.end()
+}
+
+/// Waits until every stage tells that the lag is, or is not, observed; meanwhile every stage is ready, and none moves.
+async fn waited(
+    story: &Story,
+    (what, observed, reason): (&str, &str, &str),
+    stopped: Timestamp,
+) -> Result<()> {
+    let mut unready = Vec::new();
+    let told = |status: &StreamStageStatus| {
+        let lag = condition(status, ConditionType::LagObserved);
+        lag.is_some_and(|lag| lag.status == observed && lag.reason == reason)
+            && is(status, ConditionType::SourceReachable, observed)
+    };
+    let statuses = eventually(what, &story.namespace, SOON, async || {
+        let statuses = statuses(story).await?;
+        let mut not = statuses
+            .iter()
+            .filter(|status| !is(status, ConditionType::Ready, "True"));
+        unready.extend(not.next().cloned());
+        Ok(statuses.iter().all(told).then_some(statuses))
+    })
+    .await?;
+    let after = Timestamp::now().duration_since(stopped).as_secs_f64();
+    let left = total(&statuses);
+    eprintln!("outage: {what} after {after:.1} s, {left} still to come");
+    assert!(left > 0 || observed == "True", "{what}, and there was no load");
+    for status in &statuses {
+        assert_eq!(status.desired_replicas, Some(6), "{what}: {:?}", status.decisions);
+    }
+    assert!(unready.is_empty(), "not ready: {:?}", unready[0].conditions);
+    Ok(())
 }
 
 fn total(statuses: &[StreamStageStatus]) -> u64 {
