@@ -48,7 +48,9 @@ async fn corrected_credentials_are_used_at_once_and_restart_no_operator() -> Res
     stage.spec.scaling.replicas = None;
     stage.spec.scaling.poll_interval = stage::Duration::from_secs(1);
     story.apply(&stage).await?;
-    let told = story.is("cdm", ConditionType::SourceReachable, "False").await?;
+    let refused = "AuthenticationFailed";
+    let told = story.says("cdm", ConditionType::SourceReachable, refused).await?;
+    assert_eq!(told.status, "False");
     eprintln!("credentials: {}: {}", told.reason, told.message);
 
     let begun = Instant::now();
@@ -61,5 +63,5 @@ async fn corrected_credentials_are_used_at_once_and_restart_no_operator() -> Res
     );
     story.is("cdm", ConditionType::Ready, "True").await?;
     assert_eq!(operators(&story).await?, before);
-    story.end().await
+    story.end()
 }

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use crds::StreamStage;
 use e2e::cluster::Story;
 use kube::Api;
-use kube::api::{ApiResource, DynamicObject, PostParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 /// A line of `rules.yaml`: layer, field, accepted and refused value, a word of the refusal.
@@ -66,5 +66,45 @@ async fn each_rule_accepts_and_refuses_on_the_real_api_server() -> Result<()> {
         tried += 1;
     }
     assert!(tried > 60, "{tried}");
-    story.end().await
+    story.end()
+}
+
+#[tokio::test]
+async fn what_a_stage_is_cannot_be_changed_later() -> Result<()> {
+    let story = Story::begin("immutable", 1).await?;
+    let mut stage = story.stage("stg")?;
+    stage.spec.suspend = true;
+    story.apply(&stage).await?;
+    let stages = story.api::<StreamStage>();
+    let dry_run = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    let change = async |spec: Value| {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        stages.patch("stg", &dry_run, &patch).await
+    };
+    change(json!({"source": {"startFrom": "Latest"}})).await?;
+    for (spec, word) in [
+        (json!({"layer": "dds"}), "layer is immutable"),
+        (
+            json!({"source": {"topic": "another"}}),
+            "the source topic is immutable",
+        ),
+        (
+            json!({"source": {"consumerGroup": "another"}}),
+            "consumerGroup is immutable",
+        ),
+        (
+            json!({"source": {"consumerGroup": null}}),
+            "consumerGroup is immutable",
+        ),
+    ] {
+        let refusal = change(spec)
+            .await
+            .err()
+            .with_context(|| format!("not refused: {word}"))?;
+        assert!(refusal.to_string().contains(word), "{refusal}");
+    }
+    story.end()
 }

@@ -1,12 +1,27 @@
 //! A Secret that a stage names is missing, then created; later it is rotated.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use crds::status::ConditionType;
 use e2e::cluster::{SOON, Story, eventually, run};
+use e2e::pipeline::SESSIONS;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
+
+/// Waits until every session of a worker is that of this user.
+async fn only_sessions_of(story: &Story, user: &str) -> Result<()> {
+    let sessions = "SELECT usename::text, count(*) FROM pg_stat_activity \
+        WHERE datname = current_database() AND usename IS NOT NULL AND application_name <> $1 GROUP BY 1";
+    let what = format!("the workers' sessions are those of {user}");
+    eventually(&what, &story.namespace, SOON, async || {
+        let asked = sqlx::query_as(sessions).bind(SESSIONS);
+        let users: Vec<(String, i64)> = asked.fetch_all(story.pipeline.pool()).await?;
+        ensure!(users.len() == 1 && users[0].0 == user, "sessions of {users:?}");
+        Ok(Some(()))
+    })
+    .await
+}
 
 #[tokio::test]
 async fn a_secret_that_appears_starts_the_stage_and_a_rotated_one_rolls_it() -> Result<()> {
@@ -34,7 +49,7 @@ async fn a_secret_that_appears_starts_the_stage_and_a_rotated_one_rolls_it() -> 
     story.produce(200).await?;
     story.reached_the_marts().await?;
 
-    // A second login; then the first password is useless.
+    // A second login; the first one stays good, so that only the sessions tell which of them is used.
     let rotate = "CREATE ROLE rotated LOGIN SUPERUSER PASSWORD 'rotated'";
     let (exists,): (i64,) = sqlx::query_as("SELECT count(*) FROM pg_roles WHERE rolname = 'rotated'")
         .fetch_one(story.pipeline.pool())
@@ -77,7 +92,8 @@ async fn a_secret_that_appears_starts_the_stage_and_a_rotated_one_rolls_it() -> 
         },
     )
     .await?;
+    only_sessions_of(&story, "rotated").await?;
     let events = run("kubectl", &["get", "events", "--namespace", &story.namespace])?;
     assert!(events.contains("CredentialsRotated"), "{events}");
-    story.end().await
+    story.end()
 }
