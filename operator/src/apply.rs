@@ -63,6 +63,20 @@ pub async fn apply(
     })
 }
 
+/// Takes the workers of a stage away that cannot be kept otherwise.
+///
+/// # Errors
+/// When the API server does not answer, or refuses.
+pub async fn pause(
+    live: Deployment,
+    wanted: &Wanted,
+    client: &Client,
+    metrics: &Metrics,
+) -> kube::Result<()> {
+    let write = Write { client, metrics };
+    write.scaled(live, wanted).await.map(|_| ())
+}
+
 /// Writes to one cluster.
 struct Write<'a> {
     client: &'a Client,

@@ -5,8 +5,31 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crds::StreamStage;
 use crds::kafka_security::{BadKey, KafkaKeys, Pem, settings};
 use k8s_openapi::ByteString;
+
+/// The brokers of a stage, as they are reached from every namespace.
+///
+/// The operator is in another namespace than the stage, where a short name means another Service or none.
+#[must_use]
+pub fn servers(stage: &StreamStage) -> Vec<String> {
+    let servers = stage.spec.source.bootstrap_servers.iter();
+    servers
+        .map(|server| match server.rsplit_once(':') {
+            Some((host, port)) if is_short(host) => format!("{host}.{}.svc:{port}", stage.namespace()),
+            _ => server.clone(),
+        })
+        .collect()
+}
+
+/// Whether a host is a Service of the stage's own namespace.
+fn is_short(host: &str) -> bool {
+    host != "localhost"
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
 
 /// Servers and settings of a client.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,6 +78,29 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_host_is_a_service_of_the_stages_own_namespace() {
+        let stage = serde_saphyr::from_str(
+            "{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, metadata: {name: cdm, namespace: orders}, \
+             spec: {layer: cdm, source: {topic: facts, bootstrapServers: ['kafka:9092', 'kafka-1:9092', \
+             'localhost:9092', '127.0.0.1:9092', 'kafka.other:9092', 'kafka.example.com:9092', '[::1]:9092']}, \
+             warehouse: {host: postgres, database: orders}}}",
+        )
+        .expect("a stage");
+        assert_eq!(
+            servers(&stage),
+            [
+                "kafka.orders.svc:9092",
+                "kafka-1.orders.svc:9092",
+                "localhost:9092",
+                "127.0.0.1:9092",
+                "kafka.other:9092",
+                "kafka.example.com:9092",
+                "[::1]:9092",
+            ]
+        );
+    }
 
     #[test]
     fn credentials_are_used_and_never_shown() {

@@ -25,7 +25,7 @@ use kube::runtime::events::Recorder;
 use kube::{Api, Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::apply;
+use crate::apply::{apply, pause};
 use crate::defaults::Defaults;
 use crate::events;
 use crate::lag::view::View;
@@ -145,12 +145,12 @@ pub async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
     let begun = Instant::now();
+    let place = Place::new(&known.name_any()).within(&known.namespace().unwrap_or_default());
     let kept = tokio::time::timeout(PATIENCE, look(&known, &context)).await;
     let result = kept.map_err(|_| ReconcileError::Timeout).flatten();
     let outcome = match &result {
         // Its objects go with it, by their owner reference.
         Ok(None) => {
-            let place = Place::new(&known.name_any()).within(&known.namespace().unwrap_or_default());
             context.metrics.forget(&place);
             return Ok(Action::await_change());
         }
@@ -158,6 +158,11 @@ pub async fn reconcile(
         Ok(Some(_)) => "done",
         Err(_) => "failed",
     };
+    if matches!(result, Err(ReconcileError::Unreadable(_))) {
+        // A status cannot be written to it: an alert is what tells of it.
+        context.lags.forget(&place);
+        context.metrics.stalled(&place, true);
+    }
     context.metrics.reconciled(outcome, begun.elapsed());
     let is_settled = result?.is_some_and(|status| is_settled(&status));
     let key = key(&*known);
@@ -237,7 +242,13 @@ async fn settle(
 ) -> kube::Result<Result<Resources<Applied>, Refusal>> {
     let valid = match validate(observed) {
         Ok(valid) => valid,
-        Err(refusal) => return Ok(Err(refusal)),
+        Err(refusal) => {
+            // Whatever else is wrong: a pause stops the workers.
+            if let Some(deployment) = own_deployment(observed).filter(|_| observed.stage.spec.suspend) {
+                pause(deployment.clone(), &wanted, &context.client, &context.metrics).await?;
+            }
+            return Ok(Err(refusal));
+        }
     };
     let planned = plan(&valid, &context.defaults, wanted);
     let applied = apply(planned, observed.owned.clone(), &context.client, &context.metrics);

@@ -29,7 +29,7 @@ pub fn explain(stage: &StreamStage, known: &Known<'_>, followed: &Followed) -> S
     };
     match known.lag {
         LagKnown::Read(load) => inputs(load, &mut line),
-        LagKnown::Unknown(cause) => line("lag", format!("not known: {cause}")),
+        LagKnown::Missed(cause) | LagKnown::Unknown(cause) => line("lag", format!("not known: {cause}")),
         LagKnown::Pending => line("lag", "read once: no rates yet".to_owned()),
     }
     terms(stage, followed, &mut line);

@@ -19,7 +19,7 @@ use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use sha2::{Digest as _, Sha256};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, servers};
 use crate::lag::view::View;
 use crate::owned::{self, FIELD_MANAGER, Owned, SCALE_FIELD_MANAGER, STAGE_LABEL};
 use crate::poll::Lags;
@@ -167,7 +167,7 @@ fn connection(stage: &StreamStage, secrets: &BTreeMap<String, Option<Secret>>) -
         None => &none,
         Some(name) => secrets.get(name)?.as_ref()?.data.as_ref().unwrap_or(&none),
     };
-    Connection::new(&source.bootstrap_servers, data).ok()
+    Connection::new(&servers(stage), data).ok()
 }
 
 fn keys(secret: &Secret) -> Keys {
@@ -221,9 +221,28 @@ fn rival(stage: &StreamStage, stages: &Stages) -> Option<String> {
 fn shares_group(one: &StreamStage, other: &StreamStage) -> bool {
     let (source, others) = (&one.spec.source, &other.spec.source);
     source.topic == others.topic
-        && source
-            .bootstrap_servers
-            .iter()
-            .any(|server| others.bootstrap_servers.contains(server))
         && one.consumer_group() == other.consumer_group()
+        && servers(one).iter().any(|server| servers(other).contains(server))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_short_name_in_two_namespaces_is_two_clusters() {
+        let stage = |namespace: &str, server: &str| -> StreamStage {
+            serde_saphyr::from_str(&format!(
+                "{{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, \
+                 metadata: {{name: cdm, namespace: {namespace}}}, spec: {{layer: cdm, \
+                 source: {{bootstrapServers: ['{server}'], topic: facts, consumerGroup: one}}, \
+                 warehouse: {{host: postgres, database: orders}}}}}}"
+            ))
+            .expect("a stage")
+        };
+        let short = stage("one", "kafka:9092");
+        assert!(shares_group(&short, &stage("one", "kafka:9092")));
+        assert!(!shares_group(&short, &stage("two", "kafka:9092")));
+        assert!(shares_group(&short, &stage("two", "kafka.one.svc:9092")));
+    }
 }

@@ -29,25 +29,17 @@ const APPLIED: &[&str] = &["get", "list", "watch", "create", "patch"];
 /// An owner reference that blocks deletion asks for `streamstages/finalizers` where the API server enforces it.
 pub const STAGES: [Right; 11] = [
     right("streamstage.dev", "streamstages", WATCHED),
-    right("streamstage.dev", "streamstages/status", &["patch", "update"]),
+    right("streamstage.dev", "streamstages/status", &["patch"]),
     right("streamstage.dev", "streamstages/finalizers", &["update"]),
-    right(
-        "apps",
-        "deployments",
-        &["get", "list", "watch", "create", "patch", "delete"],
-    ),
+    right("apps", "deployments", APPLIED),
     right("", "configmaps", APPLIED),
     right("", "serviceaccounts", APPLIED),
     right("", "services", APPLIED),
     right("policy", "poddisruptionbudgets", APPLIED),
     right("", "secrets", WATCHED),
-    right("", "pods", &["get", "list"]),
+    right("", "pods", &["list"]),
     right("events.k8s.io", "events", &["create", "patch"]),
 ];
 
 /// What is needed in the namespace of the lease.
-pub const LEASE: Right = right(
-    "coordination.k8s.io",
-    "leases",
-    &["get", "list", "watch", "create", "patch", "update"],
-);
+pub const LEASE: Right = right("coordination.k8s.io", "leases", &["get", "create", "patch"]);

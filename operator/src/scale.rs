@@ -52,6 +52,16 @@ impl<'k> Known<'k> {
             before,
         }
     }
+
+    fn gates<'g>(&self, window: &'g [Wish]) -> Gates<'g> {
+        Gates {
+            now: self.now,
+            is_rolling: self.is_rolling,
+            is_rebalancing: self.is_rebalancing,
+            last_scale_time: self.before.last_scale_time,
+            window,
+        }
+    }
 }
 
 /// What is known of the lag.
@@ -59,7 +69,9 @@ impl<'k> Known<'k> {
 pub enum LagKnown<'k> {
     /// It has not been read twice yet: there are no rates.
     Pending,
-    /// It could not be read, or only in part, or long ago; in words.
+    /// The last reading failed, and it is too soon to act on that; in words.
+    Missed(&'k str),
+    /// It could not be read for a while, or only in part, or long ago; in words.
     Unknown(&'k str),
     /// It was read.
     Read(&'k Load),
@@ -205,20 +217,14 @@ pub fn follow(stage: &StreamStage, known: &Known<'_>) -> Followed {
     let scaling = &stage.spec.scaling;
     match known.lag {
         LagKnown::Read(load) => follow_load(stage, known, load),
-        LagKnown::Unknown(cause) => {
+        LagKnown::Missed(cause) | LagKnown::Unknown(cause) => {
             let held = known.current.unwrap_or(scaling.min_replicas);
-            // Nothing is known, so nothing goes to zero either.
-            let to = match scaling.on_lag_unknown {
-                OnLagUnknown::Hold => held,
-                OnLagUnknown::Min => scaling.min_replicas.max(1).min(held),
-            };
             let words = format!("the lag is not known: {cause}");
-            held_at(
-                stage,
-                known,
-                to,
-                (LimitedBy::LagUnknown, Reason::LagUnknown, words),
-            )
+            let why = (LimitedBy::LagUnknown, Reason::LagUnknown, words);
+            match (scaling.on_lag_unknown, known.lag) {
+                (OnLagUnknown::Min, LagKnown::Unknown(_)) => retreat(stage, known, held, why),
+                _ => held_at(stage, known, held, why),
+            }
         }
         LagKnown::Pending => {
             let to = known.current.unwrap_or(scaling.min_replicas);
@@ -255,26 +261,32 @@ fn held_at(
     }
 }
 
+/// The way to `minReplicas` while the lag is not known, as slow as any other move.
+fn retreat(stage: &StreamStage, known: &Known<'_>, held: u32, why: (LimitedBy, Reason, String)) -> Followed {
+    let scaling = &stage.spec.scaling;
+    // Nothing is known, so nothing goes to zero either.
+    let aim = scaling.min_replicas.max(1).min(held);
+    let window = window::with(&known.before.window, held, aim, known.now, gate::memory(scaling));
+    let (to, _) = gate::pass(scaling, held, aim, &known.gates(&window));
+    Followed {
+        window,
+        ..held_at(stage, known, to, why)
+    }
+}
+
 fn follow_load(stage: &StreamStage, known: &Known<'_>, load: &Load) -> Followed {
     let scaling = &stage.spec.scaling;
     let from = known.current.unwrap_or(scaling.min_replicas);
     let ceiling = ceiling(stage, Some(load.partitions.len()));
-    let demand = demand(scaling, load, from == 0 || scaling.activation_lag > 0);
+    let demand = demand(scaling, load, from == 0);
     let wish = bounded(stage, demand.replicas, ceiling);
     let window = window::with(&known.before.window, from, wish, known.now, gate::memory(scaling));
-    let gates = Gates {
-        now: known.now,
-        is_rolling: known.is_rolling,
-        is_rebalancing: known.is_rebalancing,
-        last_scale_time: known.before.last_scale_time,
-        window: &window,
-    };
     let aim = if is_negligible(stage, from, wish, ceiling) {
         from
     } else {
         wish
     };
-    let (to, gate) = gate::pass(scaling, from, aim, &gates);
+    let (to, gate) = gate::pass(scaling, from, aim, &known.gates(&window));
     // Bounds that a person has moved hold at once, whatever the gates say.
     let replicas = bounded(stage, to, ceiling);
     let limited_by = if gate == LimitedBy::None {

@@ -155,7 +155,7 @@ fn decisions(
     move_: Option<(u32, u32)>,
     now: Timestamp,
 ) -> Vec<Decision> {
-    let load = decided.view.load();
+    let load = decided.view.read();
     let made = move_.map(|(from, to)| Decision {
         time: now,
         from,

@@ -204,6 +204,21 @@ fn a_stuck_partition_asks_for_nobody() {
 }
 
 #[test]
+fn a_stage_that_is_stuck_keeps_a_worker_that_could_go_on() {
+    let mut load = load(&[5000]);
+    load.partitions[0].is_stuck = true;
+    let before = ScalingStatus::default();
+    let stage = stage(
+        "{minReplicas: 0, scaleDown: {stabilizationWindow: 0s, cooldown: 0s}}",
+        "",
+    );
+    for current in [0, 1] {
+        let decided = follow(&stage, &known(0, current, LagKnown::Read(&load), &before));
+        assert_eq!(decided.replicas, 1, "{current}");
+    }
+}
+
+#[test]
 fn a_move_within_the_tolerance_is_not_made_unless_it_reaches_a_bound() {
     let scaling = "{target: {lagPerReplica: 10}, scaleDown: {stabilizationWindow: 0s}}";
     let lags =
@@ -224,17 +239,38 @@ fn a_move_within_the_tolerance_is_not_made_unless_it_reaches_a_bound() {
 }
 
 #[test]
+fn activation_lag_wakes_a_stage_and_never_takes_a_worker_away() {
+    let scaling = "{minReplicas: 0, activationLag: 1000, target: {lagPerReplica: 10}, \
+                   scaleDown: {stabilizationWindow: 0s, cooldown: 0s}}";
+    assert_eq!(decide(scaling, &[10; 8], 0).0, 0, "it is too little to wake for");
+    assert_eq!(decide(scaling, &[200; 8], 0).0, 8);
+    assert_eq!(
+        decide(scaling, &[10; 8], 8).0,
+        8,
+        "workers that keep the lag low are needed"
+    );
+    assert_eq!(decide(scaling, &[0; 8], 8).0, 0);
+}
+
+#[test]
+fn one_record_asks_for_one_worker_whatever_the_target() {
+    let scaling = "{minReplicas: 0, target: {lagPerReplica: 1000000000}}";
+    assert_eq!(decide(scaling, &[1, 0], 0).0, 1);
+}
+
+#[test]
 fn what_is_not_known_moves_nothing_and_never_to_zero() {
     let before = ScalingStatus::default();
+    let at_once = "onLagUnknown: Min, scaleDown: {stabilizationWindow: 0s, cooldown: 0s}";
     for (scaling, current, expected) in [
-        ("{minReplicas: 1}", 7, 7),
-        ("{minReplicas: 2, onLagUnknown: Min}", 7, 2),
-        ("{minReplicas: 0, onLagUnknown: Min}", 7, 1),
-        ("{minReplicas: 0, onLagUnknown: Min}", 0, 0),
-        ("{minReplicas: 1, maxReplicas: 5}", 7, 5),
+        ("{minReplicas: 1}".to_owned(), 7, 7),
+        (format!("{{minReplicas: 2, {at_once}}}"), 7, 2),
+        (format!("{{minReplicas: 0, {at_once}}}"), 7, 1),
+        (format!("{{minReplicas: 0, {at_once}}}"), 0, 0),
+        ("{minReplicas: 1, maxReplicas: 5}".to_owned(), 7, 5),
     ] {
         let decided = follow(
-            &stage(scaling, ""),
+            &stage(&scaling, ""),
             &known(0, current, LagKnown::Unknown("no broker"), &before),
         );
         assert_eq!(
@@ -243,6 +279,50 @@ fn what_is_not_known_moves_nothing_and_never_to_zero() {
             "{scaling}"
         );
         assert!(decided.message.contains("no broker"), "{}", decided.message);
+    }
+}
+
+#[test]
+fn an_unknown_lag_takes_workers_away_only_when_it_lasts_and_every_gate_lets_it() {
+    let stage = stage("{minReplicas: 2, onLagUnknown: Min}", "");
+    let wished = |second, last_scale_time| ScalingStatus {
+        window: [(-300, 7), (second, 2)]
+            .map(|(second, replicas)| Wish {
+                time: at(second),
+                replicas,
+            })
+            .to_vec(),
+        last_scale_time,
+        ..ScalingStatus::default()
+    };
+    let (fresh, lasting) = (wished(-119, None), wished(-120, None));
+    let moved = wished(-120, Some(at(-59)));
+    let unknown = known(0, 7, LagKnown::Unknown("no broker"), &lasting);
+    let before = ScalingStatus::default();
+    for (known, expected) in [
+        (unknown, 2),
+        (known(0, 7, LagKnown::Missed("no broker"), &lasting), 7),
+        (known(0, 7, LagKnown::Unknown("no broker"), &before), 7),
+        (known(0, 7, LagKnown::Unknown("no broker"), &fresh), 7),
+        (known(0, 7, LagKnown::Unknown("no broker"), &moved), 7),
+        (
+            Known {
+                is_rolling: true,
+                ..unknown
+            },
+            7,
+        ),
+        (
+            Known {
+                is_rebalancing: true,
+                ..unknown
+            },
+            7,
+        ),
+    ] {
+        let decided = follow(&stage, &known);
+        assert_eq!(decided.replicas, expected, "{known:?}");
+        assert_eq!(decided.limited_by, LimitedBy::LagUnknown);
     }
 }
 
@@ -401,21 +481,33 @@ proptest! {
         let window = "scaleUp: {stabilizationWindow: 0s, cooldown: 5s}, scaleDown: {stabilizationWindow: 10s, cooldown: 5s}";
         let stage = stage(&format!("{{target: {{lagPerReplica: 1000}}, {window}}}"), "");
         let start = start.clamp(1, u32::try_from(lags.len()).expect("few"));
+        let most = u32::try_from(lags.len()).expect("few");
+        let asked = demand(&stage.spec.scaling, &load(&lags), false).replicas.clamp(1, most);
         let numbers = play(&stage, &vec![lags; 60], start);
         let all: Vec<u32> = std::iter::once(start).chain(numbers).collect();
         prop_assert!(changes(&all) <= 1, "{all:?}");
+        let is_small = asked != 1 && asked != most && start.abs_diff(asked) * 10 <= start;
+        prop_assert_eq!(all.last(), Some(if is_small { &start } else { &asked }));
     }
 
     #[test]
-    fn a_flapping_lag_moves_the_number_once_in_a_window(
-        (low, high) in (0_u64..100_000, 0_u64..100_000), flaps in prop::collection::vec(any::<bool>(), 120),
+    fn a_flapping_lag_takes_workers_away_only_after_a_window_of_rest(
+        (low, high) in (0_u64..100_000, 0_u64..100_000), flaps in prop::collection::vec(1_usize..200, 1..20),
     ) {
         let stage = stage("{target: {lagPerReplica: 1000}, scaleDown: {stabilizationWindow: 120s, cooldown: 0s}}", "");
-        let lags: Vec<Vec<u64>> = flaps.iter().map(|flap| vec![if *flap { high } else { low }; 12]).collect();
+        let levels = flaps.iter().zip([low, high].into_iter().cycle());
+        let lags: Vec<Vec<u64>> = levels.flat_map(|(&seconds, level)| vec![vec![level; 12]; seconds]).collect();
         let numbers = play(&stage, &lags, 1);
-        let all: Vec<u32> = std::iter::once(1).chain(numbers).collect();
-        prop_assert!(changes(&all) <= 2, "{all:?}");
-        prop_assert!(all.windows(2).all(|pair| pair[1] >= pair[0]), "{all:?}");
+        let mut last = 0;
+        for (second, pair) in numbers.windows(2).enumerate().filter(|(_, pair)| pair[0] != pair[1]) {
+            prop_assert!(pair[1] > pair[0] || second - last >= 120, "at {second} s: {numbers:?}");
+            last = second;
+        }
+        let calm = flaps.last().is_some_and(|seconds| *seconds > 120);
+        let level = lags.last().expect("a second");
+        let asked = demand(&stage.spec.scaling, &load(level), false).replicas.clamp(1, 12);
+        let is_small = |from: u32| asked != 1 && asked != 12 && from.abs_diff(asked) * 10 <= from;
+        prop_assert!(!calm || numbers.last().is_some_and(|last| *last == asked || is_small(*last)), "{numbers:?}");
     }
 
     #[test]

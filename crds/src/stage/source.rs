@@ -25,7 +25,8 @@ const START_PATTERN: &str = r"^(Earliest|Latest|[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][
 )]))]
 pub struct Source {
     /// Kafka brokers to start from, as `host:port`; 1 to 32.
-    /// The client learns the other brokers from them.
+    /// The client learns the other brokers from them. A host without a dot is a Service of the stage's own namespace:
+    /// the operator, which is in another one, asks `kafka` as `kafka.<namespace>.svc`.
     #[schemars(
         length(min = 1, max = 32),
         inner(length(max = 261), regex(pattern = r"^[^,\s]+:[0-9]{1,5}$"))

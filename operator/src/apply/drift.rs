@@ -23,6 +23,17 @@ const MULTIPLES: [(&str, f64); 12] = [
 /// The suffixes of a quantity below one, as `(suffix, divisor)`: `9m` is 9 / 1000, while 9 * 0.001 is not 0.009.
 const FRACTIONS: [(&str, f64); 3] = [("n", 1e9), ("u", 1e6), ("m", 1e3)];
 
+/// Switches of a pod that the API server does not keep when they are off. It keeps every other one.
+const SWITCHES: [&str; 7] = [
+    "hostNetwork",
+    "hostPID",
+    "hostIPC",
+    "stdin",
+    "stdinOnce",
+    "tty",
+    "readOnly",
+];
+
 /// Whether everything of `planned` is in `live`.
 pub(super) fn holds(planned: &Value, live: &Value) -> bool {
     match (planned, live) {
@@ -31,7 +42,9 @@ pub(super) fn holds(planned: &Value, live: &Value) -> bool {
             match field.as_str() {
                 "limits" | "requests" => same_quantities(planned, live),
                 "sizeLimit" | "divisor" => same_amount(planned, live),
-                _ => is_empty(planned) || holds(planned, live),
+                _ => {
+                    is_empty(planned) || is_left_out(field, planned) && live.is_null() || holds(planned, live)
+                }
             }
         }),
         (Value::Array(planned), Value::Array(live))
@@ -60,6 +73,15 @@ fn is_empty(value: &Value) -> bool {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
         Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+/// What the API server leaves out because it says the same: a text that is empty, and a switch that is off.
+fn is_left_out(field: &str, planned: &Value) -> bool {
+    match planned {
+        Value::String(text) => text.is_empty(),
+        Value::Bool(false) => SWITCHES.contains(&field),
         _ => false,
     }
 }
@@ -114,6 +136,23 @@ mod tests {
             "status": {},
         });
         assert!(holds(&planned, &live));
+    }
+
+    #[test]
+    fn what_the_api_server_leaves_out_is_no_drift() {
+        let planned = json!({"hostNetwork": false, "containers": [{"name": "worker", "tty": false,
+            "env": [{"name": "RUST_LOG", "value": ""}], "volumeMounts": [{"name": "data", "readOnly": false}]}]});
+        let live = json!({"containers": [{"name": "worker", "env": [{"name": "RUST_LOG"}],
+            "volumeMounts": [{"name": "data"}]}]});
+        assert!(holds(&planned, &live));
+        let on = json!({"hostNetwork": true, "containers": [{"name": "worker", "env": [{"name": "RUST_LOG"}],
+            "volumeMounts": [{"name": "data"}]}]});
+        assert!(!holds(&planned, &on));
+        let strict = json!({"securityContext": {"allowPrivilegeEscalation": false}});
+        assert!(
+            !holds(&strict, &json!({"securityContext": {}})),
+            "it is on where it is missing"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, servers};
 use crate::explain::explain;
 use crate::kafka::Cluster;
 use crate::lag::Question;
@@ -100,7 +100,7 @@ async fn connect(stage: &StreamStage, client: Client, namespace: &str) -> anyhow
             .unwrap_or_default(),
         None => std::collections::BTreeMap::new(),
     };
-    let connection = Connection::new(&source.bootstrap_servers, &data)
+    let connection = Connection::new(&servers(stage), &data)
         .map_err(|bad| anyhow::anyhow!("spec.source.authSecret: the key {}: {}", bad.key, bad.cause))?;
     Ok(Cluster::connect(&connection.servers, &connection.security)?)
 }

@@ -76,8 +76,8 @@ pub struct Run {
     /// Namespace of the lease [default: the operator's own]
     #[arg(long, env = "STREAMSTAGE_LEASE_NAMESPACE", value_name = "NAMESPACE")]
     pub lease_namespace: Option<String>,
-    /// Name of this operator among those that claim the lease
-    #[arg(long, env = "POD_NAME", value_name = "NAME", default_value = "operator")]
+    /// Name of this operator among those that claim the lease [default: the host's name and the process's number]
+    #[arg(long, env = "POD_NAME", value_name = "NAME", default_value_t = identity(), hide_default_value = true)]
     pub identity: String,
     /// Address of /livez, /readyz and /metrics; port 0 takes any free one
     #[arg(
@@ -141,7 +141,7 @@ async fn lead(
         "waiting for the lease"
     );
     tokio::select! {
-        held = leadership.is(true) => held?,
+        held = leadership.held() => held?,
         () = stop.cancelled() => return leadership.release().await,
     }
     tracing::info!(lease = flags.lease_name, "holding the lease");
@@ -158,11 +158,16 @@ async fn lead(
     let keeping = controller::run(client, watched, defaults, metrics, lags, recorder, stop.clone());
     tokio::select! {
         () = keeping => leadership.release().await,
-        lost = leadership.is(false) => {
-            lost?;
-            anyhow::bail!("another operator took the lease {}: ending, to wait for it again", flags.lease_name)
+        why = leadership.lost() => {
+            anyhow::bail!("the lease {} is lost, {why}: ending, to wait for it again", flags.lease_name)
         }
     }
+}
+
+/// A name that no other process has, here or on another host.
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}", host.trim(), std::process::id())
 }
 
 fn defaults(flags: &Run) -> Defaults {

@@ -21,6 +21,8 @@ const SHORTEST: SignedDuration = SignedDuration::from_millis(100);
 const STALE_AFTER: i32 = 3;
 /// Failures in a row until the lag counts as not known to a person; decisions hold from the first.
 const TOLD_AFTER: u32 = 2;
+/// Failures in a row until a decision may act on them, once the reading before them is old.
+const LASTING_AFTER: u32 = 3;
 
 /// What a reading is judged by.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +44,8 @@ pub struct Track {
     progress: BTreeMap<u32, Progress>,
     worker_rate: Option<f64>,
     samples: Vec<f64>,
+    /// Seconds since the last sample.
+    waited: f64,
 }
 
 /// The reading before this one, with the records per second that arrived in each partition.
@@ -107,7 +111,7 @@ impl Track {
             .map(|partition| before.arrival(partition, seconds))
             .collect();
         let processed = before.processed(reading);
-        self.learn(&before, reading, processed, seconds, around.ready);
+        self.learn(&before, reading, seconds, around.ready);
         self.load = Some(Load {
             measured_at: Some(now),
             partitions: std::iter::zip(partitions, &arrivals)
@@ -146,6 +150,12 @@ impl Track {
         self.failures
     }
 
+    /// Why the last reading failed, if it did.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Unknown> {
+        self.unknown.as_ref()
+    }
+
     /// Why the lag is not known, once a person should be told.
     #[must_use]
     pub fn unknown(&self) -> Option<&Unknown> {
@@ -162,19 +172,23 @@ impl Track {
     /// What a decision may rely on: a fresh and complete reading, or nothing.
     #[must_use]
     pub fn known(&self, now: Timestamp, poll_interval: SignedDuration) -> LagKnown<'_> {
-        let oldest = (poll_interval * STALE_AFTER).max(SignedDuration::from_secs(15));
+        let is_fresh = self.is_fresh(now, poll_interval);
         match (&self.unknown, &self.load) {
-            (Some(unknown), _) => LagKnown::Unknown(&unknown.message),
-            (None, Some(load))
-                if load
-                    .measured_at
-                    .is_some_and(|at| now.duration_since(at) <= oldest) =>
-            {
-                LagKnown::Read(load)
+            (Some(unknown), _) if is_fresh || self.failures < LASTING_AFTER => {
+                LagKnown::Missed(&unknown.message)
             }
+            (Some(unknown), _) => LagKnown::Unknown(&unknown.message),
+            (None, Some(load)) if is_fresh => LagKnown::Read(load),
             (None, Some(_)) => LagKnown::Unknown("the last reading is too old"),
             (None, None) => LagKnown::Pending,
         }
+    }
+
+    /// Whether the last complete reading is young enough to be true still.
+    fn is_fresh(&self, now: Timestamp, poll_interval: SignedDuration) -> bool {
+        let oldest = (poll_interval * STALE_AFTER).max(SignedDuration::from_secs(15));
+        let measured_at = self.load.as_ref().and_then(|load| load.measured_at);
+        measured_at.is_some_and(|at| now.duration_since(at) <= oldest)
     }
 
     /// The partitions with lag that have stood still for too long. Without workers nothing can move, and no time counts.
@@ -198,22 +212,37 @@ impl Track {
         stuck.map(|(number, _)| *number).collect()
     }
 
-    /// Learns what one worker commits, from an interval in which every worker had enough to do.
-    fn learn(&mut self, last: &Last, reading: &Reading, processed: u64, seconds: f64, ready: u32) {
-        let lag =
-            |partitions: &[PartitionReading]| -> u64 { partitions.iter().map(PartitionReading::lag).sum() };
-        let is_behind = lag(&last.partitions) > processed && lag(&reading.partitions) > 0;
-        let lagging = last
+    /// Learns what one worker commits, from an interval in which some worker had enough to do throughout.
+    ///
+    /// A partition that did not move tells nothing, and neither does one that was read to its end.
+    fn learn(&mut self, last: &Last, reading: &Reading, seconds: f64, ready: u32) {
+        let moves = reading
             .partitions
             .iter()
-            .filter(|partition| partition.lag() > 0)
-            .count();
-        let busy = ready.min(u32::try_from(lagging).unwrap_or(u32::MAX));
-        if !is_behind || processed == 0 || busy == 0 || last.ready != ready {
+            .filter_map(|partition| last.moved(partition));
+        let mut behind = moves.clone().filter(|(moved, lag)| moved < lag).peekable();
+        if ready == 0 || last.ready != ready || behind.peek().is_none() {
             self.samples.clear();
+            self.waited = 0.0;
             return;
         }
-        self.samples.push(count(processed) / seconds / f64::from(busy));
+        let busy: Vec<u64> = behind
+            .map(|(moved, _)| moved)
+            .filter(|moved| *moved > 0)
+            .collect();
+        self.waited += seconds;
+        if busy.is_empty() {
+            // A batch may take longer than an interval.
+            return;
+        }
+        let processed: u64 = if ready == 1 {
+            moves.map(|(moved, _)| moved).sum()
+        } else {
+            busy.iter().sum()
+        };
+        let workers = ready.min(u32::try_from(busy.len()).unwrap_or(u32::MAX));
+        let waited = std::mem::take(&mut self.waited);
+        self.samples.push(count(processed) / waited / f64::from(workers));
         let enough = usize::try_from(SAMPLES).unwrap_or(usize::MAX);
         if self.samples.len() < enough {
             return;
@@ -246,13 +275,20 @@ impl Last {
         if seen == 0.0 && rate < 0.1 { 0.0 } else { rate }
     }
 
+    /// Records of a partition that were committed since, and the lag that it had before.
+    fn moved(&self, partition: &PartitionReading) -> Option<(u64, u64)> {
+        let before = self.partition(partition.partition)?;
+        let moved = partition.position().saturating_sub(before.position());
+        Some((moved, before.lag()))
+    }
+
     /// Records that were committed since.
     fn processed(&self, reading: &Reading) -> u64 {
-        let moved = reading.partitions.iter().filter_map(|partition| {
-            let before = self.partition(partition.partition)?;
-            Some(partition.position().saturating_sub(before.position()))
-        });
-        moved.sum()
+        let moved = reading
+            .partitions
+            .iter()
+            .filter_map(|partition| self.moved(partition));
+        moved.map(|(moved, _)| moved).sum()
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::Unknown;
 use super::track::Track;
+use super::{Unknown, UnknownReason};
 use crate::scale::LagKnown;
 use crate::scale::load::Load;
 
@@ -37,9 +37,23 @@ impl View {
         self.track.as_ref().and_then(|track| track.load())
     }
 
+    /// The last complete reading, if it is true still.
+    #[must_use]
+    pub fn read(&self) -> Option<&Load> {
+        match self.known() {
+            LagKnown::Read(load) => Some(load),
+            _ => None,
+        }
+    }
+
     /// Why the lag is not known, once a person should be told.
     #[must_use]
-    pub fn unknown(&self) -> Option<&Unknown> {
-        self.track.as_ref().and_then(|track| track.unknown())
+    pub fn unknown(&self) -> Option<Unknown> {
+        let track = self.track.as_ref()?;
+        let old = || match self.known() {
+            LagKnown::Unknown(words) => Some(Unknown::new(UnknownReason::Partial, words)),
+            _ => None,
+        };
+        track.unknown().cloned().or_else(old)
     }
 }

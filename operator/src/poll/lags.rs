@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crds::status::LimitedBy;
 use crds::{StreamStage, StreamStageStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Answer, Place};
 use crate::connection::Connection;
@@ -33,6 +34,8 @@ struct Entry {
     is_rebalancing: bool,
     /// Tails that were looked into: partition, committed, end, and whether there is nothing to read between them.
     tails: BTreeMap<u32, (u64, u64, bool)>,
+    /// One look into its tails at a time.
+    look: Arc<Semaphore>,
     /// When it is read next; none while it is being read.
     due: Option<Instant>,
 }
@@ -171,6 +174,13 @@ impl Lags {
         still
     }
 
+    /// The right to look into the stage's tails; none while somebody does.
+    pub(super) fn begin_look(&self, poll: &Poll) -> Option<OwnedSemaphorePermit> {
+        let entries = self.lock();
+        let entry = entries.get(&poll.place).filter(|entry| *entry.poll == *poll)?;
+        Arc::clone(&entry.look).try_acquire_owned().ok()
+    }
+
     /// Notes which of some tails are empty.
     pub(super) fn looked_into(&self, poll: &Poll, tails: &[(u32, u64, u64)], empty: &BTreeSet<u32>) {
         if let Some(entry) = self
@@ -185,12 +195,24 @@ impl Lags {
         }
     }
 
-    /// Notes what came of a reading.
-    pub(crate) fn note(&self, poll: &Poll, stage: &StreamStage, answer: Answer, now: Timestamp) {
+    /// Notes what came of a reading over `connection`.
+    pub(crate) fn note(
+        &self,
+        poll: &Poll,
+        connection: &Connection,
+        stage: &StreamStage,
+        answer: Answer,
+        now: Timestamp,
+    ) {
         let mut entries = self.lock();
         let Some(entry) = entries.get_mut(&poll.place).filter(|entry| *entry.poll == *poll) else {
             return;
         };
+        if *entry.connection != *connection {
+            // New credentials came meanwhile, and are tried at once: what the old ones met is no answer.
+            entry.due = Some(Instant::now());
+            return;
+        }
         entry.workers = workers(stage.status.as_ref());
         let track = Arc::make_mut(&mut entry.track);
         let around = Surroundings {
@@ -208,6 +230,17 @@ impl Lags {
             }
         };
         entry.due = Some(Instant::now() + pause);
+    }
+
+    /// Has stages read again whose reading broke off.
+    pub(super) fn give_back(&self, polls: &[Arc<Poll>]) {
+        let mut entries = self.lock();
+        for poll in polls {
+            let entry = entries.get_mut(&poll.place).filter(|entry| entry.poll == *poll);
+            if let Some(entry) = entry.filter(|entry| entry.due.is_none()) {
+                entry.due = Some(Instant::now() + entry.interval);
+            }
+        }
     }
 
     pub(super) fn set_rebalancing(&self, poll: &Poll, is_rebalancing: bool) {
@@ -243,6 +276,7 @@ impl Entry {
             track: Arc::new(Track::resume(&status)),
             is_rebalancing: false,
             tails: BTreeMap::new(),
+            look: Arc::new(Semaphore::new(1)),
             due: Some(Instant::now()),
         }
     }
@@ -293,6 +327,8 @@ fn signed(duration: Duration) -> SignedDuration {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use k8s_openapi::ByteString;
+
     use super::*;
     use crate::lag::{PartitionReading, Unknown, UnknownReason};
 
@@ -305,12 +341,21 @@ pub(crate) mod tests {
         serde_saphyr::from_str(&text).expect("a stage")
     }
 
+    fn connection(user: &str) -> Connection {
+        let data = [("username", user), ("password", "secret")];
+        let data = data.map(|(key, value)| (key.to_owned(), ByteString(value.into())));
+        Connection::new(&["k:9092".to_owned()], &data.into()).expect("settings")
+    }
+
+    /// A stage that is being read.
+    pub(crate) fn taken(lags: &Lags) -> Vec<Arc<Poll>> {
+        lags.view(&stage(), Some(&connection("one")));
+        lags.take_due(Instant::now()).remove(0).1
+    }
+
     /// Has a stage read twice.
     pub(crate) fn read(lags: &Lags) -> Arc<Poll> {
-        let connection = Connection::new(&["k:9092".to_owned()], &BTreeMap::new()).expect("settings");
-        lags.view(&stage(), Some(&connection));
-        let (_, mut due) = lags.take_due(Instant::now()).remove(0);
-        let poll = due.remove(0);
+        let poll = taken(lags).remove(0);
         let now = Timestamp::now();
         for (seconds, committed) in [(1, 5), (0, 7)] {
             let reading = Reading {
@@ -322,7 +367,7 @@ pub(crate) mod tests {
                 }],
             };
             let then = now - SignedDuration::from_secs(seconds);
-            lags.note(&poll, &stage(), Ok(reading), then);
+            lags.note(&poll, &connection("one"), &stage(), Ok(reading), then);
         }
         poll
     }
@@ -331,7 +376,32 @@ pub(crate) mod tests {
     pub(crate) fn fail(lags: &Lags, poll: &Poll) {
         for _ in 0..2 {
             let unknown = Unknown::new(UnknownReason::Unreachable, "no broker answers");
-            lags.note(poll, &stage(), Err(unknown), Timestamp::now());
+            lags.note(poll, &connection("one"), &stage(), Err(unknown), Timestamp::now());
         }
+    }
+
+    #[test]
+    fn new_credentials_are_tried_at_once_even_while_the_old_ones_fail() {
+        let lags = Lags::default();
+        let poll = taken(&lags).remove(0);
+        lags.view(&stage(), Some(&connection("two")));
+        assert!(lags.take_due(Instant::now()).is_empty(), "it is being read");
+        fail(&lags, &poll);
+        let (used, _) = lags.take_due(Instant::now()).remove(0);
+        assert_eq!(*used, connection("two"));
+        assert!(
+            lags.known(&poll, Timestamp::now()).unknown().is_none(),
+            "what the old ones met is forgotten"
+        );
+    }
+
+    #[test]
+    fn the_tails_of_a_stage_are_looked_into_once_at_a_time() {
+        let lags = Lags::default();
+        let poll = taken(&lags).remove(0);
+        let look = lags.begin_look(&poll);
+        assert!(look.is_some() && lags.begin_look(&poll).is_none());
+        drop(look);
+        assert!(lags.begin_look(&poll).is_some());
     }
 }

@@ -80,6 +80,11 @@ pub fn demand(scaling: &Scaling, load: &Load, is_idle: bool) -> Demand {
         demand.replicas = 0;
         demand.unsaturated = 0;
     }
+    // Without a worker nothing could ever get a stuck partition going again.
+    if demand.stuck > 0 {
+        demand.replicas = demand.replicas.max(1);
+        demand.unsaturated = demand.unsaturated.max(1);
+    }
     demand
 }
 
@@ -110,5 +115,6 @@ fn need(target: &Target, partition: &PartitionLoad) -> f64 {
     reason = "never negative, and a cast saturates"
 )]
 fn whole(workers: f64) -> u32 {
-    (workers - ROUNDING).ceil().max(0.0) as u32
+    let fewest = if workers > 0.0 { 1.0 } else { 0.0 };
+    (workers - ROUNDING).ceil().max(fewest) as u32
 }

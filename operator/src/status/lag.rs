@@ -21,7 +21,7 @@ const QUIET: SignedDuration = SignedDuration::from_mins(1);
 /// The figures of the lag, and the worst partitions: those of before while no rounded figure has moved.
 pub(super) fn figures(before: &StreamStageStatus, view: &View) -> (Option<Lag>, Vec<PartitionLag>) {
     let kept = || (before.lag.clone(), before.partitions.clone());
-    let Some(load) = view.load() else {
+    let Some(load) = view.read() else {
         return kept();
     };
     let lag = lag(load);
@@ -203,7 +203,7 @@ type Found = Option<(bool, (Reason, String))>;
 
 /// Whether Kafka answers, and whether the lag is known; none while nothing was tried.
 fn readings(view: &View) -> (Found, Found) {
-    match (view.unknown(), view.load()) {
+    match (view.unknown(), view.read()) {
         (Some(Unknown { reason, message }), _) => {
             let unreachable = match reason {
                 UnknownReason::Unreachable => Some(Reason::Unreachable),
@@ -219,7 +219,7 @@ fn readings(view: &View) -> (Found, Found) {
                 UnknownReason::OffsetOutOfRange => Reason::OffsetOutOfRange,
                 _ => unreachable.unwrap_or(Reason::Unreachable),
             };
-            (Some(reachable), Some((false, (why, message.clone()))))
+            (Some(reachable), Some((false, (why, message))))
         }
         (None, Some(_)) => {
             let observed = (Reason::Observed, "every partition was read".to_owned());
@@ -237,7 +237,7 @@ fn answers() -> (Reason, String) {
 }
 
 fn stuck(view: &View) -> Found {
-    let load = view.load()?;
+    let load = view.read()?;
     let stuck: Vec<String> = load
         .partitions
         .iter()
@@ -259,4 +259,114 @@ fn stuck(view: &View) -> Found {
         );
         (true, (Reason::Stuck, message))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+    use crate::status::news::tests::view;
+
+    #[test]
+    fn a_figure_is_told_anew_when_one_of_its_first_two_digits_changes() {
+        let told = |total| Lag {
+            total,
+            drain_seconds: Some(10),
+            ..Lag::default()
+        };
+        for (before, now, same) in [
+            (1234, 1299, true),
+            (1234, 1300, false),
+            (1999, 2000, false),
+            (11, 12, false),
+            (99, 100, false),
+            (u64::MAX, u64::MAX - 1, true),
+        ] {
+            assert_eq!(is_same(&told(before), &told(now)), same, "{before} {now}");
+        }
+        assert_eq!([0, 9, 10, 123, 99_999].map(two_digits), [0, 9, 10, 120, 99_000]);
+        let slower = Lag {
+            drain_seconds: Some(12),
+            ..told(1234)
+        };
+        let stuck = Lag {
+            stuck: 1,
+            ..told(1234)
+        };
+        assert!(!is_same(&told(1234), &slower) && !is_same(&told(1234), &stuck));
+    }
+
+    #[test]
+    fn a_lag_of_a_few_records_is_told_once_a_minute() {
+        let told = |total, second| Lag {
+            total,
+            measured_at: Timestamp::from_second(second).ok(),
+            ..Lag::default()
+        };
+        assert!(is_same(&told(3, 0), &told(9, 59)));
+        assert!(!is_same(&told(3, 0), &told(9, 60)));
+        assert!(is_same(&told(3, 0), &told(3, 600)));
+        assert!(!is_same(&told(3, 0), &told(10, 1)), "it is no longer small");
+    }
+
+    #[test]
+    fn the_sixteen_worst_partitions_are_named() {
+        let partitions = (0..20).map(|partition| PartitionLoad {
+            partition,
+            lag: if partition == 3 {
+                0
+            } else {
+                u64::from(partition / 2)
+            },
+            ..PartitionLoad::default()
+        });
+        let load = Load {
+            partitions: partitions.collect(),
+            ..Load::default()
+        };
+        let named: Vec<u32> = worst(&load).iter().map(|partition| partition.partition).collect();
+        assert_eq!(named, [18, 19, 16, 17, 14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5]);
+        let few = Load {
+            partitions: load.partitions[..4].to_vec(),
+            ..Load::default()
+        };
+        assert_eq!(worst(&few).len(), 1, "a partition without lag is not among them");
+    }
+
+    #[test]
+    fn a_time_is_written_as_a_person_does() {
+        for (seconds, written) in [
+            (0, "0s"),
+            (42, "42s"),
+            (60, "1m0s"),
+            (190, "3m10s"),
+            (3600, "1h0m"),
+            (7530, "2h5m"),
+        ] {
+            assert_eq!(words(seconds), written);
+        }
+        let growing = Load {
+            partitions: vec![PartitionLoad {
+                lag: 1,
+                arrival_per_second: 1.0,
+                ..PartitionLoad::default()
+            }],
+            ..Load::default()
+        };
+        assert_eq!(lag(&growing).drain, "growing");
+    }
+
+    #[test]
+    fn a_reading_that_is_too_old_is_no_reading() {
+        let mut view = view(0);
+        let before = StreamStageStatus::default();
+        assert!(figures(&before, &view).0.is_some());
+        assert_eq!(readings(&view).1.map(|found| found.0), Some(true));
+        view.now += SignedDuration::from_mins(1);
+        assert_eq!(figures(&before, &view), (None, Vec::new()));
+        let (holds, (reason, message)) = readings(&view).1.expect("a finding");
+        assert_eq!((holds, reason), (false, Reason::PartlyRead), "{message}");
+        assert!(stuck(&view).is_none());
+    }
 }

@@ -52,8 +52,8 @@ pub(super) fn ready(
 }
 
 fn is_unreachable(view: &View) -> bool {
-    let reason = view.unknown().map(|unknown| unknown.reason);
-    reason == Some(UnknownReason::Unreachable)
+    let failure = view.track.as_ref().and_then(|track| track.failure());
+    failure.is_some_and(|failure| failure.reason == UnknownReason::Unreachable)
 }
 
 /// Whether Kafka has been back for a moment only: the workers are still finding their group.
@@ -87,7 +87,7 @@ mod tests {
         };
         let is_ready =
             |before: &Value, view: &View| ready(&stage(before), &deployment, &[], (&progress, view)).0;
-        let (answers, fails) = (view(0), view(2));
+        let (answers, fails) = (view(0), view(1));
         assert!(is_ready(&told("True", "1970-01-01T00:00:00Z"), &fails));
         assert!(
             is_ready(&told("True", "1970-01-01T00:00:00Z"), &answers),

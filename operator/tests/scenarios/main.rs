@@ -11,6 +11,7 @@ mod stages;
 mod failures;
 mod keeping;
 mod killed;
+mod leading;
 mod planned;
 mod refusals;
 mod replicas;

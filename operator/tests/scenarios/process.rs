@@ -14,6 +14,7 @@ use operator::controller::{Context, ReconcileError, reconcile};
 use operator::defaults::{Amounts, Defaults};
 use operator::metrics::Metrics;
 use operator::report::Told;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -24,6 +25,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Process {
     pub(crate) context: Arc<Context>,
+    registry: Registry,
     writer: Mutex<Writer<DeserializeGuard<StreamStage>>>,
     server: ApiServer,
 }
@@ -46,20 +48,29 @@ impl Process {
     pub(crate) fn start(server: &ApiServer) -> Self {
         let (stages, writer) = reflector::store();
         let client = server.client();
+        let mut registry = Registry::default();
         Self {
             context: Arc::new(Context {
                 recorder: Recorder::new(client.clone(), "streamstage-operator".into()),
                 client,
                 stages,
                 defaults: defaults(),
-                metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
+                metrics: Metrics::register(&mut registry),
                 told: Told::default(),
                 lags: Arc::default(),
                 failures: Mutex::default(),
             }),
+            registry,
             writer: Mutex::new(writer),
             server: server.clone(),
         }
+    }
+
+    /// What /metrics answers.
+    pub(crate) fn figures(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
+        text
     }
 
     /// Learns of the stages as they are.

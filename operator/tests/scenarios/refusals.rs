@@ -144,6 +144,43 @@ async fn workers_run_on_while_their_secret_is_missing() {
 }
 
 #[tokio::test]
+async fn an_unreadable_stage_is_told_in_the_figures_until_it_is_readable() {
+    let (server, process) = started(&cdm("cdm", &json!({"aFieldOfTomorrow": true})));
+    let told = |number: u8| {
+        let stalled = "streamstage_operator_stalled{namespace=\"orders\",stage=\"cdm\"}";
+        let line = format!("{stalled} {number}");
+        process.figures().lines().any(|found| found == line)
+    };
+    process.look("cdm").await.expect_err("a field that is not known");
+    assert!(told(1), "{}", process.figures());
+    change(&server, "cdm", &json!({"aFieldOfTomorrow": Value::Null}));
+    goes_on(&server, &process).await;
+    assert!(told(0), "{}", process.figures());
+}
+
+#[tokio::test]
+async fn a_pause_stops_the_workers_of_a_refused_stage_too() {
+    let auth = json!({"warehouse": {"authSecret": "postgres"}, "scaling": {"minReplicas": 2}});
+    let (server, process) = started(&cdm("cdm", &auth));
+    let keys = json!({"username": "YQ==", "password": "Yg=="});
+    secret(&server, "postgres", &keys);
+    goes_on(&server, &process).await;
+    server.delete("secrets", "postgres");
+    change(&server, "cdm", &json!({"suspend": true}));
+    refused(&server, &process, "SecretNotFound", &["postgres"]).await;
+    let replicas = |server: &ApiServer| {
+        let deployment = server.get("deployments", "cdm-worker");
+        deployment.expect("a Deployment")["spec"]["replicas"].clone()
+    };
+    assert_eq!(replicas(&server), 0);
+
+    change(&server, "cdm", &json!({"suspend": false}));
+    secret(&server, "postgres", &keys);
+    goes_on(&server, &process).await;
+    assert_eq!(replicas(&server), 2);
+}
+
+#[tokio::test]
 async fn rotated_secret_changes_one_annotation_and_is_told() {
     let auth = json!({"warehouse": {"authSecret": "postgres"}});
     let (server, process) = started(&cdm("cdm", &auth));

@@ -79,10 +79,23 @@ fn a_failed_or_old_reading_is_unknown_and_a_person_is_told_when_it_lasts() {
         message: "no broker".to_owned(),
     };
     track.failed(gone.clone());
-    assert!(matches!(track.known(at(2), POLL), LagKnown::Unknown("no broker")));
+    assert!(matches!(track.known(at(2), POLL), LagKnown::Missed("no broker")));
     assert!(track.unknown().is_none(), "one missed reading is told to nobody");
-    track.failed(gone);
+    track.failed(gone.clone());
     assert!(track.unknown().is_some());
+    assert!(
+        matches!(track.known(at(17), POLL), LagKnown::Missed(_)),
+        "two failures are few"
+    );
+    track.failed(gone);
+    assert!(
+        matches!(track.known(at(16), POLL), LagKnown::Missed(_)),
+        "the reading before is fresh"
+    );
+    assert!(matches!(
+        track.known(at(17), POLL),
+        LagKnown::Unknown("no broker")
+    ));
     track.read(&reading(&[(0, 1)]), at(3), around(1));
     assert!(track.unknown().is_none() && track.failures() == 0);
 }
@@ -170,6 +183,47 @@ fn a_worker_is_measured_only_while_it_is_behind() {
         None,
         "it keeps up: what it could do is not seen"
     );
+}
+
+#[test]
+fn a_worker_is_measured_by_the_partitions_that_it_works_at() {
+    let rate = |steps: &[[(u64, u64); 3]], ready: u32| {
+        let mut track = Track::default();
+        for (partitions, second) in steps.iter().zip(0..) {
+            track.read(&reading(partitions), at(second), around(ready));
+        }
+        track.load().and_then(|load| load.worker_rate)
+    };
+    // One partition is behind, one is kept up with, one does not move at all.
+    let mixed: Vec<[(u64, u64); 3]> = (0..4)
+        .map(|second| {
+            let kept_up = 90 * (second + 1);
+            [(second * 500, 9000), (kept_up - 90, kept_up), (5, 9)]
+        })
+        .collect();
+    assert_eq!(
+        rate(&mixed, 3),
+        Some(500.0),
+        "what arrives is not what a worker can do"
+    );
+    assert_eq!(rate(&mixed, 1), Some(590.0), "one worker reads them all");
+    let stuck: Vec<[(u64, u64); 3]> = (0..4)
+        .map(|second| {
+            let kept_up = 90 * (second + 1);
+            [(5, 9000), (kept_up - 90, kept_up), (5, 9)]
+        })
+        .collect();
+    assert_eq!(rate(&stuck, 3), None);
+}
+
+#[test]
+fn a_worker_that_commits_at_every_other_reading_is_measured_all_the_same() {
+    let mut track = Track::default();
+    for second in 0..7 {
+        let committed = u64::try_from(second / 2).expect("small") * 800;
+        track.read(&reading(&[(committed, 9000)]), at(second), around(1));
+    }
+    assert_eq!(track.load().and_then(|load| load.worker_rate), Some(400.0));
 }
 
 #[test]

@@ -3,24 +3,25 @@
 use std::process::Output;
 
 use axum::extract::Request;
-use axum::http::{Method, StatusCode};
+use axum::http::Method;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::process::Command;
+
+use crate::kubeconfig::{not_found, serve};
 
 /// What the API server has and allows.
 #[derive(Clone, Copy)]
 struct Cluster {
     has_definition: bool,
-    may_delete: bool,
+    may_update: bool,
     holder: &'static str,
 }
 
 const WELL: Cluster = Cluster {
     has_definition: true,
-    may_delete: true,
+    may_update: true,
     holder: "operator-1",
 };
 
@@ -32,7 +33,7 @@ async fn answer(cluster: Cluster, request: Request) -> Response {
             .expect("a body");
         let mut review: Value = serde_json::from_slice(&body).expect("a review");
         let verb = &review["spec"]["resourceAttributes"]["verb"];
-        let allowed = cluster.may_delete || verb != "delete";
+        let allowed = cluster.may_update || verb != "update";
         review["status"] = json!({"allowed": allowed});
         return Json(review).into_response();
     }
@@ -44,31 +45,17 @@ async fn answer(cluster: Cluster, request: Request) -> Response {
             json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {},
                 "spec": {"holderIdentity": cluster.holder}})
         }
-        _ => {
-            let missing = json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": 404,
-                "reason": "NotFound", "message": format!("{path} not found")});
-            return (StatusCode::NOT_FOUND, Json(missing)).into_response();
-        }
+        _ => return not_found(&path),
     };
     Json(found).into_response()
 }
 
 async fn check(cluster: Cluster) -> Output {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("an address");
     let router = Router::new().fallback(move |request| answer(cluster, request));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-
-    let folder = tempfile::tempdir().expect("a folder");
-    let kubeconfig = folder.path().join("kubeconfig");
-    let cluster = json!({"name": "here", "cluster": {"server": format!("http://{address}")}});
-    let context = json!({"name": "here", "context": {"cluster": "here", "user": "me"}});
-    let config = json!({"apiVersion": "v1", "kind": "Config", "clusters": [cluster], "contexts": [context],
-        "current-context": "here", "users": [{"name": "me", "user": {}}]});
-    std::fs::write(&kubeconfig, config.to_string()).expect("write the kubeconfig");
+    let folder = serve(router).await;
     Command::new(env!("CARGO_BIN_EXE_operator"))
         .args(["check", "--lease-namespace=streamstage"])
-        .env("KUBECONFIG", &kubeconfig)
+        .env("KUBECONFIG", folder.path().join("kubeconfig"))
         .output()
         .await
         .expect("run operator check")
@@ -80,10 +67,7 @@ async fn sound_installation_passes_with_a_line_for_each_check() {
     let lines = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.success(), "{lines}");
     assert!(lines.lines().all(|line| line.starts_with("ok ")), "{lines}");
-    assert!(
-        lines.contains("rights on streamstages/status: patch, update"),
-        "{lines}"
-    );
+    assert!(lines.contains("rights on streamstages/status: patch"), "{lines}");
     assert!(
         lines.contains("lease streamstage-operator: held by operator-1"),
         "{lines}"
@@ -102,10 +86,10 @@ async fn each_fault_fails_the_check_and_is_named() {
         ),
         (
             Cluster {
-                may_delete: false,
+                may_update: false,
                 ..WELL
             },
-            "rights on deployments: delete is missing",
+            "rights on streamstages/finalizers: update is missing",
         ),
         (
             Cluster { holder: "", ..WELL },

@@ -1,0 +1,7 @@
+//! The commands of the operator as processes, and what it answers over HTTP.
+
+mod check;
+mod endpoints;
+mod explain;
+mod kubeconfig;
+mod simulate;
