@@ -299,8 +299,11 @@ fn replaced(text: &str, from: &str, to: &str) -> Result<String> {
     Ok(text.replace(from, to))
 }
 
-/// The number of a Redis database that holds nothing, another one for each pipeline of this process.
-async fn empty_redis(services: &Services) -> Result<u32> {
+/// The number of a Redis database that holds nothing, another one for each call in this process.
+///
+/// # Errors
+/// When Redis does not answer, or none of its databases is empty.
+pub async fn empty_redis(services: &Services) -> Result<u32> {
     static NEXT: AtomicU32 = AtomicU32::new(REDIS_DATABASES.start);
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::orders::{Expected, Generator, Message, Settings, send};
-use e2e::pipeline::{Pipeline, services};
+use e2e::pipeline::{Pipeline, Worker, services};
 use e2e::recount::{marts, recount};
+use e2e::services::Services;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -103,7 +105,9 @@ async fn each_form_of_bad_input_gets_its_code_and_the_good_messages_get_through(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_postgresql_refuses_is_found_among_its_batch() -> Result<()> {
     let services = services().await?;
-    let pipeline = Pipeline::create(&services, "bad_rows", PARTITIONS).await?;
+    let mut pipeline = Pipeline::create(&services, "bad_rows", PARTITIONS).await?;
+    // So small that batches of the partition are in flight when it is held.
+    pipeline.set_batches("{maxRecords: 5}")?;
     let mut generator = Generator::new(&Settings {
         seed: 4,
         bad: 0.0,
@@ -148,6 +152,16 @@ async fn a_record_that_postgresql_refuses_is_found_among_its_batch() -> Result<(
         ))
         .await?;
     ensure!(stored == 0, "the order that fails is stored");
+    until("the record is tried again", || async {
+        Ok(holds(&worker)?.len() > 1)
+    })
+    .await?;
+    let holds = holds(&worker)?;
+    let rest = holds[1].duration_since(holds[0]);
+    ensure!(
+        rest.as_secs() >= 9,
+        "the held partition rested for {rest} alone: {holds:?}"
+    );
 
     sqlx::query("DROP TRIGGER fails ON stg.order_events")
         .execute(pipeline.pool())
@@ -173,6 +187,126 @@ async fn a_record_that_postgresql_refuses_is_found_among_its_batch() -> Result<(
         );
     }
     Ok(())
+}
+
+/// When a partition was held, or held again.
+fn holds(worker: &Worker) -> Result<Vec<jiff::Timestamp>> {
+    let log = worker.log();
+    let lines = log.lines().filter(|line| line.contains("partition held"));
+    lines
+        .map(|line| {
+            let line: Value = serde_json::from_str(line)?;
+            Ok(line["timestamp"].as_str().context("no time")?.parse()?)
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_whose_name_cannot_be_read_is_a_dead_letter_and_the_others_get_through() -> Result<()> {
+    let services = services().await?;
+    let pipeline = Pipeline::create(&services, "bad_header", 1).await?;
+    let mut generator = Generator::new(&Settings {
+        seed: 6,
+        bad: 0.0,
+        ..Settings::default()
+    });
+    pipeline.load_dictionary(&generator, 0).await?;
+    let messages: Vec<Message> = generator.live().take(3).collect();
+    pipeline.produce(1, messages[..1].iter().cloned()).await?;
+    let poisonous = messages[1].value.as_deref().context("a tombstone")?;
+    send_with_latin_1_header(&services, pipeline.source_topic(), poisonous).await?;
+    pipeline.produce(1, messages[2..].iter().cloned()).await?;
+    let _worker = pipeline.worker(&[])?;
+    pipeline.drained(WITHIN).await?;
+
+    let rows: Vec<(String, Option<Vec<u8>>, Vec<String>)> =
+        sqlx::query_as("SELECT code, value, header_names FROM streamstage.dead_letter")
+            .fetch_all(pipeline.pool())
+            .await?;
+    let expected = (
+        "ContractViolation".to_owned(),
+        Some(poisonous.to_vec()),
+        vec!["before".to_owned(), "after".to_owned()],
+    );
+    assert_eq!(rows, [expected]);
+    let stored: i64 = pipeline.query("SELECT count(*) FROM stg.order_events").await?;
+    assert_eq!(stored, 2);
+    Ok(())
+}
+
+/// Sends a value with three headers; the name of the second is `é` in Latin-1, as another client may send it.
+async fn send_with_latin_1_header(services: &Services, topic: &str, value: &[u8]) -> Result<()> {
+    let latin_1 = vec![0xe9];
+    #[expect(
+        unsafe_code,
+        reason = "this client takes names in UTF-8 alone, and passes them on by pointer and length"
+    )]
+    // SAFETY: nothing reads it as text.
+    let latin_1 = unsafe { str::from_utf8_unchecked(&latin_1) };
+    let mut headers = OwnedHeaders::new();
+    for key in ["before", latin_1, "after"] {
+        headers = headers.insert(Header {
+            key,
+            value: Some("any"),
+        });
+    }
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", services.bootstrap_servers());
+    let producer: FutureProducer = config.create()?;
+    let record = FutureRecord::<(), [u8]>::to(topic)
+        .payload(value)
+        .headers(headers);
+    let sent = producer.send(record, WITHIN).await;
+    sent.map_err(|(error, _)| error)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_cannot_be_let_go_keeps_no_other_waiting() -> Result<()> {
+    let services = services().await?;
+    let pipeline = Pipeline::create(&services, "bad_wait", PARTITIONS).await?;
+    let mut generator = Generator::new(&Settings {
+        seed: 5,
+        bad: 0.0,
+        ..Settings::default()
+    });
+    pipeline.load_dictionary(&generator, 30).await?;
+    let messages: Vec<Message> = generator.history(300).collect();
+    pipeline.produce(1, messages.into_iter()).await?;
+    let worker = pipeline.worker(&[])?;
+    pipeline.read_to_the_end("stg", WITHIN).await?;
+    let waiting = "SELECT count(DISTINCT object_id) FROM stg.pending_enrichment";
+    ensure!(pipeline.query::<i64>(waiting).await? > 1, "too few orders wait");
+    let stuck: i64 = pipeline
+        .query("SELECT min(object_id) FROM stg.pending_enrichment")
+        .await?;
+    for statement in [
+        "CREATE FUNCTION stg.fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'unknown'; END $$"
+            .to_owned(),
+        format!(
+            "CREATE TRIGGER fails BEFORE DELETE ON stg.pending_enrichment FOR EACH ROW
+             WHEN (OLD.object_id = {stuck}) EXECUTE FUNCTION stg.fails()"
+        ),
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(statement))
+            .execute(pipeline.pool())
+            .await?;
+    }
+    pipeline.load_dictionary(&generator, 0).await?;
+    let others = format!("SELECT count(*) FROM stg.pending_enrichment WHERE object_id <> {stuck}");
+    until("the other orders have left", || async {
+        Ok(pipeline.query::<i64>(&others).await? == 0)
+    })
+    .await?;
+    worker.logged("a pending order fails").await?;
+    ensure!(
+        pipeline.query::<i64>(waiting).await? == 1,
+        "the order that fails is gone"
+    );
+    sqlx::query("DROP TRIGGER fails ON stg.pending_enrichment")
+        .execute(pipeline.pool())
+        .await?;
+    pipeline.drained(WITHIN).await
 }
 
 fn letters(found: impl Iterator<Item = (String, Option<Vec<u8>>)>) -> Letters {

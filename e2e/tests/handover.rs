@@ -36,10 +36,11 @@ async fn a_worker_that_is_told_to_stop_leaves_nothing_half_done() -> Result<()> 
     let total = i64::try_from(records.len())?;
 
     for stop in 0..STOPS {
-        let before = reached(&pipeline, "stg").await?;
+        let before = reached_by_all(&pipeline).await?;
         let worker = pipeline.worker(&[])?;
-        until("stg moves", WITHIN, || async {
-            Ok(reached(&pipeline, "stg").await? > before)
+        until("every stage moves", WITHIN, || async {
+            let now = reached_by_all(&pipeline).await?;
+            Ok(std::iter::zip(now, before).all(|(now, before)| now > before))
         })
         .await?;
         let status = worker.stop().await?;
@@ -237,6 +238,16 @@ async fn undisturbed(
 /// The sum of a stage's positions: records that it has done with.
 async fn reached(pipeline: &Pipeline, stage: &str) -> Result<i64> {
     Ok(pipeline.positions(stage).await?.values().sum())
+}
+
+/// As [`reached`], of every stage.
+async fn reached_by_all(pipeline: &Pipeline) -> Result<[i64; 3]> {
+    let [stg, dds, cdm] = STAGES;
+    Ok([
+        reached(pipeline, stg).await?,
+        reached(pipeline, dds).await?,
+        reached(pipeline, cdm).await?,
+    ])
 }
 
 /// The sum of a worker's figures whose name, with its labels, begins so.

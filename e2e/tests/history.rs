@@ -147,6 +147,7 @@ async fn a_history_of_50_000_orders_reaches_the_marts_exactly() -> Result<()> {
         "dds, cdm: drained {:.1} s after their start",
         began.elapsed().as_secs_f64()
     );
+    let outcomes = Outcomes::of(&workers[0]).await?;
     for worker in workers {
         ensure!(worker.stop().await?.success(), "a worker did not stop properly");
     }
@@ -167,13 +168,37 @@ async fn a_history_of_50_000_orders_reaches_the_marts_exactly() -> Result<()> {
         messages.display()
     );
 
-    every_offset_is_accounted_for(&pipeline, &written).await?;
+    every_offset_is_accounted_for(&pipeline, &written, &outcomes).await?;
     the_counters_are_those_of_the_ledger(&pipeline).await?;
     no_row_of_the_vault_is_an_orphan(&pipeline).await
 }
 
+/// What became of the records, as the worker of `stg` counts them.
+struct Outcomes(BTreeMap<String, u64>);
+
+impl Outcomes {
+    async fn of(worker: &pipeline::Worker) -> Result<Self> {
+        const FIGURE: &str = "streamstage_records_total{stage=\"stg\",outcome=\"";
+        let (_, figures) = worker.get("/metrics").await?;
+        let outcomes = figures.lines().filter_map(|line| line.strip_prefix(FIGURE));
+        let outcomes = outcomes.map(|line| {
+            let (outcome, count) = line.split_once("\"} ").context("no value")?;
+            Ok((outcome.to_owned(), count.parse()?))
+        });
+        Ok(Self(outcomes.collect::<Result<_>>()?))
+    }
+
+    fn get(&self, outcome: &str) -> u64 {
+        self.0.get(outcome).copied().unwrap_or_default()
+    }
+}
+
 /// Each offset of the source is a version that is stored, one more copy of such a version, or a dead letter.
-async fn every_offset_is_accounted_for(pipeline: &Pipeline, written: &Written) -> Result<()> {
+async fn every_offset_is_accounted_for(
+    pipeline: &Pipeline,
+    written: &Written,
+    outcomes: &Outcomes,
+) -> Result<()> {
     let dead: Vec<(String, String, i64)> = sqlx::query_as(
         "SELECT topic, code, count(*) FROM streamstage.dead_letter GROUP BY 1, 2 ORDER BY 1, 2",
     )
@@ -195,15 +220,17 @@ async fn every_offset_is_accounted_for(pipeline: &Pipeline, written: &Written) -
              UNION SELECT object_id, version FROM stg.order_event_history) AS stored",
         )
         .await?;
-    assert_eq!(usize::try_from(stored)?, written.distinct.len());
-    let duplicates = written.manifest.good - u64::try_from(stored)?;
+    let stored = u64::try_from(stored)?;
+    assert_eq!(stored, u64::try_from(written.distinct.len())?);
     let ends: i64 = pipeline.ends(pipeline.source_topic())?.values().sum();
-    let accounted = u64::try_from(stored)? + duplicates + written.manifest.bad;
+    let duplicates = outcomes.get("duplicate");
     eprintln!(
         "conservation: {ends} offsets = {stored} stored + {duplicates} duplicates + {} dead letters",
         written.manifest.bad
     );
-    assert_eq!(u64::try_from(ends)?, accounted);
+    let counted = ["stored", "dead_lettered", "pending"].map(|outcome| outcomes.get(outcome));
+    assert_eq!(counted, [stored, written.manifest.bad, 0], "{:?}", outcomes.0);
+    assert_eq!(u64::try_from(ends)?, outcomes.0.values().sum::<u64>());
     assert_eq!(
         pipeline
             .query::<i64>("SELECT count(*) FROM stg.pending_enrichment")

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use e2e::orders::manifest::Manifest;
 use e2e::orders::{Generator, Settings, dictionary, send};
+use e2e::pipeline::empty_redis;
 use e2e::services::{Options, Services};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -114,12 +115,12 @@ async fn the_dictionary_is_loaded_by_id() -> Result<()> {
         guests: 1200,
         ..Settings::default()
     });
-    let url = services.redis_url(7);
+    let url = services.redis_url(empty_redis(&services).await?);
     assert_eq!(
         dictionary::load(&url, generator.catalogue().entries(200)).await?,
         1008
     );
-    let mut connection = redis::Client::open(url)?
+    let mut connection = redis::Client::open(url.as_str())?
         .get_multiplexed_async_connection()
         .await?;
     let guest = &generator.catalogue().guests[999];
@@ -133,7 +134,7 @@ async fn the_dictionary_is_loaded_by_id() -> Result<()> {
         .query_async(&mut connection)
         .await?;
     assert_eq!(withheld, None);
-    Ok(())
+    dictionary::empty(&url)
 }
 
 #[test]

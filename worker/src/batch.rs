@@ -166,6 +166,16 @@ impl<T> Batch<Enriched<T>> {
         }
     }
 
+    /// Rejects the item of the largest `size`, if that is more than none.
+    pub fn reject_largest(&mut self, size: impl Fn(&T) -> usize, rejection: Rejection) {
+        let sized = self.state.items.iter().map(|item| size(&item.value));
+        let largest = sized.enumerate().max_by_key(|(_, size)| *size);
+        if let Some((place, 1..)) = largest {
+            let record = self.state.items.remove(place).record;
+            self.state.rejected.push(Rejected { record, rejection });
+        }
+    }
+
     /// The items and the rejected records that the claim covers.
     #[must_use]
     pub fn claimed(&self, claim: &Claim) -> (Vec<&Item<T>>, Vec<&Rejected>) {
@@ -293,5 +303,13 @@ mod tests {
         assert!(batch.state.items.iter().map(|item| item.value).eq([0, 2]));
         assert_eq!(batch.state.rejected.len(), 1);
         assert_eq!(batch.state.rejected[0].record.offset, 1);
+        batch.reject_largest(
+            |&value| usize::try_from(value).unwrap(),
+            Rejection::new(Code::OutputTooLarge, "2"),
+        );
+        assert_eq!(batch.state.rejected[1].record.offset, 2);
+        // Nothing is left that has an output.
+        batch.reject_largest(|_| 0, Rejection::new(Code::OutputTooLarge, "0"));
+        assert_eq!(batch.state.items.len(), 1);
     }
 }

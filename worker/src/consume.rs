@@ -10,7 +10,9 @@
 //! database or dictionary costs no rebalance. First step of a batch.
 
 mod assignment;
+mod copy;
 mod gather;
+mod seeks;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +22,6 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -28,12 +29,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Fetched};
 use crate::health::{Health, Service};
-use crate::record::{Header, Record};
 
 use assignment::{Assignment, InFlight, hint};
 pub use assignment::{Log, StartError, Starting, Starts, Ticket};
+use copy::record;
 use gather::Gather;
 pub use gather::Limits;
+use seeks::Seeks;
 
 /// How long the path may stay behind before the partitions are paused and polling goes on.
 const BEHIND: Duration = Duration::from_secs(1);
@@ -121,7 +123,8 @@ impl Consumer {
             topic: source.topic.clone(),
             batches,
             commands: obey,
-            seeks: BTreeMap::new(),
+            seeks: Seeks::default(),
+            looked: None,
             runtime: Handle::current(),
             in_flight,
             health: source.health,
@@ -194,7 +197,9 @@ struct Poller {
     topic: String,
     batches: mpsc::Sender<Ticketed>,
     commands: commands::Receiver<Command>,
-    seeks: BTreeMap<i32, (i64, Instant)>,
+    seeks: Seeks,
+    /// When it was last asked whether trouble is over.
+    looked: Option<Instant>,
     runtime: Handle,
     in_flight: InFlight,
     health: Arc<Health>,
@@ -223,19 +228,22 @@ impl Poller {
                 Some(offset) => self.gather.start(change.partition, offset),
                 None => self.gather.forget(change.partition),
             }
-            self.seeks.remove(&change.partition);
+            self.seeks.forget(change.partition);
         }
         match polled {
             Some(Ok(message)) => self.gather.push(record(&message), Instant::now()),
             Some(Err(error)) => self.trouble(&error)?,
-            None => self.look_after_trouble(),
+            None => {}
         }
+        self.look_after_trouble();
         Ok(())
     }
 
-    /// Kafka reports when trouble begins, not when it ends: that is asked for.
-    fn look_after_trouble(&self) {
-        if !self.health.is_troubled(Service::Source) {
+    /// Kafka reports when trouble begins, not when it ends: that is asked for, whether records come or not. A record
+    /// alone says nothing, because it may have been fetched before the trouble.
+    fn look_after_trouble(&mut self) {
+        let looked = self.looked.is_some_and(|looked| looked.elapsed() < BEHIND);
+        if looked || !self.health.is_troubled(Service::Source) {
             return;
         }
         let metadata = self.kafka.fetch_metadata(Some(&self.topic), BEHIND);
@@ -248,6 +256,7 @@ impl Poller {
         if metadata.is_ok_and(|metadata| found(&metadata)) {
             self.health.fine(Service::Source);
         }
+        self.looked = Some(Instant::now());
     }
 
     /// Gives the batch to the path. The path being behind is normal; for long, it is not.
@@ -276,12 +285,23 @@ impl Poller {
             let resumed = self
                 .kafka
                 .assignment()
-                .and_then(|assigned| self.kafka.resume(&assigned));
+                .and_then(|assigned| self.kafka.resume(&self.without_seeks(&assigned)));
             resumed.unwrap_or_else(
                 |error| tracing::warn!(%error, "partitions not resumed; a rebalance will do it"),
             );
         }
         Ok(())
+    }
+
+    /// The partitions that are to be read now.
+    fn without_seeks(&self, assigned: &TopicPartitionList) -> TopicPartitionList {
+        let mut read = TopicPartitionList::new();
+        for element in assigned.elements() {
+            if !self.seeks.holds(element.partition()) {
+                read.add_partition(element.topic(), element.partition());
+            }
+        }
+        read
     }
 
     /// Seeks that are due; a partition that waits for its time is not read.
@@ -293,27 +313,46 @@ impl Poller {
         } in self.commands.try_iter()
         {
             self.gather.forget(partition);
-            self.seeks.insert(partition, (offset, at));
+            self.seeks.ask(partition, offset, at);
+            let paused = self.kafka.pause(&self.partition(partition));
+            paused.unwrap_or_else(
+                |error| tracing::debug!(partition, %error, "not paused; what comes of it is ignored"),
+            );
         }
-        let now = Instant::now();
-        let due: Vec<(i32, i64)> = self
-            .seeks
-            .iter()
-            .filter(|(_, (_, at))| *at <= now)
-            .map(|(&partition, &(offset, _))| (partition, offset))
-            .collect();
-        for (partition, offset) in due {
-            match self
-                .kafka
+        for (partition, offset) in self.seeks.due(Instant::now()) {
+            self.seek(partition, offset);
+        }
+    }
+
+    /// Seeks, unless the partition went to another worker. A seek that fails is tried again: without it, the
+    /// partition would never be read.
+    fn seek(&mut self, partition: i32, offset: i64) {
+        let assigned = self.kafka.assignment();
+        if assigned.is_ok_and(|all| all.find_partition(&self.topic, partition).is_none()) {
+            return self.seeks.forget(partition);
+        }
+        // Resumed first: what still comes of the place before is ignored until the partition starts.
+        let sought = self.kafka.resume(&self.partition(partition)).and_then(|()| {
+            self.kafka
                 .seek(&self.topic, partition, Offset::Offset(offset), CALL)
-            {
-                Ok(()) => self.gather.start(partition, offset),
-                Err(error) => {
-                    tracing::warn!(partition, offset, %error, "cannot seek; the partition may have moved to another worker");
-                }
+        });
+        match sought {
+            Ok(()) => {
+                self.seeks.forget(partition);
+                self.gather.start(partition, offset);
             }
-            self.seeks.remove(&partition);
+            Err(error) => {
+                tracing::warn!(partition, offset, %error, "cannot seek; trying again");
+                self.seeks.postpone(partition, Instant::now());
+            }
         }
+    }
+
+    /// One partition, as a list.
+    fn partition(&self, partition: i32) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic, partition);
+        list
     }
 
     fn trouble(&self, error: &KafkaError) -> Result<(), ConsumeError> {
@@ -328,26 +367,5 @@ impl Poller {
                 Ok(())
             }
         }
-    }
-}
-
-/// A copy of a message: the client's buffer is given back at once.
-fn record(message: &BorrowedMessage<'_>) -> Record {
-    let headers = message
-        .headers()
-        .into_iter()
-        .flat_map(rdkafka::message::Headers::iter);
-    Record {
-        partition: message.partition(),
-        offset: message.offset(),
-        timestamp: message.timestamp().to_millis(),
-        key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().map(<[u8]>::to_vec),
-        headers: headers
-            .map(|header| Header {
-                name: header.key.to_owned(),
-                value: header.value.map(<[u8]>::to_vec),
-            })
-            .collect(),
     }
 }

@@ -42,8 +42,16 @@ impl Rules {
     /// The record's value as text that is one JSON object.
     ///
     /// # Errors
-    /// `Tombstone`, `TooLarge`, or what [`strict::check`] finds.
+    /// `Tombstone`, `TooLarge`, `ContractViolation` for a header without a readable name, or what
+    /// [`strict::check`] finds.
     pub fn text<'r>(&self, record: &'r Record) -> Result<&'r str, Rejection> {
+        if record.unreadable_headers > 0 {
+            let rule = format!(
+                "{} headers have names that are not UTF-8; they are left out here",
+                record.unreadable_headers
+            );
+            return Err(Rejection::contract("", &rule));
+        }
         let value = record.value.as_deref().ok_or_else(|| {
             Rejection::new(
                 Code::Tombstone,
@@ -67,9 +75,10 @@ impl Rules {
     /// `BadTimestamp` when the text is no date and time of the years 1 to 9999.
     pub fn timestamp(&self, pointer: &str, text: &str) -> Result<i64, Rejection> {
         let refuse = |cause: &str| Rejection::new(Code::BadTimestamp, format!("{pointer}: {cause}"));
-        let local: DateTime = text
-            .parse()
-            .map_err(|_| refuse("not a date and time like 2024-02-24 12:00:05 (no zone)"))?;
+        let local: DateTime = is_date_and_time(text)
+            .then(|| text.parse().ok())
+            .flatten()
+            .ok_or_else(|| refuse("not a date and time like 2024-02-24 12:00:05 (no zone)"))?;
         if local.year() < 1 {
             return Err(refuse("before the year 1"));
         }
@@ -92,6 +101,26 @@ impl Rules {
         }
         Ok(instant)
     }
+}
+
+/// Whether the text looks like `2024-02-24 12:00:05`, with `T` between or a fraction behind. A parse alone takes more
+/// than that, and makes something else of it: it drops an offset, adds a missing time, and lowers a 60th second.
+fn is_date_and_time(text: &str) -> bool {
+    const SHAPE: &[u8; 19] = b"0000-00-00 00:00:00";
+    let Some((plain, rest)) = text.as_bytes().split_first_chunk::<19>() else {
+        return false;
+    };
+    let fits = |(byte, shape): (&u8, &u8)| match shape {
+        b'0' => byte.is_ascii_digit(),
+        b' ' => matches!(byte, b' ' | b'T'),
+        other => byte == other,
+    };
+    let fraction = match rest {
+        [] => true,
+        [b'.', digits @ ..] => (1..=9).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    plain.iter().zip(SHAPE).all(fits) && plain[17] < b'6' && fraction
 }
 
 /// The typed message in `text`.
@@ -275,15 +304,59 @@ mod tests {
         };
         assert_eq!(read("UTC", "1970-01-01 00:00:01"), Ok(1_000_000));
         assert_eq!(read("Europe/Moscow", "1970-01-01 03:00:01.5"), Ok(1_500_000));
+        assert_eq!(read("UTC", "1970-01-01T00:00:01.000001"), Ok(1_000_001));
         for impossible in [
             "2024-02-30 12:00:00",
             "yesterday",
             "",
             "2024-02-24 12:00:05Z",
             "-0001-01-01 00:00:00",
+            "0000-01-01 00:00:00",
         ] {
             assert_eq!(read("UTC", impossible), Err(Code::BadTimestamp), "{impossible}");
         }
+    }
+
+    #[test]
+    fn a_timestamp_has_one_shape() {
+        for other in [
+            "2024-02-24 12:00:05+03:00",
+            "2024-02-24 12:00:05-00",
+            "2024-02-24T12:00:05[Europe/Moscow]",
+            "2024-02-24",
+            "2024-02-24 12",
+            "2024-02-24 12:00",
+            "2024-02-24 12:00:60",
+            "2024-02-24 12:00:05.",
+            "2024-02-24 12:00:05,5",
+            "2024-02-24 12:00:05.0000000001",
+            "2024-02-24t12:00:05",
+            "20240224 120005",
+            "20240224T120005.000",
+            "+002024-02-24 12:00:05",
+            " 2024-02-24 12:00:05",
+            "2024-02-24 12:00:05 ",
+            "2024-02-24 24:00:00",
+        ] {
+            let read = rules("UTC").timestamp("/date", other);
+            assert_eq!(
+                read.map_err(|refused| refused.code),
+                Err(Code::BadTimestamp),
+                "{other}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_with_a_header_whose_name_cannot_be_read_is_refused() {
+        let mut record = Record {
+            value: Some(b"{}".to_vec()),
+            ..Record::default()
+        };
+        assert_eq!(rules("UTC").text(&record), Ok("{}"));
+        record.unreadable_headers = 1;
+        let refused = rules("UTC").text(&record).expect_err("a header is lost");
+        assert_eq!(refused.code, Code::ContractViolation);
     }
 
     #[test]

@@ -71,7 +71,9 @@ pub enum PathError {
 }
 
 impl PathError {
-    fn policy(&self) -> Policy {
+    /// See the table in [`crate::policy`].
+    #[must_use]
+    pub fn policy(&self) -> Policy {
         match self {
             Self::Warehouse(error) => warehouse::policy_of(error),
             Self::Publish(error) => error.policy(),
@@ -80,7 +82,9 @@ impl PathError {
         }
     }
 
-    fn service(&self) -> Service {
+    /// What does not work.
+    #[must_use]
+    pub fn service(&self) -> Service {
         match self {
             Self::Warehouse(_) | Self::PositionGone(_) => Service::Warehouse,
             Self::Publish(_) => Service::Output,
@@ -247,9 +251,14 @@ impl<L: Layer> Path<L> {
         })
     }
 
-    /// The topic takes less than it did: reads the limit again, and rejects what exceeds it.
+    /// The topic takes less than it did: reads the limit again, and rejects what exceeds it. When Kafka does not tell
+    /// the limit, messages are sent one by one, so that no batch is too large; then the largest message is.
     async fn reject_too_large(&self, batch: &mut Batch<Enriched<L::Enriched>>) {
-        self.publisher.read_limit().await;
+        if !self.publisher.read_limit().await && !self.publisher.send_singly() {
+            let detail = "the output topic takes less, and does not let this stage read how much";
+            let size = |value: &L::Enriched| L::output(value).map_or(0, |output| output.payload.len());
+            return batch.reject_largest(size, Rejection::new(Code::OutputTooLarge, detail));
+        }
         let limit = self.publisher.limit().bytes();
         batch.reject(|value| {
             let bytes = L::output(value)?.payload.len();

@@ -7,7 +7,8 @@
 //! Called after the effects are written and before they are committed: what PostgreSQL holds is on its way for
 //! certain. A message that is published twice, because the commit failed, is the same message twice.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -86,6 +87,14 @@ impl PublishError {
         }
     }
 
+    /// Whether the client has no room for another message.
+    fn is_queue_full(&self) -> bool {
+        let Self::Refused { source, .. } = self else {
+            return false;
+        };
+        source.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+    }
+
     /// See the table in [`crate::policy`].
     #[must_use]
     pub fn policy(&self) -> Policy {
@@ -105,8 +114,13 @@ pub struct Publisher {
     output: Option<String>,
     dead_letter: String,
     limit: OutputLimit,
+    /// Whether each message is a batch of its own, because nobody tells what the topics take.
+    singly: AtomicBool,
     origin: Origin,
 }
+
+/// Messages that are on their way, and their topics.
+type OnTheWay<'t> = VecDeque<(&'t str, DeliveryFuture)>;
 
 impl Publisher {
     /// Sets up the client; `config` has the servers and the credentials, `output` is the next topic.
@@ -139,6 +153,7 @@ impl Publisher {
             output,
             dead_letter,
             limit,
+            singly: AtomicBool::new(false),
             origin,
         })
     }
@@ -149,23 +164,39 @@ impl Publisher {
         self.limit.clone()
     }
 
-    /// Reads what the topics take. A stage that may not read a topic's settings keeps Kafka's default.
-    pub async fn read_limit(&self) {
+    /// Reads what the topics take; whether Kafka tells it of the output topic. A stage that may not read a topic's
+    /// settings keeps Kafka's default.
+    pub async fn read_limit(&self) -> bool {
         let mut taken = self.max_message_bytes(&self.dead_letter).await;
-        if let Some(topic) = &self.output
-            && let Some(bytes) = self.max_message_bytes(topic).await
-        {
+        let output = match &self.output {
+            Some(topic) => self.max_message_bytes(topic).await,
+            None => None,
+        };
+        if let Some(bytes) = output {
             self.limit
                 .0
                 .store(bytes.saturating_sub(OVERHEAD), Ordering::Relaxed);
             taken = taken.into_iter().chain([bytes]).min();
         }
         let taken = taken.map_or(BATCH_BYTES, |bytes| bytes.saturating_sub(OVERHEAD).max(1));
-        if taken >= BATCH_BYTES {
-            return;
-        }
         // The broker measures a batch, not its messages: one that is too large is refused with all of them.
-        match producer(&self.config, taken) {
+        if taken < BATCH_BYTES && !self.singly.load(Ordering::Relaxed) {
+            self.take_batches_of(taken);
+        }
+        output.is_some()
+    }
+
+    /// Sends each message in a batch of its own from now on; `false` when it does so already.
+    pub fn send_singly(&self) -> bool {
+        let begins = !self.singly.swap(true, Ordering::Relaxed);
+        if begins {
+            self.take_batches_of(1);
+        }
+        begins
+    }
+
+    fn take_batches_of(&self, bytes: usize) {
+        match producer(&self.config, bytes) {
             Ok(smaller) => *self.producer.write().unwrap_or_else(PoisonError::into_inner) = smaller,
             Err(error) => tracing::warn!(%error, "the size of batches stays as it is"),
         }
@@ -209,32 +240,66 @@ impl Publisher {
         outputs: impl Iterator<Item = &Output> + Send,
         dead: &[Rejected],
     ) -> Result<(), PublishError> {
-        let mut deliveries = Vec::new();
+        let mut sent = OnTheWay::new();
         if let Some(topic) = &self.output {
             for output in outputs {
-                deliveries.push((topic, self.send_output(topic, output)?));
+                self.put(&mut sent, topic, || self.send_output(topic, output))
+                    .await?;
             }
         }
-        let mut copies = Vec::with_capacity(dead.len());
+        let topic = &self.dead_letter;
         for letter in dead {
             let headers = dead_letter::headers(&self.origin, letter);
-            copies.push(self.send_record(&self.dead_letter, &letter.record, &headers)?);
+            self.put(&mut sent, topic, || {
+                self.send_record(topic, &letter.record, &headers)
+            })
+            .await?;
         }
-        for (topic, delivery) in deliveries {
-            acknowledged(topic, delivery).await?;
-        }
-        for copy in copies {
-            match acknowledged(&self.dead_letter, copy).await {
-                Err(PublishError::TooLarge(topic)) => {
-                    tracing::warn!(
-                        topic,
-                        "a dead letter is too large for its topic; streamstage.dead_letter has it"
-                    );
-                }
-                other => other?,
+        self.all_acknowledged(sent).await
+    }
+
+    /// Hands one message to the client. When the client's queue is full, the acknowledgements of what was sent before
+    /// make room.
+    async fn put<'t>(
+        &self,
+        sent: &mut OnTheWay<'t>,
+        topic: &'t str,
+        hand_over: impl Fn() -> Result<DeliveryFuture, PublishError> + Send,
+    ) -> Result<(), PublishError> {
+        loop {
+            let delivery = hand_over();
+            if delivery.as_ref().is_err_and(PublishError::is_queue_full)
+                && let Some((topic, earlier)) = sent.pop_front()
+            {
+                self.acknowledged(topic, earlier).await?;
+                continue;
             }
+            sent.push_back((topic, delivery?));
+            return Ok(());
+        }
+    }
+
+    async fn all_acknowledged(&self, sent: OnTheWay<'_>) -> Result<(), PublishError> {
+        for (topic, delivery) in sent {
+            self.acknowledged(topic, delivery).await?;
         }
         Ok(())
+    }
+
+    async fn acknowledged(&self, topic: &str, delivery: DeliveryFuture) -> Result<(), PublishError> {
+        let error = match delivery.await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err((error, _))) => PublishError::new(topic, error),
+            Err(_) => PublishError::new(topic, KafkaError::Canceled),
+        };
+        if topic == self.dead_letter && matches!(error, PublishError::TooLarge(_)) {
+            tracing::warn!(
+                topic,
+                "a dead letter is too large for its topic; streamstage.dead_letter has it"
+            );
+            return Ok(());
+        }
+        Err(error)
     }
 
     /// Sends records back to the source topic as they came, to any of its partitions.
@@ -243,12 +308,14 @@ impl Publisher {
     /// See [`PublishError`]; some records may be sent all the same.
     pub async fn send_back(&self, records: impl Iterator<Item = &Record> + Send) -> Result<(), PublishError> {
         let topic = &self.origin.topic;
-        let sent = records.map(|record| self.send_record(topic, record, &record.headers));
-        let deliveries: Vec<DeliveryFuture> = sent.collect::<Result<_, _>>()?;
-        for delivery in deliveries {
-            acknowledged(topic, delivery).await?;
+        let mut sent = OnTheWay::new();
+        for record in records {
+            self.put(&mut sent, topic, || {
+                self.send_record(topic, record, &record.headers)
+            })
+            .await?;
         }
-        Ok(())
+        self.all_acknowledged(sent).await
     }
 
     fn send_output(&self, topic: &str, output: &Output) -> Result<DeliveryFuture, PublishError> {
@@ -304,10 +371,34 @@ fn producer(config: &ClientConfig, batch_bytes: usize) -> Result<FutureProducer,
     config.create()
 }
 
-async fn acknowledged(topic: &str, delivery: DeliveryFuture) -> Result<(), PublishError> {
-    match delivery.await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err((error, _))) => Err(PublishError::new(topic, error)),
-        Err(_) => Err(PublishError::new(topic, KafkaError::Canceled)),
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_batch_of_more_messages_than_the_queue_holds_is_published() {
+        let kafka = MockCluster::new(1).expect("a mock cluster");
+        kafka.create_topic("out", 1, 1).expect("a topic");
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", kafka.bootstrap_servers())
+            .set("queue.buffering.max.messages", "10");
+        let origin = Origin {
+            stage: "stg".into(),
+            consumer_group: "orders.stg".into(),
+            topic: "orders".into(),
+        };
+        let publisher = Publisher::new(config, Some("out".into()), "orders.dlq".into(), origin);
+        let publisher = publisher.expect("settings");
+        let outputs: Vec<Output> = (0..100)
+            .map(|object_id| Output {
+                object_id,
+                payload: b"{}".to_vec(),
+                digest: [0; 32],
+            })
+            .collect();
+        publisher.publish(outputs.iter(), &[]).await.expect("published");
     }
 }

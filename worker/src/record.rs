@@ -17,6 +17,8 @@ pub struct Record {
     pub value: Option<Vec<u8>>,
     /// Headers as they came, in order, duplicates included.
     pub headers: Vec<Header>,
+    /// Headers that are left out, because their names are not UTF-8.
+    pub unreadable_headers: usize,
 }
 
 /// One header of a record.

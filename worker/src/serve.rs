@@ -1,7 +1,6 @@
 //! The worker's own HTTP endpoints: `/livez`, `/readyz` and `/metrics`.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -28,9 +27,8 @@ pub struct Shown {
 /// Serves until `stop`.
 ///
 /// # Errors
-/// When the address is taken.
-pub async fn serve(address: SocketAddr, shown: Shown, stop: CancellationToken) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+/// When the listener does not work.
+pub async fn serve(listener: TcpListener, shown: Shown, stop: CancellationToken) -> std::io::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "serving /livez, /readyz and /metrics");
     let router = Router::new()
         .route("/livez", get(async || "ok\n"))

@@ -23,6 +23,7 @@ use crate::layer::dds::Dds;
 use crate::layer::stg::{Dictionary, Stg};
 use crate::metrics::Metrics;
 use crate::path::{Path, PathError, retry_pending};
+use crate::policy::Policy;
 use crate::publish::{OutputLimit, Publisher};
 use crate::start::Start;
 use crate::warehouse::Warehouse;
@@ -44,6 +45,9 @@ pub enum StageError {
     /// A batch failed for good.
     #[error(transparent)]
     Path(#[from] PathError),
+    /// A task of the stage panicked.
+    #[error("a task of the stage ended unexpectedly: {0}; its log lines say why")]
+    Task(#[from] tokio::task::JoinError),
     /// Kafka's client refuses its settings.
     #[error("Kafka's client refuses its settings: {0}")]
     Settings(#[from] rdkafka::error::KafkaError),
@@ -87,8 +91,9 @@ pub async fn run(stage: &StreamStage, around: Surroundings) -> Result<(), StageE
             let pending = tokio::spawn(keep_retrying(Arc::clone(&path), dictionary.max_wait.as_std()));
             let drained = drain(stage, &around, Arc::clone(&path)).await;
             path.stop.cancel();
-            pending.await.unwrap_or_default();
-            drained
+            let retried = pending.await?;
+            drained?;
+            Ok(retried?)
         }
         crds::stage::Layer::Dds => {
             let layer = |origin: &Origin, output_limit| Dds {
@@ -172,7 +177,8 @@ fn path<L: Layer>(
         publisher,
         health: Arc::clone(&around.health),
         metrics: around.metrics.clone(),
-        stop: around.stop.clone(),
+        // Its own, because a stage that cannot go on ends what waits for its path.
+        stop: around.stop.child_token(),
     })
 }
 
@@ -183,15 +189,16 @@ async fn drain<L: Layer>(
     path: Arc<Path<L>>,
 ) -> Result<(), StageError> {
     path.publisher.read_limit().await;
-    let reading = around.stop.child_token();
-    let (consumer, fetched) = Consumer::start(source(stage, around, &path, reading.clone())?)?;
+    let (consumer, fetched) = Consumer::start(source(stage, around, &path)?)?;
     let (prepared, settling) = mpsc::channel(1);
     let preparing = tokio::spawn(prepare(Arc::clone(&path), fetched, prepared));
     let settled = settle(&path, settling, &consumer).await;
-    reading.cancel();
-    preparing.await.unwrap_or_default();
+    // Whatever the reason: no batch is settled any more, so none needs the dictionary.
+    path.stop.cancel();
+    let prepared = preparing.await;
     let closed = consumer.close().await;
     settled?;
+    prepared?;
     Ok(closed?)
 }
 
@@ -199,7 +206,6 @@ fn source<L: Layer>(
     stage: &StreamStage,
     around: &Surroundings,
     path: &Path<L>,
-    stop: CancellationToken,
 ) -> Result<Source, StageError> {
     let topic = stage.spec.source.topic.clone();
     let batch = &stage.spec.batch;
@@ -218,7 +224,7 @@ fn source<L: Layer>(
             from,
         }),
         health: Arc::clone(&around.health),
-        stop,
+        stop: path.stop.clone(),
     })
 }
 
@@ -273,19 +279,34 @@ async fn settle<L: Layer>(
     Ok(())
 }
 
-/// Tries pending orders again, until the stage is told to stop.
-async fn keep_retrying(path: Arc<Path<Stg>>, max_wait: Duration) {
+/// Tries pending orders again, until the stage is told to stop. However it ends, the stage ends with it.
+async fn keep_retrying(path: Arc<Path<Stg>>, max_wait: Duration) -> Result<(), PathError> {
+    let _stage_ends = path.stop.clone().drop_guard();
     let mut every = tokio::time::interval(PENDING_EVERY);
+    let mut trouble: Option<Service> = None;
     loop {
         tokio::select! {
-            () = path.stop.cancelled() => return,
+            () = path.stop.cancelled() => return Ok(()),
             _ = every.tick() => {}
         }
         match retry_pending(&path, max_wait).await {
-            Ok(0) => {}
-            Ok(due) => tracing::info!(stage = path.origin.stage, due, "pending orders tried again"),
+            Ok(due) => {
+                if due > 0 {
+                    tracing::info!(stage = path.origin.stage, due, "pending orders tried again");
+                }
+                // Its own trouble alone: that of the batches is theirs to end.
+                if let Some(service) = trouble.take() {
+                    path.health.fine(service);
+                }
+            }
+            Err(error) if error.policy() == Policy::Stop => return Err(error),
             Err(error) => {
-                tracing::warn!(stage = path.origin.stage, %error, "pending orders not tried; trying again");
+                let service = error.service();
+                path.health
+                    .trouble(service, &format!("pending orders not tried again: {error}"));
+                if let Some(before) = trouble.replace(service).filter(|&before| before != service) {
+                    path.health.fine(before);
+                }
             }
         }
     }

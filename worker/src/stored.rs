@@ -70,6 +70,7 @@ pub fn record(row: &PgRow) -> Result<Record, sqlx::Error> {
             .zip(values)
             .map(|(name, value)| Header { name, value })
             .collect(),
+        unreadable_headers: 0,
     })
 }
 

@@ -17,7 +17,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::Pipeline;
+use super::{Pipeline, until};
 
 /// How long Kafka may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -127,10 +127,10 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Sets one of a topic's configurations.
+    /// Sets one of a topic's configurations, and waits until the broker goes by it.
     ///
     /// # Errors
-    /// When Kafka refuses.
+    /// When Kafka refuses, or the old value stays.
     pub async fn configure(&self, topic: &str, name: &str, value: &str) -> Result<()> {
         let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
         let altered = self.admin()?.alter_configs([&change], &patient()).await?;
@@ -139,7 +139,15 @@ impl Pipeline {
             .next()
             .context("Kafka does not say what it did")?;
         altered.map_err(|(_, code)| anyhow!("{topic}: {name} = {value}: {code}"))?;
-        Ok(())
+        until(&format!("{topic}: {name} = {value}"), PATIENCE, || async {
+            let asked = [ResourceSpecifier::Topic(topic)];
+            let described = self.admin()?.describe_configs(&asked, &patient()).await?;
+            let described = described.into_iter().next().context("no such topic")?;
+            let described = described.map_err(|code| anyhow!("{topic}: {code}"))?;
+            let held = described.get(name).and_then(|entry| entry.value.as_deref());
+            Ok(held == Some(value))
+        })
+        .await
     }
 
     fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {

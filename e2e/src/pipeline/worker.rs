@@ -131,14 +131,15 @@ impl Worker {
     /// Waits for a line of its log that contains `text`; how long after the start that was, and the line.
     ///
     /// # Errors
-    /// When there is none within a minute.
+    /// When there is none within a minute from now.
     pub async fn logged(&self, text: &str) -> Result<(Duration, String)> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let waited = self.began.elapsed();
+            let since_start = self.began.elapsed();
             if let Some(line) = self.log().lines().find(|line| line.contains(text)) {
-                return Ok((waited, line.to_owned()));
+                return Ok((since_start, line.to_owned()));
             }
-            if waited > PATIENCE {
+            if Instant::now() > deadline {
                 bail!(
                     "the worker does not log {text:?} within {PATIENCE:?}:\n{}",
                     tail(&self.log)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,14 @@ pub struct Run {
 /// What a stage could not get over.
 pub async fn run(run: Run) -> anyhow::Result<()> {
     let stages = run.documents.read()?;
+    let unserved = || {
+        format!(
+            "cannot serve on {}; name another address with --listen",
+            run.listen
+        )
+    };
+    // Before the stages start: nobody could see how they are.
+    let listener = TcpListener::bind(run.listen).await.with_context(unserved)?;
     let stop = CancellationToken::new();
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -66,7 +75,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
         });
     }
     tokio::spawn(stop_on_signal(stop.clone()));
-    let serving = tokio::spawn(serve(run.listen, shown, stop.clone()));
+    let serving = tokio::spawn(serve(listener, shown, stop.clone()));
 
     let mut outcome = Ok(());
     while let Some(ended) = running.join_next().await {
@@ -75,9 +84,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
         outcome = outcome.and(ended.context("a stage ended unexpectedly").flatten());
     }
     stop.cancel();
-    serving
-        .await?
-        .with_context(|| format!("cannot serve on {}; see --listen", run.listen))?;
+    serving.await?.with_context(unserved)?;
     outcome
 }
 
@@ -93,4 +100,28 @@ async fn stop_on_signal(stop: CancellationToken) {
     }
     tracing::info!("stopping: the batches in hand are finished first");
     stop.cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_whose_address_is_taken_does_not_start() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let started = run(Run {
+            documents: Documents {
+                file: PathBuf::from("../examples/local.yaml"),
+                stages: Vec::new(),
+                secrets_dir: PathBuf::from("/nowhere"),
+            },
+            listen: taken.local_addr().expect("an address"),
+        });
+        let ended = tokio::time::timeout(Duration::from_secs(10), started).await;
+        let error = ended.expect("it started").expect_err("the address is taken");
+        assert!(error.to_string().contains("--listen"), "{error:#}");
+    }
 }

@@ -237,6 +237,10 @@ impl Assignment {
             .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
             .collect();
         tracing::info!(topic = self.topic, partitions = ?revoked, "partitions revoked");
+        // Whether their records still fail is for the next owner to tell.
+        for &partition in &revoked {
+            self.health.release(partition);
+        }
         self.health
             .assigned(kafka.assignment().map_or(0, |all| all.count()));
         self.note(Ok(revoked

@@ -86,19 +86,10 @@ pub(super) async fn write<L: Layer>(
 }
 
 fn blame(found: &mut Found, record: &Record, policy: Policy, error: &sqlx::Error) {
-    let database = error.as_database_error();
-    let sqlstate = database
-        .and_then(sqlx::error::DatabaseError::code)
-        .unwrap_or_default();
     if policy == Policy::DeadLetter {
-        let detail = format!(
-            "SQLSTATE {sqlstate}: {}",
-            database.map_or("", |error| error.message())
-        );
-        let rejection = Rejection::new(Code::WarehouseRefused, detail);
         found.refused.push(Rejected {
             record: record.clone(),
-            rejection,
+            rejection: refused(error),
         });
     } else {
         found.held.insert(
@@ -106,6 +97,16 @@ fn blame(found: &mut Found, record: &Record, policy: Policy, error: &sqlx::Error
             (record.offset, format!("offset {}: {error}", record.offset)),
         );
     }
+}
+
+/// The verdict on a record whose values PostgreSQL refuses.
+pub(super) fn refused(error: &sqlx::Error) -> Rejection {
+    let database = error.as_database_error();
+    let sqlstate = database
+        .and_then(sqlx::error::DatabaseError::code)
+        .unwrap_or_default();
+    let message = database.map_or("", |error| error.message());
+    Rejection::new(Code::WarehouseRefused, format!("SQLSTATE {sqlstate}: {message}"))
 }
 
 #[cfg(test)]

@@ -6,18 +6,20 @@
 //! Tries the orders that wait for the dictionary again.
 //!
 //! One transaction, on the road of a batch: what the dictionary knows by now is published, what has waited for too
-//! long goes to the dead letters, the rest waits twice as long as before.
+//! long goes to the dead letters, the rest waits twice as long as before. When one of the orders is refused, each is
+//! tried alone, so that it keeps no other waiting.
 
 use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 
-use super::{Path, PathError, now_micros};
-use crate::batch::{Batch, Moves, Rejected, Written};
+use super::{Path, PathError, bisect, now_micros};
+use crate::batch::{Batch, Moves, Published, Rejected, Written};
 use crate::dead_letter::{self, ATTEMPTS_HEADER, Way};
 use crate::layer::stg::pending::{self, Waiting};
 use crate::layer::stg::{Enriched, Order, Outcome, Stg};
 use crate::layer::{Effects, Layer as _};
+use crate::policy::Policy;
 use crate::position::Spans;
 use crate::publish::PublishError;
 use crate::record::{Header, Item};
@@ -35,26 +37,56 @@ struct Sorted {
     dead: Vec<Rejected>,
 }
 
-/// One pass; returns how many orders were due.
+/// Tries the orders that are due; returns how many there were.
 ///
 /// # Errors
 /// Whatever a service refuses; the orders stay as they are then.
 pub async fn retry_pending(path: &Path<Stg>, max_wait: Duration) -> Result<usize, PathError> {
+    match pass(path, max_wait, AT_ONCE).await {
+        Err(error) if is_at_fault(&error) => {}
+        tried => return tried,
+    }
+    let mut tried = 0;
+    while tried < AT_ONCE && pass(path, max_wait, 1).await? > 0 {
+        tried += 1;
+    }
+    Ok(usize::try_from(tried).unwrap_or_default())
+}
+
+/// Whether one of the orders is at fault, and not a service.
+fn is_at_fault(error: &PathError) -> bool {
+    matches!(error.policy(), Policy::DeadLetter | Policy::Hold)
+}
+
+/// One pass over so many orders at most.
+async fn pass(path: &Path<Stg>, max_wait: Duration, at_once: i64) -> Result<usize, PathError> {
     let begun = Instant::now();
     let mut transaction = path.warehouse.begin().await?;
-    let waiting = pending::due(transaction.connection(), &path.origin, AT_ONCE).await?;
-    if waiting.is_empty() {
-        return Ok(0);
-    }
+    let waiting = pending::due(transaction.connection(), &path.origin, at_once).await?;
     let due = waiting.len();
+    let alone = match &waiting[..] {
+        [] => return Ok(0),
+        [alone] => Some(alone.clone()),
+        _ => None,
+    };
     let sorted = sort(&path.layer, waiting, max_wait).await?;
-    let written = write(path, transaction.connection(), &sorted).await?;
-    let published = path.publish(written).await;
-    if let Err(PathError::Publish(PublishError::TooLarge(_))) = published {
-        // The next pass rejects what exceeds it.
-        path.publisher.read_limit().await;
-    }
-    let published = published?;
+    let connection = transaction.connection();
+    sqlx::raw_sql("SAVEPOINT alone").execute(&mut *connection).await?;
+    let published = match (settle(path, &mut *connection, &sorted).await, alone) {
+        (Err(error), Some(culprit)) if is_at_fault(&error) => {
+            if let PathError::Publish(PublishError::TooLarge(_)) = error
+                && path.publisher.read_limit().await
+            {
+                // The next pass rejects what exceeds it.
+                return Err(error);
+            }
+            sqlx::raw_sql("ROLLBACK TO SAVEPOINT alone")
+                .execute(&mut *connection)
+                .await?;
+            settle(path, &mut *connection, &blame(culprit, &error)).await?
+        }
+        (published, _) => published?,
+    };
     transaction.commit(&published).await?;
     path.metrics.committed(
         &path.origin.stage,
@@ -62,6 +94,35 @@ pub async fn retry_pending(path: &Path<Stg>, max_wait: Duration) -> Result<usize
         begun.elapsed().as_secs_f64(),
     );
     Ok(due)
+}
+
+async fn settle(
+    path: &Path<Stg>,
+    connection: &mut PgConnection,
+    sorted: &Sorted,
+) -> Result<Batch<Published>, PathError> {
+    path.publish(write(path, connection, sorted).await?).await
+}
+
+/// What becomes of an order that is refused alone: a dead letter, or a longer wait when nobody knows why.
+fn blame(culprit: Waiting, error: &PathError) -> Sorted {
+    let mut sorted = Sorted::default();
+    match error {
+        PathError::Publish(_) => {
+            let detail = "the output topic takes less, and does not let this stage read how much";
+            bury(&mut sorted, culprit, Rejection::new(Code::OutputTooLarge, detail));
+        }
+        PathError::Warehouse(refusal) if error.policy() == Policy::DeadLetter => {
+            bury(&mut sorted, culprit, bisect::refused(refusal));
+        }
+        _ => {
+            tracing::error!(order = culprit.object_id, %error, "a pending order fails; it waits longer");
+            sorted
+                .again
+                .push((culprit.object_id, culprit.version, culprit.missing));
+        }
+    }
+    sorted
 }
 
 /// Writes what becomes of the orders: a batch that covers no offsets, for they were passed long ago.

@@ -40,7 +40,7 @@ FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY AS letter (object_id, ver
 ORDER BY letter.place";
 
 const DUE: &str = "\
-SELECT object_id, version, partition, \"offset\", key, value, header_names, header_values,
+SELECT object_id, version, missing, partition, \"offset\", key, value, header_names, header_values,
     (extract(epoch FROM record_timestamp) * 1000)::bigint AS record_timestamp,
     extract(epoch FROM now() - since)::double precision AS waited, attempts
 FROM stg.pending_enrichment
@@ -60,11 +60,14 @@ USING unnest($1::bigint[], $2::bytea[]) AS done (object_id, version)
 WHERE waiting.object_id = done.object_id AND waiting.version = done.version";
 
 /// An order that is due for another attempt.
+#[derive(Clone)]
 pub struct Waiting {
     /// The order.
     pub object_id: i64,
     /// Its version, as it is stored.
     pub version: Vec<u8>,
+    /// What the dictionary lacked at the last attempt.
+    pub missing: Vec<String>,
     /// The record that it came with.
     pub record: Record,
     /// Seconds since it began to wait.
@@ -171,6 +174,7 @@ pub async fn due(
             Ok(Waiting {
                 object_id: row.try_get("object_id")?,
                 version: row.try_get("version")?,
+                missing: row.try_get("missing")?,
                 record: stored::record(row)?,
                 waited: row.try_get("waited")?,
                 attempts: row.try_get("attempts")?,
