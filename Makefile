@@ -4,7 +4,7 @@ CARGO ?= cargo
 RELEASE := $(CARGO_TARGET_DIR)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo dashboard dashboard-test lint test crd images e2e kind-demo kind-down bench deny clean
+.PHONY: help build demo dashboard dashboard-test dashboard-bench lint test crd images e2e kind-demo kind-down bench deny clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,8 +18,11 @@ demo: build ## The whole pipeline on this machine: services, 2,000 orders, marts
 dashboard: build ## The dashboard on this machine: the pipeline, orders that keep coming, and Superset, until Ctrl-C
 	dashboard/run
 
-dashboard-test: build ## That dashboard in Chromium, every number compared with SQL
+dashboard-test: build ## That dashboard in Chromium, every number compared with SQL, and that it stops cleanly
 	dashboard/test $(CARGO_TARGET_DIR)/guests.png
+
+dashboard-bench: build ## What each query of the dashboard takes on a million orders; fails over a second
+	e2e/with-services dashboard/bench
 
 lint: ## Formatting, clippy and documentation, without a warning
 	$(CARGO) fmt --all --check
@@ -27,7 +30,7 @@ lint: ## Formatting, clippy and documentation, without a warning
 	$(CARGO) clippy --release --workspace --test stories -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --quiet
 
-test: lint build ## Everything that is checked: lint, unit, property and snapshot tests, and tests on real services
+test: lint build ## Lint, unit, property and snapshot tests, and tests on real services: all but dashboard-test and e2e
 	$(CARGO) test --release --workspace --no-run --quiet
 	e2e/with-services $(CARGO) test --release --workspace --no-fail-fast -- --show-output
 

@@ -201,14 +201,19 @@ mod tests {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-        let names: Vec<&str> = types.filter_map(|line| line.split(' ').next()).collect();
         let rows = page
             .lines()
             .filter_map(|line| line.strip_prefix("| `streamstage_")?.split('`').next());
-        let documented: BTreeSet<String> = rows
-            .map(|row| format!("streamstage_{}", row.trim_end_matches("_total")))
+        let documented: BTreeSet<String> = rows.map(|row| format!("streamstage_{row}")).collect();
+        // A counter is written out, and looked at, with this ending.
+        let exported: BTreeSet<String> = types
+            .map(|line| {
+                line.strip_suffix(" counter").map_or_else(
+                    || line.split(' ').next().unwrap_or_default().to_owned(),
+                    |counter| format!("{counter}_total"),
+                )
+            })
             .collect();
-        let exported: BTreeSet<String> = names.into_iter().map(str::to_owned).collect();
         assert_eq!(exported, documented, "{text}");
     }
 }
