@@ -154,7 +154,7 @@ impl Lags {
     /// never end. Returns the tails that have stood still and were not looked into yet, as `(partition, committed, end)`.
     pub(super) fn trim(&self, poll: &Poll, reading: &mut Reading) -> Vec<(u32, u64, u64)> {
         let mut entries = self.lock();
-        let Some(entry) = entries.get_mut(&poll.place).filter(|entry| *entry.poll == *poll) else {
+        let Some(entry) = of(&mut entries, poll) else {
             return Vec::new();
         };
         let mut still = Vec::new();
@@ -183,11 +183,7 @@ impl Lags {
 
     /// Notes which of some tails are empty.
     pub(super) fn looked_into(&self, poll: &Poll, tails: &[(u32, u64, u64)], empty: &BTreeSet<u32>) {
-        if let Some(entry) = self
-            .lock()
-            .get_mut(&poll.place)
-            .filter(|entry| *entry.poll == *poll)
-        {
+        if let Some(entry) = of(&mut self.lock(), poll) {
             let looked = tails.iter().map(|(partition, committed, end)| {
                 (*partition, (*committed, *end, empty.contains(partition)))
             });
@@ -205,7 +201,7 @@ impl Lags {
         now: Timestamp,
     ) {
         let mut entries = self.lock();
-        let Some(entry) = entries.get_mut(&poll.place).filter(|entry| *entry.poll == *poll) else {
+        let Some(entry) = of(&mut entries, poll) else {
             return;
         };
         if *entry.connection != *connection {
@@ -236,8 +232,7 @@ impl Lags {
     pub(super) fn give_back(&self, polls: &[Arc<Poll>]) {
         let mut entries = self.lock();
         for poll in polls {
-            let entry = entries.get_mut(&poll.place).filter(|entry| entry.poll == *poll);
-            if let Some(entry) = entry.filter(|entry| entry.due.is_none()) {
+            if let Some(entry) = of(&mut entries, poll).filter(|entry| entry.due.is_none()) {
                 entry.due = Some(Instant::now() + entry.interval);
             }
         }
@@ -291,6 +286,11 @@ impl Entry {
     }
 }
 
+/// What is known of a stage, unless it was deleted or made anew.
+fn of<'e>(entries: &'e mut HashMap<Place, Entry>, poll: &Poll) -> Option<&'e mut Entry> {
+    entries.get_mut(&poll.place).filter(|entry| *entry.poll == *poll)
+}
+
 /// The same connection as it is kept already, first of all for the stage itself: thousands of stages share a cluster.
 fn shared(entries: &HashMap<Place, Entry>, place: &Place, connection: &Connection) -> Arc<Connection> {
     let mut kept = entries.get(place).into_iter().chain(entries.values());
@@ -326,82 +326,4 @@ fn signed(duration: Duration) -> SignedDuration {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use k8s_openapi::ByteString;
-
-    use super::*;
-    use crate::lag::{PartitionReading, Unknown, UnknownReason};
-
-    fn stage() -> StreamStage {
-        let spec = "{layer: cdm, source: {bootstrapServers: [k:9092], topic: facts}, warehouse: {host: h, database: d}}";
-        let status = "{desiredReplicas: 2, readyReplicas: 1, scaling: {limitedBy: Max}}";
-        let text = format!(
-            "{{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, metadata: {{name: cdm, namespace: orders, uid: '1'}}, spec: {spec}, status: {status}}}"
-        );
-        serde_saphyr::from_str(&text).expect("a stage")
-    }
-
-    fn connection(user: &str) -> Connection {
-        let data = [("username", user), ("password", "secret")];
-        let data = data.map(|(key, value)| (key.to_owned(), ByteString(value.into())));
-        Connection::new(&["k:9092".to_owned()], &data.into()).expect("settings")
-    }
-
-    /// A stage that is being read.
-    pub(crate) fn taken(lags: &Lags) -> Vec<Arc<Poll>> {
-        lags.view(&stage(), Some(&connection("one")));
-        lags.take_due(Instant::now()).remove(0).1
-    }
-
-    /// Has a stage read twice.
-    pub(crate) fn read(lags: &Lags) -> Arc<Poll> {
-        let poll = taken(lags).remove(0);
-        let now = Timestamp::now();
-        for (seconds, committed) in [(1, 5), (0, 7)] {
-            let reading = Reading {
-                partitions: vec![PartitionReading {
-                    partition: 0,
-                    start: 0,
-                    end: 9,
-                    committed: Some(committed),
-                }],
-            };
-            let then = now - SignedDuration::from_secs(seconds);
-            lags.note(&poll, &connection("one"), &stage(), Ok(reading), then);
-        }
-        poll
-    }
-
-    /// Has the readings of the stage fail.
-    pub(crate) fn fail(lags: &Lags, poll: &Poll) {
-        for _ in 0..2 {
-            let unknown = Unknown::new(UnknownReason::Unreachable, "no broker answers");
-            lags.note(poll, &connection("one"), &stage(), Err(unknown), Timestamp::now());
-        }
-    }
-
-    #[test]
-    fn new_credentials_are_tried_at_once_even_while_the_old_ones_fail() {
-        let lags = Lags::default();
-        let poll = taken(&lags).remove(0);
-        lags.view(&stage(), Some(&connection("two")));
-        assert!(lags.take_due(Instant::now()).is_empty(), "it is being read");
-        fail(&lags, &poll);
-        let (used, _) = lags.take_due(Instant::now()).remove(0);
-        assert_eq!(*used, connection("two"));
-        assert!(
-            lags.known(&poll, Timestamp::now()).unknown().is_none(),
-            "what the old ones met is forgotten"
-        );
-    }
-
-    #[test]
-    fn the_tails_of_a_stage_are_looked_into_once_at_a_time() {
-        let lags = Lags::default();
-        let poll = taken(&lags).remove(0);
-        let look = lags.begin_look(&poll);
-        assert!(look.is_some() && lags.begin_look(&poll).is_none());
-        drop(look);
-        assert!(lags.begin_look(&poll).is_some());
-    }
-}
+pub(crate) mod tests;
