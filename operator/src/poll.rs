@@ -285,7 +285,7 @@ mod tests {
         let text = format!(
             "{{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, metadata: {{name: {name}, namespace: orders}}, \
              spec: {{layer: cdm, source: {{bootstrapServers: ['127.0.0.1:1'], topic: facts, startFrom: {start}}}, \
-             warehouse: {{host: h, database: d}}}}}}"
+             warehouse: {{host: h, database: d}}}}, status: {{desiredReplicas: 1}}}}"
         );
         serde_saphyr::from_str(&text).expect("a stage")
     }

@@ -57,6 +57,8 @@ fn migrate(namespace: &str) -> Result<()> {
     let template = ["template", "streamstage", CHART, "--namespace", namespace];
     let flags = [
         "--show-only=templates/migration.yaml",
+        // Without a cluster helm takes itself for an older one.
+        "--kube-version=1.33",
         "--values",
         &values,
         "--set=migration.enabled=true,migration.warehouse.host=postgres",
