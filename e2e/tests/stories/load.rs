@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use crds::StreamStage;
 use crds::stage::{self, ScaleDown, Scaling, ScalingMode, Target};
 use crds::status::{ConditionType, Decision};
-use e2e::cluster::{Story, eventually, run};
+use e2e::cluster::{SOON, Story, eventually, run};
 use e2e::pipeline::STAGES;
 use k8s_openapi::jiff::Timestamp;
 
@@ -70,13 +70,25 @@ async fn a_load_scales_up_in_one_move_and_down_once() -> Result<()> {
     }
     let began = Timestamp::now();
     story.produce(ORDERS).await?;
+    eventually(
+        "a worker for each partition",
+        &story.namespace,
+        SOON,
+        async || {
+            let status = live(&story, STAGES[0]).await?.status.unwrap_or_default();
+            Ok((status.ready_replicas == PARTITIONS).then_some(()))
+        },
+    )
+    .await?;
+    // What the workers said that will be gone is read before.
+    let mut lines = assignments(&story.namespace)?;
     let marts = story.reached_the_marts().await?;
+    lines.extend(assignments(&story.namespace)?);
     eprintln!(
         "load: {} products, {} tags equal the recount",
         marts.products.len(),
         marts.tags.len()
     );
-    let mut lines = assignments(&story.namespace)?;
     let mut members = BTreeMap::new();
     for name in STAGES {
         let stage = eventually("the workers go again", &story.namespace, CALM, async || {
@@ -107,7 +119,6 @@ async fn a_load_scales_up_in_one_move_and_down_once() -> Result<()> {
         // What comes to the other stages rises and falls with what the one before them does.
         assert!(numbers.len() <= MOVES, "{name}: {numbers:?}");
     }
-    // What the workers said that are gone by now was read before.
     lines.extend(assignments(&story.namespace)?);
     for (name, members) in members {
         bounded(&lines, name, members);
