@@ -94,7 +94,11 @@ impl Cluster {
         let topics = questions.iter().map(|question| question.topic.as_str());
         let topics = match self.topics(topics.collect(), half_way(until)) {
             Ok(topics) => topics,
-            Err(unknown) => return vec![Err(unknown); questions.len()],
+            Err(unknown) => {
+                // A client that has lost all its brokers may not find them again when they are back.
+                self.renew(&used);
+                return vec![Err(unknown); questions.len()];
+            }
         };
         let (committed, is_lost) = self.committed(questions, &topics, half_way(until));
         let existing = topics
@@ -313,8 +317,8 @@ impl Cluster {
             .clone()
     }
 
-    /// Leaves a client that has lost a coordinator, and with it the requests: see [`admin::is_lost`]. Of readings
-    /// that fail together one has it replaced.
+    /// Leaves a client that no broker answers, or that has lost a coordinator, and with it the requests: see
+    /// [`admin::is_lost`]. Of readings that fail together one has it replaced.
     fn renew(&self, used: &Arc<BaseConsumer<Watch>>) {
         let mut consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&consumer, used) {
