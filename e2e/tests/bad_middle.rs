@@ -9,8 +9,10 @@ use e2e::pipeline::{Pipeline, Record, services};
 use serde_json::{Value, json};
 
 const WITHIN: Duration = Duration::from_mins(2);
-/// A key of a hub.
-const KEY: &str = "8c3f8a8e-0f3a-8d55-9a58-0c6c2f0f6a11";
+/// Keys of hubs: no two hubs share one, since the name of the hub is hashed too.
+const GUEST: &str = "8c3f8a8e-0f3a-8d55-9a58-0c6c2f0f6a11";
+const DISH: &str = "8c3f8a8e-0f3a-8d55-9a58-0c6c2f0f6a12";
+const CATEGORY: &str = "8c3f8a8e-0f3a-8d55-9a58-0c6c2f0f6a13";
 
 /// Where a good message is changed (the whole of it when that is empty), to what, and the code that it gets then.
 type Case = (&'static str, fn() -> Value, &'static str);
@@ -137,7 +139,7 @@ fn enriched() -> Value {
 
 fn fact() -> Value {
     json!({"object_id": 2, "object_type": "order", "payload": {
-        "id": 2, "update_ts": "2024-02-24 12:00:00", "status": "CLOSED", "user": {"id": KEY, "name": "U"},
-        "products": [{"id": KEY, "name": "of the fact"}], "categories": [{"id": KEY, "name": "C"}]
+        "id": 2, "update_ts": "2024-02-24 12:00:00", "status": "CLOSED", "user": {"id": GUEST, "name": "U"},
+        "products": [{"id": DISH, "name": "of the fact"}], "categories": [{"id": CATEGORY, "name": "C"}]
     }})
 }
