@@ -54,7 +54,9 @@ pub struct Path<L> {
 #[derive(Debug, thiserror::Error)]
 pub enum PathError {
     /// PostgreSQL, or the way to it.
-    #[error("{0}")]
+    #[error(
+        "{0}; check that PostgreSQL runs, the keys of spec.warehouse.authSecret, and that `worker migrate` was run"
+    )]
     Warehouse(#[from] sqlx::Error),
     /// Kafka, or the way to it.
     #[error("{0}")]

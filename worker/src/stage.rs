@@ -322,7 +322,9 @@ async fn install_thresholds(stage: &StreamStage, path: &Path<Cdm>) {
         }
         match cdm::install_thresholds(path.warehouse.pool(), &stage.spec.tags).await {
             Ok(()) => return path.health.fine(Service::Warehouse),
-            Err(error) => path.health.trouble(Service::Warehouse, &error.to_string()),
+            Err(error) => path
+                .health
+                .trouble(Service::Warehouse, &PathError::from(error).to_string()),
         }
     }
 }
