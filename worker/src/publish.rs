@@ -119,6 +119,9 @@ pub struct Publisher {
     origin: Origin,
 }
 
+/// How long the client is given to let go of messages that are acknowledged.
+const ROOM: Duration = Duration::from_millis(5);
+
 /// Messages that are on their way, and their topics.
 type OnTheWay<'t> = VecDeque<(&'t str, DeliveryFuture)>;
 
@@ -259,7 +262,7 @@ impl Publisher {
     }
 
     /// Hands one message to the client. When the client's queue is full, the acknowledgements of what was sent before
-    /// make room.
+    /// make room; what is left then is another task's, or is just being let go.
     async fn put<'t>(
         &self,
         sent: &mut OnTheWay<'t>,
@@ -268,14 +271,14 @@ impl Publisher {
     ) -> Result<(), PublishError> {
         loop {
             let delivery = hand_over();
-            if delivery.as_ref().is_err_and(PublishError::is_queue_full)
-                && let Some((topic, earlier)) = sent.pop_front()
-            {
-                self.acknowledged(topic, earlier).await?;
-                continue;
+            if !delivery.as_ref().is_err_and(PublishError::is_queue_full) {
+                sent.push_back((topic, delivery?));
+                return Ok(());
             }
-            sent.push_back((topic, delivery?));
-            return Ok(());
+            match sent.pop_front() {
+                Some((topic, earlier)) => self.acknowledged(topic, earlier).await?,
+                None => tokio::time::sleep(ROOM).await,
+            }
         }
     }
 
