@@ -89,15 +89,26 @@ impl Cluster {
     /// answer cannot spoil what comes after.
     #[must_use]
     pub fn read(&self, questions: &[Question], within: Duration) -> Vec<Result<Reading, Unknown>> {
-        let until = Instant::now() + within;
         let used = self.consumer();
+        let (answers, is_lost) = self.asked(questions, Instant::now() + within);
+        if is_lost {
+            self.renew(&used);
+        }
+        if !Arc::ptr_eq(&used, &self.consumer()) {
+            // Closing it may take as long as what it waits for, so no reading waits for that.
+            std::thread::spawn(move || drop(used));
+        }
+        answers
+    }
+
+    /// The answers, and whether the client should be replaced.
+    fn asked(&self, questions: &[Question], until: Instant) -> (Vec<Result<Reading, Unknown>>, bool) {
         let topics = questions.iter().map(|question| question.topic.as_str());
         let topics = match self.topics(topics.collect(), half_way(until)) {
             Ok(topics) => topics,
             Err(unknown) => {
                 // A client that has lost all its brokers may not find them again when they are back.
-                self.renew(&used);
-                return vec![Err(unknown); questions.len()];
+                return (vec![Err(unknown); questions.len()], true);
             }
         };
         let (committed, is_lost) = self.committed(questions, &topics, half_way(until));
@@ -108,11 +119,8 @@ impl Cluster {
         let ends = by_topic(self.list(all, Offset::End, half_way(until)));
         let needed = answers::needed_starts(&committed, &ends);
         let starts = by_topic(self.list(needed.into_iter(), Offset::Beginning, until));
-        if is_lost {
-            self.renew(&used);
-        }
         let answer = |question| answers::answer(question, &topics, &committed, &ends, &starts);
-        questions.iter().map(answer).collect()
+        (questions.iter().map(answer).collect(), is_lost)
     }
 
     /// Those of the groups whose members are just changing: nothing should be scaled while they do.
