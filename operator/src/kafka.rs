@@ -11,13 +11,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crds::stage::StartFrom;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -41,7 +42,7 @@ const NO_SUCH_RECORD: i64 = -1;
 /// A Kafka cluster, seen with one set of credentials.
 pub struct Cluster {
     /// The client, until it is replaced by [`Cluster::renew`].
-    consumer: Mutex<Arc<BaseConsumer<Watch>>>,
+    consumer: Mutex<Arc<Client>>,
     /// Its settings, for the next one, and for the short-lived readers of [`Self::empty_tails`].
     config: ClientConfig,
     servers: String,
@@ -73,8 +74,7 @@ impl Cluster {
         for (name, value) in security {
             config.set(*name, value);
         }
-        let consumer = config.create_with_context(Watch::default());
-        let consumer = consumer.map_err(trouble::refused_setting)?;
+        let consumer = Client::create(&config).map_err(trouble::refused_setting)?;
         Ok(Self {
             consumer: Mutex::new(Arc::new(consumer)),
             config,
@@ -93,10 +93,6 @@ impl Cluster {
         let (answers, is_lost) = self.asked(questions, Instant::now() + within);
         if is_lost {
             self.renew(&used);
-        }
-        if !Arc::ptr_eq(&used, &self.consumer()) {
-            // Closing it may take as long as what it waits for, so no reading waits for that.
-            std::thread::spawn(move || drop(used));
         }
         answers
     }
@@ -318,7 +314,7 @@ impl Cluster {
         trouble::unreachable(&self.servers, consumer.context().last())
     }
 
-    fn consumer(&self) -> Arc<BaseConsumer<Watch>> {
+    fn consumer(&self) -> Arc<Client> {
         self.consumer
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -327,15 +323,43 @@ impl Cluster {
 
     /// Leaves a client that no broker answers, or that has lost a coordinator, and with it the requests: see
     /// [`admin::is_lost`]. Of readings that fail together one has it replaced.
-    fn renew(&self, used: &Arc<BaseConsumer<Watch>>) {
+    fn renew(&self, used: &Arc<Client>) {
         let mut consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&consumer, used) {
             return;
         }
         // Without a new one the old one goes on.
-        if let Ok(fresh) = self.config.create_with_context(Watch::default()) {
+        if let Ok(fresh) = Client::create(&self.config) {
             *consumer = Arc::new(fresh);
         }
+    }
+}
+
+/// A client of librdkafka. Closing it may take as long as what it waits for, so whoever drops it last does not wait.
+struct Client(Option<BaseConsumer<Watch>>);
+
+impl Client {
+    fn create(config: &ClientConfig) -> KafkaResult<Self> {
+        let consumer = config.create_with_context(Watch::default())?;
+        Ok(Self(Some(consumer)))
+    }
+}
+
+impl Deref for Client {
+    type Target = BaseConsumer<Watch>;
+
+    fn deref(&self) -> &Self::Target {
+        match &self.0 {
+            Some(consumer) => consumer,
+            None => unreachable!("it is taken by drop alone"),
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let consumer = self.0.take();
+        std::thread::spawn(move || drop(consumer));
     }
 }
 

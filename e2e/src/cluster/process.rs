@@ -5,7 +5,8 @@ use anyhow::{Context as _, Result};
 
 use super::run;
 
-/// The one container of a running pod.
+/// The one container of a running pod. Another of the same pod is not equal.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Container {
     node: String,
     id: String,

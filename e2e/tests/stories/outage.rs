@@ -39,19 +39,21 @@ struct Halted(Container);
 
 impl Halted {
     fn begin() -> Result<Self> {
-        let kafka = Self(Container::of(
-            SERVICES,
-            "--selector=app.kubernetes.io/name=kafka",
-        )?);
+        let kafka = Self(broker()?);
         kafka.0.signal("SIGSTOP")?;
         Ok(kafka)
     }
 
-    /// Ends the broker, whose connections are lost then; its container begins again at once.
-    fn end(&self) -> Result<()> {
+    /// Ends the broker, whose connections are lost then; it still answers while it stops, and another begins at once.
+    fn end(self) -> Result<Container> {
         // A halted process gets it when it goes on.
-        self.0.signal("SIGTERM")
+        self.0.signal("SIGTERM")?;
+        Ok(self.0.clone())
     }
+}
+
+fn broker() -> Result<Container> {
+    Container::of(SERVICES, "--selector=app.kubernetes.io/name=kafka")
 }
 
 impl Drop for Halted {
@@ -93,10 +95,22 @@ async fn kafka_that_goes_away_in_the_middle_of_a_load_moves_nobody() -> Result<(
     .await?;
     let stopped = Timestamp::now();
     let halted = Halted::begin()?;
-    waited(&story, ("the outage is told", "False", "Unreachable"), stopped).await?;
-    halted.end()?;
-    drop(halted);
-    waited(&story, ("the lag is read again", "True", "Observed"), stopped).await?;
+    let left = waited(&story, "the outage is told", stopped, |status| {
+        observed(status, "False", "Unreachable")
+    })
+    .await?;
+    assert!(left > 0, "there was no load");
+    let ended = halted.end()?;
+    eventually("another broker runs", SERVICES, SOON, async || {
+        Ok((broker()? != ended).then_some(()))
+    })
+    .await?;
+    let back = Timestamp::now();
+    waited(&story, "the lag is read again", stopped, |status| {
+        let measured = status.lag.as_ref().and_then(|lag| lag.measured_at);
+        observed(status, "True", "Observed") && measured > Some(back)
+    })
+    .await?;
     story.reached_the_marts().await?;
     for status in statuses(&story).await? {
         let moved = status.decisions.iter().filter(|decision| decision.time > stopped);
@@ -105,36 +119,37 @@ async fn kafka_that_goes_away_in_the_middle_of_a_load_moves_nobody() -> Result<(
     story.end()
 }
 
-/// Waits until every stage tells that the lag is, or is not, observed; meanwhile every stage is ready, and none moves.
+fn observed(status: &StreamStageStatus, wanted: &str, reason: &str) -> bool {
+    let lag = condition(status, ConditionType::LagObserved);
+    lag.is_some_and(|lag| lag.status == wanted && lag.reason == reason)
+        && is(status, ConditionType::SourceReachable, wanted)
+}
+
+/// Waits until every stage's status tells it; meanwhile every stage is ready, and none moves. Returns the lag of all.
 async fn waited(
     story: &Story,
-    (what, observed, reason): (&str, &str, &str),
+    what: &str,
     stopped: Timestamp,
-) -> Result<()> {
+    told: impl Fn(&StreamStageStatus) -> bool,
+) -> Result<u64> {
     let mut unready = Vec::new();
-    let told = |status: &StreamStageStatus| {
-        let lag = condition(status, ConditionType::LagObserved);
-        lag.is_some_and(|lag| lag.status == observed && lag.reason == reason)
-            && is(status, ConditionType::SourceReachable, observed)
-    };
     let statuses = eventually(what, &story.namespace, SOON, async || {
         let statuses = statuses(story).await?;
         let mut not = statuses
             .iter()
             .filter(|status| !is(status, ConditionType::Ready, "True"));
         unready.extend(not.next().cloned());
-        Ok(statuses.iter().all(told).then_some(statuses))
+        Ok(statuses.iter().all(&told).then_some(statuses))
     })
     .await?;
     let after = Timestamp::now().duration_since(stopped).as_secs_f64();
     let left = total(&statuses);
     eprintln!("outage: {what} after {after:.1} s, {left} still to come");
-    assert!(left > 0 || observed == "True", "{what}, and there was no load");
     for status in &statuses {
         assert_eq!(status.desired_replicas, Some(6), "{what}: {:?}", status.decisions);
     }
     assert!(unready.is_empty(), "not ready: {:?}", unready[0].conditions);
-    Ok(())
+    Ok(left)
 }
 
 fn total(statuses: &[StreamStageStatus]) -> u64 {
