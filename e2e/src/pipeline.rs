@@ -254,8 +254,9 @@ impl Pipeline {
         let output = self.prepared(command, stages)?.args(flags).output()?;
         ensure!(
             output.status.success(),
-            "worker {command}: {}\n{}",
+            "worker {command}: {}\n{}{}",
             output.status,
+            String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(String::from_utf8(output.stdout)?)

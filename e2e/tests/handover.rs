@@ -63,6 +63,37 @@ async fn a_worker_that_is_told_to_stop_leaves_nothing_half_done() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_a_rebalance_refuses_are_committed_after_it() -> Result<()> {
+    let services = services().await?;
+    let (generator, messages) = orders(1000);
+    let pipeline = pipeline(&services, "mirrored", &generator).await?;
+    let total = i64::try_from(messages.len())?;
+    pipeline.produce(1, messages.into_iter()).await?;
+    // One comes or goes all the time, until nothing is left that would bring the next commit.
+    let mut workers = vec![pipeline.worker(&[])?];
+    while reached(&pipeline, "stg").await? < total {
+        let joining = pipeline.worker(&[])?;
+        joining.logged("partitions assigned").await?;
+        workers.push(joining);
+        if workers.len() > 2 {
+            workers.remove(0).stop().await?;
+        }
+    }
+    pipeline.drained(WITHIN).await?;
+    for stage in STAGES {
+        until(&format!("{stage} is mirrored"), WITHIN, || async {
+            Ok(mirrored(&services, &pipeline, stage)? == pipeline.positions(stage).await?)
+        })
+        .await?;
+    }
+    let refused = workers
+        .iter()
+        .map(|worker| worker.log().matches("COMMITFAIL").count());
+    eprintln!("handover: {} commits refused", refused.sum::<usize>());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_wakes_up_after_its_partitions_were_given_away_changes_nothing() -> Result<()> {
     let services = services().await?;
     let (generator, messages) = orders(500);

@@ -1,6 +1,12 @@
-//! Workers that are killed at random moments: the rows are those of a run without a kill.
-#![expect(clippy::disallowed_methods, reason = "edge: waits until a deadline")]
+//! Workers that are killed at random moments: the rows are those of a run without a kill, and whoever reads them
+//! meanwhile sees no order go back to an older version.
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "edge: reads the warehouse, and waits until a deadline"
+)]
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -9,6 +15,8 @@ use e2e::pipeline::{Pipeline, STAGES, Worker, services};
 use e2e::services::Services;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
+use sqlx::PgPool;
+use tokio::sync::oneshot;
 
 const PARTITIONS: i32 = 6;
 /// Each round kills one worker of every stage.
@@ -32,6 +40,8 @@ async fn fifty_kills_at_random_moments_change_nothing() -> Result<()> {
     reference.drained(DRAINED_WITHIN).await?;
 
     let killed = pipeline(&services, "kill_fifty", &generator).await?;
+    let (done, ended) = oneshot::channel();
+    let reader = tokio::spawn(sees_no_version_go_down(killed.pool().clone(), ended));
     let mut workers: Vec<[Worker; 2]> = Vec::new();
     for stage in STAGES {
         workers.push([killed.worker(&[stage])?, killed.worker(&[stage])?]);
@@ -52,10 +62,39 @@ async fn fifty_kills_at_random_moments_change_nothing() -> Result<()> {
         }
     }
     killed.drained(DRAINED_WITHIN).await?;
-    eprintln!("kill: {kills} workers killed over {} messages", messages.len());
+    drop(done);
+    let readings = reader.await??;
+    eprintln!(
+        "kill: {kills} workers killed over {} messages, {readings} readings meanwhile",
+        messages.len()
+    );
     ensure!(kills >= 50, "only {kills} kills");
     assert_eq!(killed.rows().await?, reference.rows().await?);
     Ok(())
+}
+
+/// The newest version of every order, in the first layer and in the last.
+const VERSIONS: &str = "SELECT 'stg ' || object_id, version FROM stg.order_events \
+    UNION ALL SELECT 'cdm ' || order_id, version FROM cdm.order_contribution";
+
+/// Reads the versions until `ended`; how often.
+async fn sees_no_version_go_down(pool: PgPool, mut ended: oneshot::Receiver<()>) -> Result<usize> {
+    let mut known: HashMap<String, Vec<u8>> = HashMap::new();
+    let mut readings = 0;
+    while ended.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
+        let read: Vec<(String, Vec<u8>)> = sqlx::query_as(VERSIONS).fetch_all(&pool).await?;
+        for (order, version) in read {
+            let before = known.get(&order);
+            ensure!(
+                before.is_none_or(|before| *before <= version),
+                "{order} went back"
+            );
+            known.insert(order, version);
+        }
+        readings += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(readings)
 }
 
 /// A pipeline whose batches are small, so that a kill finds one under way.

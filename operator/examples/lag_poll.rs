@@ -1,7 +1,8 @@
 //! One read of the lag of 1,000 groups, against a client for each group that asks for watermarks by partition.
 //!
 //! `cargo run --release -p streamstage-operator --example lag_poll` imitates three brokers in its own process, so that
-//! both sides have the same ones. The client per group is measured for 20 groups and scaled.
+//! both sides have the same ones. The client per group is measured for 20 groups and scaled. It fails when the ratio is
+//! below 30, when threads come with the groups, or when a read of all takes longer than the default interval.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -25,6 +26,11 @@ const PARTITIONS: i32 = 12;
 const SAMPLE: u32 = 20;
 const ROUNDS: u32 = 5;
 const WITHIN: Duration = Duration::from_secs(30);
+
+/// Ratio that is to be reached.
+const RATIO: f64 = 30.0;
+/// Default of `scaling.pollInterval`.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -85,6 +91,13 @@ fn main() -> Result<(), Failure> {
         scaled / many.as_secs_f64()
     );
     println!("threads: {before} before and {after} after; {peer_threads} for each client of a group");
+    let least = peer.div_duration_f64(few).min(scaled / many.as_secs_f64());
+    if least < RATIO {
+        return Err(format!("a ratio of {least:.1}: {RATIO} are to be reached").into());
+    }
+    if after > before || many > INTERVAL {
+        return Err("threads come with the groups, or one interval is too short for a read".into());
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ pub mod check;
 pub mod crd;
 pub mod explain;
 pub mod run;
+pub mod scope;
 pub mod simulate;
 
 /// Keeps the workers of every StreamStage as the resource describes them.

@@ -44,8 +44,10 @@ use crate::validate::{Refusal, validate};
 const SETTLED: Duration = Duration::from_mins(5);
 /// Another look at a stage whose pods are on their way: what keeps them shows on the pods, which are not watched.
 const UNSETTLED: Duration = Duration::from_secs(5);
-/// A reconcile that takes longer has met an API server that does not answer.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long the API server may take for a step of a reconcile.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Steps that a reconcile has.
+const STEPS: u32 = 4;
 
 /// Reconciles at a time: what they read is in memory together.
 const CONCURRENCY: u16 = 8;
@@ -71,6 +73,8 @@ pub struct Context {
     pub lags: Arc<Lags>,
     /// Failures in a row, by stage.
     pub failures: Mutex<HashMap<String, u32>>,
+    /// How long the API server may take for a step of a reconcile.
+    pub patience: Duration,
 }
 
 /// Why a reconcile has to be tried again.
@@ -79,9 +83,9 @@ pub enum ReconcileError {
     /// The API server failed, or refused.
     #[error(transparent)]
     Kubernetes(#[from] kube::Error),
-    /// The API server did not answer.
-    #[error("the API server did not answer within {} s", PATIENCE.as_secs())]
-    Timeout,
+    /// The API server did not answer in time.
+    #[error("the API server did not answer within {0:?}; look after it, and what its webhooks wait for")]
+    Timeout(Duration),
     /// The stage has fields that this operator does not know.
     #[error("not readable as a StreamStage: {0}; upgrade the operator, or correct the resource")]
     Unreadable(String),
@@ -116,6 +120,7 @@ pub async fn run(
         told: Told::default(),
         lags,
         failures: Mutex::default(),
+        patience: PATIENCE,
     });
     let reconciles = controller
         .reconcile_on(changed)
@@ -146,8 +151,7 @@ pub async fn reconcile(
 ) -> Result<Action, ReconcileError> {
     let begun = Instant::now();
     let place = Place::new(&known.name_any()).within(&known.namespace().unwrap_or_default());
-    let kept = tokio::time::timeout(PATIENCE, look(&known, &context)).await;
-    let result = kept.map_err(|_| ReconcileError::Timeout).flatten();
+    let result = within(context.patience * STEPS, look(&known, &context)).await;
     let outcome = match &result {
         // Its objects go with it, by their owner reference.
         Ok(None) => {
@@ -194,14 +198,16 @@ async fn look(
 
 async fn keep(stage: &StreamStage, context: &Context) -> Result<StreamStageStatus, ReconcileError> {
     let before = stage.status.clone().unwrap_or_default();
-    let observed = match observe(stage, &context.stages, &context.lags, &context.client).await {
+    let observing = Box::pin(observe(stage, &context.stages, &context.lags, &context.client));
+    let observed = match within(context.patience, observing).await {
         Ok(observed) => observed,
         Err(error) => return Err(explain(stage, None, error, context).await),
     };
     let deployment = own_deployment(&observed);
     let scaling = before.scaling.clone().unwrap_or_default();
     let wanted = wanted(&observed.stage, &observed.known(&scaling));
-    let settled = match Box::pin(settle(&observed, wanted.clone(), context)).await {
+    let settling = Box::pin(settle(&observed, wanted.clone(), context));
+    let settled = match within(context.patience, settling).await {
         Ok(settled) => settled,
         Err(error) => return Err(explain(stage, Some(&observed), error, context).await),
     };
@@ -226,6 +232,17 @@ async fn keep(stage: &StreamStage, context: &Context) -> Result<StreamStageStatu
         .collect();
     report::publish(stage, happened, &context.recorder, &context.told).await;
     Ok(after)
+}
+
+/// A step that fails when it takes too long: the API server does not answer then.
+async fn within<T, E: Into<ReconcileError>>(
+    patience: Duration,
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, ReconcileError> {
+    match tokio::time::timeout(patience, step).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(_) => Err(ReconcileError::Timeout(patience)),
+    }
 }
 
 /// The stage's Deployment, unless another's has its name.
@@ -261,7 +278,7 @@ async fn settle(
 async fn explain(
     stage: &StreamStage,
     observed: Option<&Observed>,
-    error: kube::Error,
+    error: ReconcileError,
     context: &Context,
 ) -> ReconcileError {
     let now = Timestamp::now();
@@ -283,7 +300,11 @@ async fn explain(
         view,
         wanted: &wanted,
     };
-    let after = match (policy::refusal(&error), observed) {
+    let refusal = match &error {
+        ReconcileError::Kubernetes(error) => policy::refusal(error),
+        _ => None,
+    };
+    let after = match (refusal, observed) {
         (Some(refusal), Some(observed)) => status(
             stage,
             Outcome::Refused(&refusal, own_deployment(observed)),
@@ -292,14 +313,14 @@ async fn explain(
         ),
         (Some(refusal), None) => status(stage, Outcome::Unread(&refusal), decided, now),
         (None, _) if context.failed(stage) >= policy::PASSING => retrying(stage, &error.to_string(), now),
-        (None, _) => return error.into(),
+        (None, _) => return error,
     };
     if let Err(error) = report::write_status(stage, &after, &context.client, &context.metrics).await {
         tracing::warn!(namespace = stage.namespace(), stage = stage.name(), %error, "status not written");
     }
     let happened = events::between(&stage.status.clone().unwrap_or_default(), &after);
     report::publish(stage, happened, &context.recorder, &context.told).await;
-    error.into()
+    error
 }
 
 /// Decides when a stage that failed is tried again.

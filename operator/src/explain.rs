@@ -1,10 +1,11 @@
 //! A decision in words: its inputs, the terms of its formula, its bounds and its gates. Pure.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 use crds::StreamStage;
-use crds::stage::ScalingMode;
+use crds::stage::{ScalingMode, Target};
 
+use crate::scale::demand::{Demand, need};
 use crate::scale::load::Load;
 use crate::scale::{Followed, Known, LagKnown};
 
@@ -23,17 +24,21 @@ pub fn explain(stage: &StreamStage, known: &Known<'_>, followed: &Followed) -> S
         stage.consumer_group(),
         scaling.mode
     );
-    let mut line = |name: &str, value: String| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {name:<22} {value}");
-    };
+    line(&mut text, "workers now", followed.from);
     match known.lag {
-        LagKnown::Read(load) => inputs(load, &mut line),
-        LagKnown::Missed(cause) | LagKnown::Unknown(cause) => line("lag", format!("not known: {cause}")),
-        LagKnown::Pending => line("lag", "read once: no rates yet".to_owned()),
+        LagKnown::Read(load) => inputs(&mut text, load),
+        LagKnown::Missed(cause) | LagKnown::Unknown(cause) => {
+            line(&mut text, "lag", format_args!("not known: {cause}"));
+        }
+        LagKnown::Pending => line(&mut text, "lag", "read once: no rates yet"),
     }
-    terms(stage, followed, &mut line);
-    gates(known, followed, &mut line);
+    text.push_str("\nterms\n");
+    if let (LagKnown::Read(load), Some(demand)) = (known.lag, &followed.demand) {
+        terms(&mut text, &scaling.target, load, demand);
+    }
+    bounds(&mut text, stage, followed);
+    text.push_str("\ngates\n");
+    gates(&mut text, known, followed);
     let number = followed.replicas;
     let outcome = match scaling.mode {
         _ if stage.spec.suspend => "0: paused by spec.suspend".to_owned(),
@@ -47,61 +52,35 @@ pub fn explain(stage: &StreamStage, known: &Known<'_>, followed: &Followed) -> S
     text
 }
 
-/// The terms of the formula, and its bounds.
-fn terms(stage: &StreamStage, followed: &Followed, line: &mut impl FnMut(&str, String)) {
-    line("workers now", followed.from.to_string());
-    if let Some(demand) = &followed.demand {
-        line("needed", format!("{:.1} {}", demand.need, demand.unit));
-        line(
-            "capacity of a worker",
-            format!("{:.1} {}", demand.capacity, demand.unit),
-        );
-        line(
-            "demand",
-            format!(
-                "{} ({} if partitions could be shared)",
-                demand.replicas, demand.unsaturated
-            ),
-        );
-        line("stuck, left out", format!("{} partitions", demand.stuck));
-    }
-    line("minReplicas", stage.spec.scaling.min_replicas.to_string());
-    let ceiling = match followed.ceiling.replicas {
-        u32::MAX => "not known".to_owned(),
-        replicas => format!("{replicas}, by {:?}", followed.ceiling.by),
-    };
-    line("ceiling", ceiling);
-    line("wish", followed.wish.to_string());
+fn line(text: &mut String, name: impl Display, value: impl Display) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "  {:<22} {value}", name.to_string());
 }
 
-/// What may hold a move.
-fn gates(known: &Known<'_>, followed: &Followed, line: &mut impl FnMut(&str, String)) {
-    let ago = |time| known.now.duration_since(time).as_secs();
-    line("rollout", yes(known.is_rolling));
-    line("rebalancing", yes(known.is_rebalancing));
-    let last = known.before.last_scale_time;
+fn inputs(text: &mut String, load: &Load) {
     line(
-        "last move",
-        last.map_or("never".to_owned(), |last| format!("{} s ago", ago(last))),
-    );
-    let wishes = followed
-        .window
-        .iter()
-        .map(|wish| format!("{} for {} s", wish.replicas, ago(wish.time)));
-    line("wishes since", wishes.collect::<Vec<_>>().join(", "));
-}
-
-fn inputs(load: &Load, line: &mut impl FnMut(&str, String)) {
-    line(
+        text,
         "lag",
-        format!("{} records in {} partitions", load.total(), load.partitions.len()),
+        format_args!("{} records in {} partitions", load.total(), load.partitions.len()),
     );
-    line("arrival", format!("{:.1} records/s", load.arrival_per_second()));
-    line("processed", format!("{:.1} records/s", load.processed_per_second));
-    let rate = load
-        .worker_rate
-        .map_or("not seen yet".to_owned(), |rate| format!("{rate:.0} records/s"));
-    line("rate of a worker", rate);
+    line(
+        text,
+        "arrival",
+        format_args!("{:.1} records/s", load.arrival_per_second()),
+    );
+    line(
+        text,
+        "processed",
+        format_args!("{:.1} records/s", load.processed_per_second),
+    );
+    match load.worker_rate {
+        Some(rate) => line(text, "rate of a worker", format_args!("{rate:.0} records/s")),
+        None => line(text, "rate of a worker", "not seen yet"),
+    }
+}
+
+/// The terms of the formula, the largest first.
+fn terms(text: &mut String, target: &Target, load: &Load, demand: &Demand) {
     let mut behind: Vec<_> = load
         .partitions
         .iter()
@@ -109,17 +88,69 @@ fn inputs(load: &Load, line: &mut impl FnMut(&str, String)) {
         .collect();
     behind.sort_by_key(|partition| std::cmp::Reverse(partition.lag));
     for partition in behind.iter().take(WORST) {
-        let stuck = if partition.is_stuck { ", stuck" } else { "" };
-        let value = format!(
-            "lag {}, {:.1} records/s arrive{stuck}",
-            partition.lag, partition.arrival_per_second
-        );
-        line(&format!("partition {}", partition.partition), value);
+        let name = format_args!("partition {}", partition.partition);
+        let (lag, arrival) = (partition.lag, partition.arrival_per_second);
+        if partition.is_stuck {
+            line(text, name, format_args!("left out: lag {lag}, stuck"));
+            continue;
+        }
+        let need = need(target, partition);
+        let needs = format_args!("{need:.1} {}", demand.unit);
+        let value = format_args!("needs {needs}: lag {lag}, {arrival:.1} records/s arrive");
+        line(text, name, value);
     }
+    line(text, "needed", format_args!("{:.1} {}", demand.need, demand.unit));
+    line(
+        text,
+        "capacity of a worker",
+        format_args!("{:.1} {}", demand.capacity, demand.unit),
+    );
+    line(
+        text,
+        "demand",
+        format_args!(
+            "{} ({} if partitions could be shared)",
+            demand.replicas, demand.unsaturated
+        ),
+    );
+    line(
+        text,
+        "stuck, left out",
+        format_args!("{} partitions", demand.stuck),
+    );
 }
 
-fn yes(holds: bool) -> String {
-    if holds { "yes" } else { "no" }.to_owned()
+fn bounds(text: &mut String, stage: &StreamStage, followed: &Followed) {
+    line(text, "minReplicas", stage.spec.scaling.min_replicas);
+    match followed.ceiling.replicas {
+        u32::MAX => line(text, "ceiling", "not known"),
+        replicas => line(
+            text,
+            "ceiling",
+            format_args!("{replicas}, by {:?}", followed.ceiling.by),
+        ),
+    }
+    line(text, "wish", followed.wish);
+}
+
+/// What may hold a move.
+fn gates(text: &mut String, known: &Known<'_>, followed: &Followed) {
+    let ago = |time| known.now.duration_since(time).as_secs();
+    line(text, "rollout", yes(known.is_rolling));
+    line(text, "rebalancing", yes(known.is_rebalancing));
+    match known.before.last_scale_time {
+        Some(last) => line(text, "last move", format_args!("{} s ago", ago(last))),
+        None => line(text, "last move", "never"),
+    }
+    let wishes = followed
+        .window
+        .iter()
+        .map(|wish| format!("{} for {} s", wish.replicas, ago(wish.time)));
+    line(text, "wishes since", wishes.collect::<Vec<_>>().join(", "));
+}
+
+fn yes(holds: bool) -> &'static str {
+    if holds { "yes" } else { "no" }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 pub mod track;
 pub mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is asked for: one group on one topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,6 +76,29 @@ impl PartitionReading {
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.end.saturating_sub(self.position())
+    }
+}
+
+impl Reading {
+    /// The lag that stood still since an earlier reading, as `(partition, position, end)`.
+    #[must_use]
+    pub fn tails_since(&self, earlier: &Self) -> Vec<(u32, u64, u64)> {
+        let still = self
+            .partitions
+            .iter()
+            .filter(|partition| partition.lag() > 0 && earlier.partitions.contains(partition));
+        still
+            .map(|partition| (partition.partition, partition.position(), partition.end))
+            .collect()
+    }
+
+    /// Takes it that the group has read these partitions to their ends, because there is nothing left that can be read.
+    pub fn has_read(&mut self, partitions: &BTreeSet<u32>) {
+        for partition in &mut self.partitions {
+            if partitions.contains(&partition.partition) {
+                partition.committed = Some(partition.end);
+            }
+        }
     }
 }
 
@@ -251,5 +274,26 @@ mod tests {
             &Offsets::from([(0, 8)]),
         );
         assert_eq!(reading.expect("complete").partitions[0].start, 3);
+    }
+
+    #[test]
+    fn a_tail_that_stood_still_and_holds_nothing_is_no_lag() {
+        let offsets = Offsets::from([(0, 0), (1, 0), (2, 0)]);
+        let at = |committed: [u64; 3]| {
+            let committed = std::iter::zip(0.., committed.map(Some)).collect();
+            let ends = Offsets::from([(0, 9), (1, 9), (2, 9)]);
+            read(3, &committed, &ends, &offsets).expect("complete")
+        };
+        let (first, mut second) = (at([8, 7, 9]), at([8, 8, 9]));
+        assert_eq!(second.tails_since(&first), [(0, 8, 9)]);
+        second.has_read(&BTreeSet::from([0]));
+        assert_eq!(
+            second
+                .partitions
+                .iter()
+                .map(PartitionReading::lag)
+                .collect::<Vec<_>>(),
+            [0, 1, 0]
+        );
     }
 }

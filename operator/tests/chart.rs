@@ -6,6 +6,8 @@ mod alerts;
 mod fields;
 #[path = "chart/helm.rs"]
 mod helm;
+#[path = "chart/monitors.rs"]
+mod monitors;
 #[path = "chart/values.rs"]
 mod values;
 
@@ -251,16 +253,19 @@ fn operator_takes_the_flags_that_the_chart_gives() {
     let flags = run_flags(&[]);
     assert_eq!(flags.worker_image, "streamstage/worker:0.1.0");
     assert_eq!(flags.image_pull_secrets, Vec::<String>::new());
-    assert_eq!(flags.watch_namespace, None);
-    assert_eq!(flags.lease_name, NAME);
-    assert_eq!(flags.lease_namespace.as_deref(), Some("streamstage"));
+    assert_eq!(flags.scope.watch_namespace, None);
+    assert_eq!(flags.scope.lease_name, NAME);
+    assert_eq!(flags.scope.lease_namespace.as_deref(), Some("streamstage"));
     assert_eq!(
         flags.worker_requests,
         "cpu=100m,memory=64Mi".parse().expect("amounts")
     );
     assert_eq!(flags.worker_limits, "memory=256Mi".parse().expect("amounts"));
 
-    assert_eq!(run_flags(NAMESPACED).watch_namespace.as_deref(), Some("orders"));
+    assert_eq!(
+        run_flags(NAMESPACED).scope.watch_namespace.as_deref(),
+        Some("orders")
+    );
     let flags = run_flags(&[
         "image.registry=registry.example.com/team/",
         "image.tag=0.2.0",
@@ -285,9 +290,9 @@ fn helm_test_checks_what_the_operator_runs_with() {
         let Command::Check(check) = command(values, "Pod streamstage-operator-check") else {
             panic!("the chart tests something else");
         };
-        assert_eq!(check.watch_namespace, flags.watch_namespace);
-        assert_eq!(check.lease_name, flags.lease_name);
-        assert_eq!(check.lease_namespace, flags.lease_namespace);
+        assert_eq!(check.scope.watch_namespace, flags.scope.watch_namespace);
+        assert_eq!(check.scope.lease_name, flags.scope.lease_name);
+        assert_eq!(check.scope.lease_namespace, flags.scope.lease_namespace);
     }
 }
 

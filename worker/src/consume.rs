@@ -12,6 +12,7 @@
 mod assignment;
 mod copy;
 mod gather;
+mod mirror;
 mod seeks;
 
 use std::collections::BTreeMap;
@@ -145,21 +146,10 @@ impl Consumer {
         ))
     }
 
-    /// Mirrors positions that PostgreSQL has committed to Kafka, for whoever reads the lag. Partitions that went to
-    /// another worker are that worker's to mirror.
+    /// Mirrors positions that PostgreSQL has committed to Kafka, for whoever reads the lag; the polling thread does it
+    /// again until Kafka has taken them. Partitions that went to another worker are that worker's to mirror.
     pub fn mirror(&self, positions: &BTreeMap<i32, i64>, mode: CommitMode) {
-        let mut offsets = TopicPartitionList::new();
-        let assigned = self.kafka.assignment().unwrap_or_default();
-        let owned = |partition| assigned.find_partition(&self.topic, partition).is_some();
-        for (&partition, &offset) in positions.iter().filter(|(partition, _)| owned(**partition)) {
-            let added = offsets.add_partition_offset(&self.topic, partition, Offset::Offset(offset));
-            added.unwrap_or_else(|error| tracing::warn!(partition, offset, %error, "offset not mirrored"));
-        }
-        if offsets.count() > 0
-            && let Err(error) = self.kafka.commit(&offsets, mode)
-        {
-            tracing::debug!(%error, "offsets not mirrored; the next batch, or the next start, does it");
-        }
+        commit(&self.kafka, &self.topic, positions, mode);
     }
 
     /// Reads partitions again from an offset, after a pause.
@@ -187,6 +177,27 @@ impl Consumer {
         joined
             .map_err(|_| ConsumeError::Lost)?
             .map_err(|_| ConsumeError::Lost)?
+    }
+}
+
+/// Commits positions as the group's offsets, of the partitions that are this worker's.
+fn commit(kafka: &BaseConsumer<Assignment>, topic: &str, positions: &BTreeMap<i32, i64>, mode: CommitMode) {
+    let assigned = kafka.assignment().unwrap_or_default();
+    let own = positions
+        .iter()
+        .filter(|(partition, _)| assigned.find_partition(topic, **partition).is_some());
+    let own: BTreeMap<i32, i64> = own.map(|(&partition, &offset)| (partition, offset)).collect();
+    let mut offsets = TopicPartitionList::new();
+    for (&partition, &offset) in &own {
+        let added = offsets.add_partition_offset(topic, partition, Offset::Offset(offset));
+        added.unwrap_or_else(|error| tracing::warn!(partition, offset, %error, "offset not mirrored"));
+    }
+    if offsets.count() == 0 {
+        return;
+    }
+    kafka.context().mirrors(&own);
+    if let Err(error) = kafka.commit(&offsets, mode) {
+        tracing::debug!(%error, "offsets not mirrored; trying again");
     }
 }
 
@@ -236,6 +247,9 @@ impl Poller {
             None => {}
         }
         self.look_after_trouble();
+        if let Some(positions) = self.kafka.context().unmirrored() {
+            commit(&self.kafka, &self.topic, &positions, CommitMode::Async);
+        }
         Ok(())
     }
 

@@ -15,25 +15,15 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 
+use super::scope::Scope;
 use crate::rights::{LEASE, Right, STAGES};
 
 /// Flags of `operator check`: those of `operator run` that it depends on.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// The namespace whose stages are kept [default: all namespaces]
-    #[arg(long, env = "STREAMSTAGE_WATCH_NAMESPACE", value_name = "NAMESPACE")]
-    pub watch_namespace: Option<String>,
-    /// Name of the lease
-    #[arg(
-        long,
-        env = "STREAMSTAGE_LEASE_NAME",
-        value_name = "NAME",
-        default_value = "streamstage-operator"
-    )]
-    pub lease_name: String,
-    /// Namespace of the lease [default: the operator's own]
-    #[arg(long, env = "STREAMSTAGE_LEASE_NAMESPACE", value_name = "NAMESPACE")]
-    pub lease_namespace: Option<String>,
+    /// Which stages, and under which lease
+    #[command(flatten)]
+    pub scope: Scope,
 }
 
 /// Checks the cluster that the operator would run in.
@@ -60,9 +50,9 @@ pub async fn check(client: Client, flags: &Check) -> anyhow::Result<()> {
             println!("FAILED  {what}: {cause}");
         }
     };
-    let watched = flags.watch_namespace.as_deref();
+    let watched = flags.scope.watch_namespace.as_deref();
     let own = client.default_namespace();
-    let lease_namespace = flags.lease_namespace.as_deref().unwrap_or(own).to_owned();
+    let lease_namespace = flags.scope.lease_namespace.as_deref().unwrap_or(own).to_owned();
 
     report("definition of StreamStage", served(&client, watched).await);
     for right in &STAGES {
@@ -73,8 +63,8 @@ pub async fn check(client: Client, flags: &Check) -> anyhow::Result<()> {
         allowed(&client, Some(&lease_namespace), &LEASE).await,
     );
     report(
-        &format!("lease {}", flags.lease_name),
-        held(&client, &lease_namespace, &flags.lease_name).await,
+        &format!("lease {}", flags.scope.lease_name),
+        held(&client, &lease_namespace, &flags.scope.lease_name).await,
     );
     anyhow::ensure!(failed == 0, "{failed} checks failed");
     Ok(())

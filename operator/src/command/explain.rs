@@ -6,6 +6,7 @@
 )]
 //! `operator explain`: why a stage has as many workers as it has, from readings of its own.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,8 +20,8 @@ use kube::{Api, Client};
 use crate::connection::{Connection, servers};
 use crate::explain::explain;
 use crate::kafka::Cluster;
-use crate::lag::Question;
 use crate::lag::track::{Surroundings, Track};
+use crate::lag::{Question, Reading};
 use crate::owned;
 use crate::scale::{Known, follow};
 use crate::status::is_rolling;
@@ -66,13 +67,24 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
         ready: status.ready_replicas,
         stuck_after: SignedDuration::try_from(stage.spec.scaling.stuck_after.as_std())?,
     };
+    let read = || {
+        let answer = cluster.read(std::slice::from_ref(&question), PATIENCE).remove(0);
+        (answer, Timestamp::now())
+    };
+    let first = read();
+    tokio::time::sleep(interval).await;
+    let second = read();
+    let empty = match (&first.0, &second.0) {
+        (Ok(first), Ok(second)) => empty_tails(&cluster, &question.topic, first, second),
+        _ => BTreeSet::new(),
+    };
     let mut track = Track::resume(&status);
-    for reading in 0..2 {
-        if reading > 0 {
-            tokio::time::sleep(interval).await;
-        }
-        match cluster.read(std::slice::from_ref(&question), PATIENCE).remove(0) {
-            Ok(reading) => track.read(&reading, Timestamp::now(), around),
+    for (answer, at) in [first, second] {
+        match answer {
+            Ok(mut reading) => {
+                reading.has_read(&empty);
+                track.read(&reading, at, around);
+            }
             Err(unknown) => track.failed(unknown),
         }
     }
@@ -90,6 +102,17 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The partitions that stood still with nothing to read, such as the marker of a transaction: no lag for the operator
+/// either.
+fn empty_tails(cluster: &Cluster, topic: &str, first: &Reading, second: &Reading) -> BTreeSet<u32> {
+    let tails = second.tails_since(first);
+    if tails.is_empty() {
+        return BTreeSet::new();
+    }
+    // What cannot be read stays a lag.
+    cluster.empty_tails(topic, &tails, PATIENCE).unwrap_or_default()
+}
+
 async fn connect(stage: &StreamStage, client: Client, namespace: &str) -> anyhow::Result<Cluster> {
     let source = &stage.spec.source;
     let data = match &source.auth_secret {
@@ -98,7 +121,7 @@ async fn connect(stage: &StreamStage, client: Client, namespace: &str) -> anyhow
             .await?
             .data
             .unwrap_or_default(),
-        None => std::collections::BTreeMap::new(),
+        None => BTreeMap::new(),
     };
     let connection = Connection::new(&servers(stage), &data)
         .map_err(|bad| anyhow::anyhow!("spec.source.authSecret: the key {}: {}", bad.key, bad.cause))?;

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::scope::Scope;
 use crate::defaults::{Amounts, Defaults};
 use crate::metrics::Metrics;
 use crate::metrics::lag::StageFigures;
@@ -62,20 +63,9 @@ pub struct Run {
         default_value = "memory=256Mi"
     )]
     pub worker_limits: Amounts,
-    /// Keep the stages of this namespace only [default: all namespaces]
-    #[arg(long, env = "STREAMSTAGE_WATCH_NAMESPACE", value_name = "NAMESPACE")]
-    pub watch_namespace: Option<String>,
-    /// Name of the lease that one of several operators holds
-    #[arg(
-        long,
-        env = "STREAMSTAGE_LEASE_NAME",
-        value_name = "NAME",
-        default_value = "streamstage-operator"
-    )]
-    pub lease_name: String,
-    /// Namespace of the lease [default: the operator's own]
-    #[arg(long, env = "STREAMSTAGE_LEASE_NAMESPACE", value_name = "NAMESPACE")]
-    pub lease_namespace: Option<String>,
+    /// Which stages, and under which lease
+    #[command(flatten)]
+    pub scope: Scope,
     /// Name of this operator among those that claim the lease [default: the host's name and the process's number]
     #[arg(long, env = "POD_NAME", value_name = "NAME", default_value_t = identity(), hide_default_value = true)]
     pub identity: String,
@@ -129,13 +119,19 @@ async fn lead(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let namespace = flags
+        .scope
         .lease_namespace
         .clone()
         .unwrap_or_else(|| client.default_namespace().to_owned());
-    let mut leadership =
-        leader::claim(client.clone(), &namespace, &flags.lease_name, &flags.identity).await?;
+    let mut leadership = leader::claim(
+        client.clone(),
+        &namespace,
+        &flags.scope.lease_name,
+        &flags.identity,
+    )
+    .await?;
     tracing::info!(
-        lease = flags.lease_name,
+        lease = flags.scope.lease_name,
         namespace,
         identity = flags.identity,
         "waiting for the lease"
@@ -144,7 +140,7 @@ async fn lead(
         held = leadership.held() => held?,
         () = stop.cancelled() => return leadership.release().await,
     }
-    tracing::info!(lease = flags.lease_name, "holding the lease");
+    tracing::info!(lease = flags.scope.lease_name, "holding the lease");
     metrics.leads(true);
     let recorder = Recorder::new(
         client.clone(),
@@ -153,13 +149,13 @@ async fn lead(
             instance: Some(flags.identity.clone()),
         },
     );
-    let watched = flags.watch_namespace.as_deref();
+    let watched = flags.scope.watch_namespace.as_deref();
     let defaults = defaults(flags);
     let keeping = controller::run(client, watched, defaults, metrics, lags, recorder, stop.clone());
     tokio::select! {
         () = keeping => leadership.release().await,
         why = leadership.lost() => {
-            anyhow::bail!("the lease {} is lost, {why}: ending, to wait for it again", flags.lease_name)
+            anyhow::bail!("the lease {} is lost, {why}: ending, to wait for it again", flags.scope.lease_name)
         }
     }
 }

@@ -96,11 +96,13 @@ fn capacity(target: &Target, worker_rate: Option<f64>) -> (f64, Unit) {
     ((rate * UTILISATION).max(1.0), Unit::RecordsPerSecond)
 }
 
+/// What one partition needs, in the unit of the target.
 #[expect(
     clippy::cast_precision_loss,
     reason = "a lag beyond 2^53 records saturates its partition anyway"
 )]
-fn need(target: &Target, partition: &PartitionLoad) -> f64 {
+#[must_use]
+pub fn need(target: &Target, partition: &PartitionLoad) -> f64 {
     match (target.lag_per_replica, target.drain_seconds) {
         (None, Some(seconds)) => {
             partition.arrival_per_second + partition.lag as f64 / f64::from(seconds.max(1))

@@ -89,6 +89,29 @@ async fn lasting_failure_shows_as_retrying_and_keeps_what_is_known() {
 }
 
 #[tokio::test]
+async fn an_api_server_that_does_not_answer_is_asked_again_and_shows_when_it_lasts() {
+    let (server, process) = started();
+    process.settle("cdm").await;
+    let silence = |verb, resource| Fault {
+        answer: None,
+        ..fault(verb, resource, (0, ""))
+    };
+    server.fail(silence("get", "streamstages"));
+    assert_ne!(fails(&process).await, Action::await_change());
+    server.heal();
+    server.fail(silence("get", "services"));
+    for _ in 0..2 {
+        assert_ne!(fails(&process).await, Action::await_change());
+    }
+    assert_eq!(condition(&server, "cdm", "Reconciling"), "True Retrying");
+    assert!(message(&server, "cdm", "Reconciling").contains("did not answer"));
+    assert_eq!(condition(&server, "cdm", "Ready"), "True AllReady");
+    server.heal();
+    process.settle("cdm").await;
+    assert_eq!(condition(&server, "cdm", "Reconciling"), "False Converged");
+}
+
+#[tokio::test]
 async fn missing_permission_to_write_is_shown_in_the_words_of_the_api_server() {
     let (server, process) = started();
     let words = "services is forbidden: User \"operator\" cannot patch resource \"services\"";

@@ -23,6 +23,9 @@ use crate::api_server::{ApiServer, Write};
 /// Longer than anything here takes on a loaded machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// Longer than the API server of these scenarios takes for a step, unless it does not answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 pub(crate) struct Process {
     pub(crate) context: Arc<Context>,
     registry: Registry,
@@ -59,6 +62,7 @@ impl Process {
                 told: Told::default(),
                 lags: Arc::default(),
                 failures: Mutex::default(),
+                patience: PATIENCE,
             }),
             registry,
             writer: Mutex::new(writer),
