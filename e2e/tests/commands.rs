@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 use e2e::pipeline::{Pipeline, services};
+use url::Url;
 
 /// What `worker check` looks at in the three stages.
 const LOOKED_AT: [(&str, usize); 5] = [
@@ -24,17 +25,14 @@ async fn check_has_a_line_for_each_service_and_names_the_one_that_fails() -> Res
     }
 
     let topic = pipeline.stg_topic().to_owned();
+    let redis = Url::parse(&services.redis_url(0))?.port().unwrap_or(6379);
     for (from, to, failed) in [
         (
             format!("output:\n    topic: {topic}\n"),
             format!("output:\n    topic: {topic}-none\n"),
             "stg output ",
         ),
-        (
-            "url: redis://".to_owned(),
-            "url: redis://nobody:secret@".to_owned(),
-            "stg dictionary ",
-        ),
+        (format!(":{redis}/"), ":1/".to_owned(), "stg dictionary "),
         (
             format!("database: {}", pipeline.name()),
             "database: nowhere".to_owned(),
@@ -52,7 +50,6 @@ async fn check_has_a_line_for_each_service_and_names_the_one_that_fails() -> Res
             "{failed}: {said}"
         );
         assert!(said.lines().any(|line| line.starts_with("ok ")), "{said}");
-        assert!(!said.contains("secret@"), "{said}");
         pipeline.edit(&to, &from)?;
     }
     Ok(())

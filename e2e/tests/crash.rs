@@ -1,17 +1,18 @@
 //! A worker that is killed at each point of a batch's path at which something can be half done: the rows are those of
 //! a run without a crash.
 //!
-//! The worker knows nothing of these points: what it needs next is withheld, by a lock, by a topic that takes nothing
-//! or by a commit that waits, until it is seen to wait there.
-#![expect(clippy::disallowed_types, reason = "edge: holds locks in PostgreSQL")]
+//! The worker knows nothing of these points: what it needs next is withheld, by a lock, by a broker that is halted or
+//! by a commit that waits, until it is seen to wait there.
 
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use e2e::orders::{Generator, Message, Settings};
-use e2e::pipeline::{Pipeline, STAGES, services, until};
-use e2e::services::Services;
-use sqlx::{AssertSqlSafe, Postgres, Transaction};
+use e2e::pipeline::{Pipeline, STAGES, until};
+use e2e::services::{Options, Services};
+use sqlx::AssertSqlSafe;
+use tokio::sync::{Mutex, MutexGuard};
 
 const PARTITIONS: i32 = 3;
 /// A killed member's partitions move after its session timeout.
@@ -26,8 +27,6 @@ enum Point {
     Table(&'static str),
     /// After its effects are written, before its outputs are acknowledged.
     Outputs,
-    /// As above, of its dead letters.
-    DeadLetters,
     /// In its commit, which goes through although nobody is told.
     CommitUnanswered,
     /// In its commit, which is lost after the outputs were acknowledged.
@@ -41,7 +40,6 @@ const STG: &[Point] = &[
     Point::Table("streamstage.dead_letter"),
     Point::Table("streamstage.position"),
     Point::Outputs,
-    Point::DeadLetters,
     Point::CommitUnanswered,
     Point::CommitLost,
 ];
@@ -64,7 +62,9 @@ const CDM: &[Point] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_point_of_a_batch_changes_nothing() -> Result<()> {
-    let services = services().await?;
+    // Never those that the environment names: others use them.
+    let services = Services::start(&Options::default()).await?;
+    let kafka = Kafka::of(&services)?;
     let mut generator = Generator::new(&Settings {
         seed: 21,
         guests: GUESTS,
@@ -82,7 +82,7 @@ async fn a_crash_at_any_point_of_a_batch_changes_nothing() -> Result<()> {
         let crashed = pipeline(&services, &format!("crash_{stage}"), &generator, WITHHELD).await?;
         let others = STAGES.into_iter().filter(|other| *other != stage);
         let _others = crashed.worker(&others.collect::<Vec<_>>())?;
-        crash(&crashed, stage, points, &messages).await?;
+        crash(&kafka, &crashed, stage, points, &messages).await?;
         crashed.load_dictionary(&generator, 0).await?;
         let _worker = crashed.worker(&[stage])?;
         crashed.drained(WITHIN).await?;
@@ -108,7 +108,13 @@ async fn pipeline(
 }
 
 /// Kills a worker of the stage at each of the points, with a part of the messages to read each time.
-async fn crash(pipeline: &Pipeline, stage: &str, points: &[Point], messages: &[Message]) -> Result<()> {
+async fn crash(
+    kafka: &Kafka,
+    pipeline: &Pipeline,
+    stage: &str,
+    points: &[Point],
+    messages: &[Message],
+) -> Result<()> {
     let upstream = STAGES.into_iter().take_while(|other| *other != stage);
     execute(pipeline, &COMMITS_WAIT.replace("{stage}", stage)).await?;
     let parts = messages.chunks(messages.len().div_ceil(points.len()));
@@ -117,121 +123,129 @@ async fn crash(pipeline: &Pipeline, stage: &str, points: &[Point], messages: &[M
         for stage in upstream.clone() {
             pipeline.read_to_the_end(stage, WITHIN).await?;
         }
-        let held = Held::at(pipeline, stage, *point).await?;
+        let mut lock = pipeline.pool().begin().await?;
+        let statement = AssertSqlSafe(point.lock());
+        sqlx::raw_sql(statement).execute(&mut *lock).await?;
         let worker = pipeline.worker(&[stage])?;
-        until(&format!("{stage} waits at {point:?}"), WITHIN, || held.waits()).await?;
+        waits(pipeline, stage, point.is_met()).await?;
         let before = pipeline.positions(stage).await?;
-        worker.kill();
-        held.release().await?;
         let moved = || async { Ok(pipeline.positions(stage).await? != before) };
         match point {
-            Point::CommitUnanswered => until("the commit goes through", WITHIN, moved).await?,
-            Point::CommitLost => assert!(!moved().await?, "{stage}: the commit was not lost"),
-            _ => {}
+            Point::Table(_) => {
+                worker.kill();
+                lock.rollback().await?;
+            }
+            Point::Outputs => {
+                let _halted = kafka.halt().await?;
+                lock.rollback().await?;
+                waits(pipeline, stage, WRITTEN).await?;
+                worker.kill();
+            }
+            Point::CommitUnanswered => {
+                worker.kill();
+                lock.rollback().await?;
+                until("the commit goes through", WITHIN, moved).await?;
+            }
+            Point::CommitLost => {
+                worker.kill();
+                let end = format!("SELECT pg_terminate_backend(pid) {}", sessions(stage));
+                execute(pipeline, &end).await?;
+                until("the session is gone", WITHIN, || async {
+                    Ok(!is_at(pipeline, stage, point.is_met()).await?)
+                })
+                .await?;
+                lock.rollback().await?;
+                assert!(!moved().await?, "{stage}: the commit was not lost");
+            }
         }
     }
     Ok(())
 }
 
-/// Makes every commit of a stage wait for the advisory lock, after all that the worker does before it.
+/// Makes every commit of a stage wait for an advisory lock, after all that the worker does before it.
 const COMMITS_WAIT: &str = "\
 CREATE FUNCTION streamstage.wait() RETURNS trigger LANGUAGE plpgsql
     AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END';
 CREATE CONSTRAINT TRIGGER wait AFTER UPDATE ON streamstage.position DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.consumer_group LIKE '%.{stage}') EXECUTE FUNCTION streamstage.wait()";
+/// The worker has written, and asks PostgreSQL for nothing: between two statements that lasts an instant only.
+const WRITTEN: &str =
+    "state = 'idle in transaction' AND clock_timestamp() - state_change > interval '500 ms'";
 
-/// What keeps a worker of a stage at a point.
-struct Held<'p> {
-    pipeline: &'p Pipeline,
-    stage: &'p str,
-    point: Point,
-    lock: Transaction<'static, Postgres>,
+impl Point {
+    /// What the worker is kept from.
+    fn lock(self) -> String {
+        match self {
+            Self::Table(table) => format!("LOCK TABLE {table} IN EXCLUSIVE MODE"),
+            Self::Outputs => Self::Table("streamstage.position").lock(),
+            Self::CommitUnanswered | Self::CommitLost => "SELECT pg_advisory_xact_lock(7)".to_owned(),
+        }
+    }
+
+    /// What PostgreSQL says of the session of a worker that is kept from it.
+    fn is_met(self) -> &'static str {
+        match self {
+            Self::Table(_) | Self::Outputs => "wait_event_type = 'Lock' AND query <> 'COMMIT'",
+            Self::CommitUnanswered | Self::CommitLost => "wait_event_type = 'Lock' AND query = 'COMMIT'",
+        }
+    }
 }
 
-impl<'p> Held<'p> {
-    async fn at(pipeline: &'p Pipeline, stage: &'p str, point: Point) -> Result<Self> {
-        let mut lock = pipeline.pool().begin().await?;
-        match point {
-            Point::Table(table) => {
-                let statement = format!("LOCK TABLE {table} IN EXCLUSIVE MODE");
-                sqlx::raw_sql(AssertSqlSafe(statement))
-                    .execute(&mut *lock)
-                    .await?;
-            }
-            Point::CommitUnanswered | Point::CommitLost => {
-                sqlx::raw_sql("SELECT pg_advisory_xact_lock(7)")
-                    .execute(&mut *lock)
-                    .await?;
-            }
-            Point::Outputs | Point::DeadLetters => {}
-        }
-        let held = Self {
-            pipeline,
-            stage,
-            point,
-            lock,
-        };
-        held.demand_replicas("2").await?;
-        Ok(held)
-    }
+async fn waits(pipeline: &Pipeline, stage: &str, how: &str) -> Result<()> {
+    until(&format!("{stage}: {how}"), WITHIN, || is_at(pipeline, stage, how)).await
+}
 
-    /// Whether the worker is there.
-    async fn waits(&self) -> Result<bool> {
-        let how = match self.point {
-            // Between two statements it is idle for an instant only.
-            Point::Outputs | Point::DeadLetters => {
-                "state = 'idle in transaction' AND clock_timestamp() - state_change > interval '500 ms'"
-            }
-            Point::CommitUnanswered | Point::CommitLost => "wait_event_type = 'Lock' AND query = 'COMMIT'",
-            Point::Table(_) => "wait_event_type = 'Lock' AND query <> 'COMMIT'",
-        };
-        let sessions = format!("SELECT count(*) {} AND {how}", self.sessions());
-        Ok(self.pipeline.query::<i64>(&sessions).await? > 0)
-    }
+async fn is_at(pipeline: &Pipeline, stage: &str, how: &str) -> Result<bool> {
+    let sessions = format!("SELECT count(*) {} AND {how}", sessions(stage));
+    Ok(pipeline.query::<i64>(&sessions).await? > 0)
+}
 
-    /// Lets go what a worker would wait for, once the killed one's sessions are gone, or must go on without it.
-    async fn release(self) -> Result<()> {
-        if matches!(self.point, Point::CommitLost) {
-            let end = format!("SELECT pg_terminate_backend(pid) {}", self.sessions());
-            execute(self.pipeline, &end).await?;
-            until("the session is gone", WITHIN, || async {
-                Ok(!self.waits().await?)
-            })
-            .await?;
-        }
-        self.demand_replicas("1").await?;
-        self.lock.rollback().await?;
-        Ok(())
-    }
-
-    fn sessions(&self) -> String {
-        format!(
-            "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'streamstage {}'",
-            self.stage
-        )
-    }
-
-    /// How many replicas a record of the topic at this point needs; there is one.
-    async fn demand_replicas(&self, count: &str) -> Result<()> {
-        let outputs = if self.stage == "stg" {
-            self.pipeline.stg_topic()
-        } else {
-            self.pipeline.dds_topic()
-        };
-        let topic = match self.point {
-            Point::Outputs => outputs.to_owned(),
-            Point::DeadLetters => format!("{}.dlq", self.pipeline.source_topic()),
-            _ => return Ok(()),
-        };
-        self.pipeline
-            .configure(&topic, "min.insync.replicas", count)
-            .await
-    }
+fn sessions(stage: &str) -> String {
+    format!(
+        "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'streamstage {stage}'"
+    )
 }
 
 async fn execute(pipeline: &Pipeline, statement: &str) -> Result<()> {
     sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
         .execute(pipeline.pool())
         .await?;
+    Ok(())
+}
+
+/// The process of the broker, which can be halted by one stage at a time.
+struct Kafka(Mutex<u32>);
+
+/// It answers nobody while this is there.
+struct Halted<'k>(MutexGuard<'k, u32>);
+
+impl Kafka {
+    fn of(services: &Services) -> Result<Self> {
+        let folder = services.folder().context("services of others")?;
+        let running = e2e::services::status(folder)?.into_iter();
+        let mut named = running.filter(|service| service.name == "kafka");
+        Ok(Self(Mutex::new(named.next().context("no Kafka")?.pid)))
+    }
+
+    async fn halt(&self) -> Result<Halted<'_>> {
+        let halted = Halted(self.0.lock().await);
+        signal("STOP", *halted.0)?;
+        Ok(halted)
+    }
+}
+
+impl Drop for Halted<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = signal("CONT", *self.0) {
+            eprintln!("Kafka does not go on: {error:#}");
+        }
+    }
+}
+
+fn signal(signal: &str, pid: u32) -> Result<()> {
+    let sent = Command::new("kill")
+        .args(["-s", signal, &pid.to_string()])
+        .status()?;
+    ensure!(sent.success(), "no signal {signal} to {pid}");
     Ok(())
 }

@@ -94,6 +94,21 @@ async fn offsets_that_a_rebalance_refuses_are_committed_after_it() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_told_to_stop_while_it_joins_ends() -> Result<()> {
+    let services = services().await?;
+    let (generator, _) = orders(1);
+    let pipeline = pipeline(&services, "stops_early", &generator).await?;
+    let _member = pipeline.worker(&[])?;
+    for moment in ["stage starts", "serving /livez", "partitions assigned"].repeat(3) {
+        let worker = pipeline.worker(&[])?;
+        worker.logged(moment).await?;
+        let status = worker.stop().await?;
+        ensure!(status.code() == Some(0), "stopped at {moment:?}: {status}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_wakes_up_after_its_partitions_were_given_away_changes_nothing() -> Result<()> {
     let services = services().await?;
     let (generator, messages) = orders(500);

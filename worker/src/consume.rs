@@ -172,9 +172,12 @@ impl Consumer {
     /// # Errors
     /// What made the thread end, if not a stop.
     pub async fn close(self) -> Result<(), ConsumeError> {
-        drop(self.kafka);
-        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
-        joined
+        // Whoever lets the client go last answers the group until it has left, and blocks: never the runtime's thread.
+        let left = tokio::task::spawn_blocking(move || {
+            drop(self.kafka);
+            self.thread.join()
+        });
+        left.await
             .map_err(|_| ConsumeError::Lost)?
             .map_err(|_| ConsumeError::Lost)?
     }

@@ -275,7 +275,8 @@ async fn settle<L: Layer>(
         positions.extend(moved);
         drop(ticket);
     }
-    consumer.mirror(&positions, CommitMode::Sync);
+    // It waits for Kafka, and other stages need the runtime's thread meanwhile.
+    tokio::task::block_in_place(|| consumer.mirror(&positions, CommitMode::Sync));
     Ok(())
 }
 

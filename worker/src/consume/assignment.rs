@@ -148,9 +148,14 @@ impl Assignment {
     fn assign(&self, kafka: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
         let mut backoff = Backoff::default();
         let starts = loop {
+            if self.stop.is_cancelled() {
+                return take_unread(kafka, partitions);
+            }
             match self.find_starts(kafka, partitions) {
-                Err(StartError::OutOfRange(place)) => return self.note(Err(StartError::OutOfRange(place))),
-                Err(_) if self.stop.is_cancelled() => return,
+                Err(StartError::OutOfRange(place)) => {
+                    self.note(Err(StartError::OutOfRange(place)));
+                    return take_unread(kafka, partitions);
+                }
                 Err(error @ StartError::Warehouse(_)) => {
                     self.health.trouble(Service::Warehouse, &error.to_string());
                 }
@@ -274,6 +279,14 @@ impl Assignment {
             })
             .collect()));
     }
+}
+
+/// Takes partitions that will not be read: without an answer to the group's offer the client could never leave it.
+fn take_unread(kafka: &BaseConsumer<Assignment>, partitions: &TopicPartitionList) {
+    let taken = kafka
+        .incremental_assign(partitions)
+        .and_then(|()| kafka.pause(partitions));
+    taken.unwrap_or_else(|error| tracing::debug!(%error, "partitions not taken; the group takes them back"));
 }
 
 /// What to look at, when the brokers refuse the client itself.
