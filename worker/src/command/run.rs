@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +47,8 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
             run.listen
         )
     };
-    // Before the stages start: nobody could see how they are.
+    // Before the stages start: nobody could see how they are, or stop them in good order.
+    let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let listener = TcpListener::bind(run.listen).await.with_context(unserved)?;
     let stop = CancellationToken::new();
     let mut registry = Registry::default();
@@ -74,7 +75,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
             ended.with_context(|| format!("stage {} cannot go on", stage.name()))
         });
     }
-    tokio::spawn(stop_on_signal(stop.clone()));
+    tokio::spawn(stop_on_signal(signals, stop.clone()));
     let serving = tokio::spawn(serve(listener, shown, stop.clone()));
 
     let mut outcome = Ok(());
@@ -88,12 +89,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     outcome
 }
 
-async fn stop_on_signal(stop: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return tracing::error!("cannot listen to signals");
-    };
+async fn stop_on_signal((mut terminate, mut interrupt): (Signal, Signal), stop: CancellationToken) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
