@@ -1,8 +1,4 @@
-#![expect(
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "edge: answers the group's rebalances, and takes the time of a commit"
-)]
+#![expect(clippy::disallowed_types, reason = "edge: answers the group's rebalances")]
 //! What happens when the group assigns and revokes partitions.
 //!
 //! Assigned: each partition starts where PostgreSQL says, never where Kafka does. Revoked: the batches in flight
@@ -10,17 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::mirror::Mirror;
 use super::{CALL, Source};
 use crate::health::{Health, Service};
 use crate::policy::Backoff;
@@ -98,7 +93,6 @@ pub(super) struct Assignment {
     health: Arc<Health>,
     stop: CancellationToken,
     changes: Mutex<Result<Vec<Change>, StartError>>,
-    mirror: Mutex<Mirror>,
 }
 
 impl Assignment {
@@ -111,22 +105,7 @@ impl Assignment {
             health: Arc::clone(&source.health),
             stop: source.stop.clone(),
             changes: Mutex::new(Ok(Vec::new())),
-            mirror: Mutex::default(),
         }
-    }
-
-    /// Notes positions that are being mirrored, until Kafka has taken them.
-    pub(super) fn mirrors(&self, positions: &BTreeMap<i32, i64>) {
-        self.mirror().ask(positions, Instant::now());
-    }
-
-    /// Positions that are to be mirrored again.
-    pub(super) fn unmirrored(&self) -> Option<BTreeMap<i32, i64>> {
-        self.mirror().due(Instant::now()).cloned()
-    }
-
-    fn mirror(&self) -> MutexGuard<'_, Mirror> {
-        self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What changed since the last call.
@@ -178,7 +157,6 @@ impl Assignment {
             Ok(()) => {
                 tracing::info!(topic = self.topic, positions = ?starts, "partitions assigned");
                 // The mirror may be behind, when the last owner did not live to bring it up to date.
-                self.mirrors(&starts);
                 let mirrored = kafka.commit(partitions, rdkafka::consumer::CommitMode::Async);
                 mirrored.unwrap_or_else(|error| tracing::debug!(%error, "offsets not mirrored"));
                 self.health
@@ -264,10 +242,9 @@ impl Assignment {
             .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
             .collect();
         tracing::info!(topic = self.topic, partitions = ?revoked, "partitions revoked");
-        // Whether their records still fail is for the next owner to tell, and their offsets are its to mirror.
+        // Whether their records still fail is for the next owner to tell.
         for &partition in &revoked {
             self.health.release(partition);
-            self.mirror().forget(partition);
         }
         self.health
             .assigned(kafka.assignment().map_or(0, |all| all.count()));
@@ -319,17 +296,6 @@ impl ConsumerContext for Assignment {
         match cause {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(kafka, partitions),
             _ => self.revoke(kafka, partitions),
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        if result.is_err() {
-            return;
-        }
-        for element in offsets.elements() {
-            if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
-                self.mirror().taken(element.partition(), offset);
-            }
         }
     }
 }
