@@ -23,31 +23,18 @@ impl Mirror {
         self.committed = Some(now);
     }
 
-    /// Kafka has this offset of the partition; it may be one from before.
-    pub(super) fn found(&mut self, partition: i32, offset: i64) {
-        if self.wanted.get(&partition) == Some(&offset) {
-            self.wanted.remove(&partition);
-        }
-    }
-
     /// The partition is another worker's, and so is its offset.
     pub(super) fn forget(&mut self, partition: i32) {
         self.wanted.remove(&partition);
     }
 
-    /// Whether it is time to ask for the offsets of [`Mirror::wanted`].
+    /// The positions to look for, once Kafka has had time to take them; what it lacks is committed again.
     #[must_use]
-    pub(super) fn is_due(&self, now: Instant) -> bool {
+    pub(super) fn due(&mut self, now: Instant) -> Option<BTreeMap<i32, i64>> {
         let waited = self
             .committed
             .is_some_and(|committed| now.duration_since(committed) >= AFTER);
-        waited && !self.wanted.is_empty()
-    }
-
-    /// The positions that Kafka is not known to have.
-    #[must_use]
-    pub(super) fn wanted(&self) -> &BTreeMap<i32, i64> {
-        &self.wanted
+        (waited && !self.wanted.is_empty()).then(|| std::mem::take(&mut self.wanted))
     }
 }
 
@@ -56,24 +43,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_is_wanted_until_kafka_has_it() {
+    fn positions_are_due_once_a_while_after_their_commit() {
         #[expect(
             clippy::disallowed_methods,
             reason = "any instant will do as the origin of a test's time"
         )]
         let now = Instant::now();
         let mut mirror = Mirror::default();
-        mirror.commits([(0, 5), (1, 7), (2, 9)], now);
-        assert!(!mirror.is_due(now), "the answer is still to come");
-        assert!(mirror.is_due(now + AFTER));
-        mirror.found(0, 5);
-        mirror.found(1, 6);
-        mirror.forget(2);
-        let left = BTreeMap::from([(1, 7)]);
-        assert_eq!(mirror.wanted(), &left);
-        mirror.commits(left, now + AFTER);
-        assert!(!mirror.is_due(now + AFTER));
-        mirror.found(1, 7);
-        assert!(!mirror.is_due(now + AFTER * 2), "Kafka has everything");
+        assert_eq!(mirror.due(now), None);
+        mirror.commits([(0, 5), (1, 7)], now);
+        mirror.commits([(1, 9)], now + AFTER / 2);
+        mirror.forget(0);
+        assert_eq!(mirror.due(now + AFTER), None, "Kafka may still take it");
+        let left = BTreeMap::from([(1, 9)]);
+        assert_eq!(mirror.due(now + AFTER * 2), Some(left));
+        assert_eq!(mirror.due(now + AFTER * 2), None);
     }
 }

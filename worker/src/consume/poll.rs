@@ -100,20 +100,25 @@ impl Poller {
 
     /// Asks Kafka for the offsets that were committed, and commits those again that it has not taken.
     fn look_after_mirror(&mut self) {
-        if !self.mirror.is_due(Instant::now()) {
+        let Some(mut positions) = self.mirror.due(Instant::now()) else {
             return;
-        }
+        };
         let mut asked = TopicPartitionList::new();
-        for &partition in self.mirror.wanted().keys() {
+        for &partition in positions.keys() {
             asked.add_partition(&self.topic, partition);
         }
         let found = self.kafka.committed_offsets(asked, BEHIND).unwrap_or_default();
         for element in found.elements() {
-            if let Offset::Offset(offset) = element.offset() {
-                self.mirror.found(element.partition(), offset);
+            // The path may have committed more just now.
+            if let Offset::Offset(offset) = element.offset()
+                && positions
+                    .get(&element.partition())
+                    .is_some_and(|&wanted| offset >= wanted)
+            {
+                positions.remove(&element.partition());
             }
         }
-        let own = commit(&self.kafka, &self.topic, self.mirror.wanted(), CommitMode::Async);
+        let own = commit(&self.kafka, &self.topic, &positions, CommitMode::Async);
         self.mirror.commits(own, Instant::now());
     }
 
