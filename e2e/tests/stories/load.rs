@@ -73,12 +73,9 @@ async fn a_load_scales_up_in_one_move_and_down_once() -> Result<()> {
     )
     .await?;
     // What the workers said that will be gone is read before.
-    let mut lines = eventually("every worker tells", &story.namespace, SOON, async || {
-        assignments(&story.namespace).map(Some)
-    })
-    .await?;
+    let mut lines = assignments(&story.namespace).await?;
     let marts = story.reached_the_marts().await?;
-    lines.extend(assignments(&story.namespace)?);
+    lines.extend(assignments(&story.namespace).await?);
     eprintln!(
         "load: {} products, {} tags equal the recount",
         marts.products.len(),
@@ -111,7 +108,6 @@ async fn a_load_scales_up_in_one_move_and_down_once() -> Result<()> {
         let after = moves[0].time.duration_since(step);
         assert!(after <= MOVED, "{name} moved {after:#} after the step");
     }
-    lines.extend(assignments(&story.namespace)?);
     for name in STAGES {
         bounded(&lines, name);
     }
@@ -128,12 +124,17 @@ fn held(pipeline: &Pipeline, topic: &str, count: usize) -> Result<Timestamp> {
 }
 
 /// What the workers that are there have said of partitions assigned to them, each line once.
-fn assignments(namespace: &str) -> Result<BTreeSet<String>> {
+async fn assignments(namespace: &str) -> Result<BTreeSet<String>> {
     let workers = "--selector=app.kubernetes.io/name=streamstage-worker";
     let logs = ["logs", workers, "--tail=-1", "--prefix", "--timestamps"];
-    let logs = run("kubectl", &[&logs[..], &["--namespace", namespace]].concat())?;
-    let said = logs.lines().filter(|line| line.contains("partitions assigned"));
-    Ok(said.map(str::to_owned).collect())
+    let logs = [&logs[..], &["--namespace", namespace]].concat();
+    // None tells while one of them has yet to begin, or is just going.
+    eventually("every worker tells", namespace, SOON, async || {
+        let logs = run("kubectl", &logs)?;
+        let said = logs.lines().filter(|line| line.contains("partitions assigned"));
+        Ok(Some(said.map(str::to_owned).collect()))
+    })
+    .await
 }
 
 /// Prints how often partitions were assigned to a worker of a stage, and bounds it.
