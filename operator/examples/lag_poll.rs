@@ -1,8 +1,8 @@
 //! One read of the lag of 1,000 groups, against a client for each group that asks for watermarks by partition.
 //!
 //! `cargo run --release -p streamstage-operator --example lag_poll` imitates three brokers in its own process, so that
-//! both sides have the same ones. The client per group is measured for 20 groups and scaled. It fails when the ratio is
-//! below 30, when threads come with the groups, or when a read of all takes longer than the default interval.
+//! both sides have the same ones. The client per group is measured for 20 groups and scaled. It fails when the ratio
+//! for all is below 30, when threads come with the groups, or when a read of all takes longer than the default interval.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -91,9 +91,9 @@ fn main() -> Result<(), Failure> {
         scaled / many.as_secs_f64()
     );
     println!("threads: {before} before and {after} after; {peer_threads} for each client of a group");
-    let least = peer.div_duration_f64(few).min(scaled / many.as_secs_f64());
-    if least < RATIO {
-        return Err(format!("a ratio of {least:.1}: {RATIO} are to be reached").into());
+    let ratio = scaled / many.as_secs_f64();
+    if ratio < RATIO {
+        return Err(format!("a ratio of {ratio:.1} for {GROUPS} groups: {RATIO} are to be reached").into());
     }
     if after > before || many > INTERVAL {
         return Err("threads come with the groups, or one interval is too short for a read".into());
