@@ -212,3 +212,72 @@ fn commit(
     }
     own
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+
+    struct FromTheBeginning;
+
+    impl Starts for FromTheBeginning {
+        fn starts(&self, logs: BTreeMap<i32, Log>) -> Starting<'_> {
+            Box::pin(async move { Ok(logs.into_keys().map(|partition| (partition, 0)).collect()) })
+        }
+
+        fn start_time(&self) -> Option<i64> {
+            None
+        }
+    }
+
+    /// Waits until the group has this offset.
+    async fn has(consumer: &Consumer, offset: i64) {
+        let deadline = Instant::now() + CALL * 3;
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition("orders", 0);
+        loop {
+            let found = consumer.kafka.committed_offsets(asked.clone(), CALL);
+            let found = found.expect("an answer").elements()[0].offset();
+            if found == Offset::Offset(offset) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{found:?}, not {offset}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_that_kafka_refuses_is_made_again() {
+        let kafka = MockCluster::new(1).expect("a mock cluster");
+        kafka.create_topic("orders", 1, 1).expect("a topic");
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", kafka.bootstrap_servers())
+            .set("group.id", "orders.stg")
+            .set("enable.auto.commit", "false")
+            .set("partition.assignment.strategy", "cooperative-sticky");
+        let stop = CancellationToken::new();
+        let source = Source {
+            config,
+            topic: "orders".to_owned(),
+            limits: Limits {
+                records: 1,
+                bytes: 1,
+                wait: Duration::from_millis(10),
+            },
+            starts: Arc::new(FromTheBeginning),
+            health: Arc::new(Health::new("stg")),
+            stop: stop.clone(),
+        };
+        let (consumer, _fetched) = Consumer::start(source).expect("a consumer");
+        has(&consumer, 0).await;
+        let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_COMMIT_OFFSET_SIZE;
+        kafka.request_errors(RDKafkaApiKey::OffsetCommit, &[refusal]);
+        consumer.mirror(&BTreeMap::from([(0, 5)]), CommitMode::Async);
+        has(&consumer, 5).await;
+        stop.cancel();
+        consumer.close().await.expect("it leaves in good order");
+    }
+}
