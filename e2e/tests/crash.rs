@@ -20,6 +20,7 @@ const WITHIN: Duration = Duration::from_mins(2);
 /// Guests of the generator, and those of them that the dictionary lacks until the end.
 const GUESTS: usize = 40;
 const WITHHELD: usize = 10;
+
 /// A point of a batch's path.
 #[derive(Clone, Copy, Debug)]
 enum Point {

@@ -86,12 +86,9 @@ fn main() -> Result<(), Failure> {
         "ratio            {SAMPLE:>5} groups {:>9.1}",
         peer.div_duration_f64(few)
     );
-    println!(
-        "ratio            {GROUPS:>5} groups {:>9.1}",
-        scaled / many.as_secs_f64()
-    );
-    println!("threads: {before} before and {after} after; {peer_threads} for each client of a group");
     let ratio = scaled / many.as_secs_f64();
+    println!("ratio            {GROUPS:>5} groups {ratio:>9.1}");
+    println!("threads: {before} before and {after} after; {peer_threads} for each client of a group");
     if ratio < RATIO {
         return Err(format!("a ratio of {ratio:.1} for {GROUPS} groups: {RATIO} are to be reached").into());
     }
