@@ -57,6 +57,7 @@ pub(super) fn controller(
 fn strip(guarded: &mut DeserializeGuard<StreamStage>) {
     let meta = guarded.meta_mut();
     (meta.managed_fields, meta.annotations, meta.labels) = (None, None, None);
+    meta.resource_version = None;
     if let Ok(stage) = &mut guarded.0 {
         let spec = &mut stage.spec;
         (spec.tags, spec.worker) = (Vec::new(), WorkerPod::default());

@@ -1,13 +1,12 @@
 //! What is known of every stage's lag, and when it is read next.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crds::status::LimitedBy;
 use crds::{StreamStage, StreamStageStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Answer, Place};
 use crate::connection::Connection;
@@ -21,7 +20,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// The lags of all stages.
 #[derive(Debug, Default)]
-pub struct Lags(Mutex<HashMap<Place, Entry>>);
+pub struct Lags(Mutex<Entries>);
+
+/// Boxed, as a map has room for twice as many values as it holds.
+type Entries = HashMap<Place, Box<Entry>>;
 
 /// What is known of one stage.
 #[derive(Clone, Debug)]
@@ -34,8 +36,8 @@ struct Entry {
     is_rebalancing: bool,
     /// Tails that were looked into: partition, committed, end, and whether there is nothing to read between them.
     tails: BTreeMap<u32, (u64, u64, bool)>,
-    /// One look into its tails at a time.
-    look: Arc<Semaphore>,
+    /// The look into its tails that goes on, if one does.
+    look: Weak<()>,
     /// When it is read next; none while it is being read.
     due: Option<Instant>,
 }
@@ -105,9 +107,9 @@ impl Lags {
         let connection = shared(&entries, &poll.place, connection);
         let entry = entries
             .entry(poll.place.clone())
-            .or_insert_with(|| Entry::new(stage, &connection));
+            .or_insert_with(|| Box::new(Entry::new(stage, &connection)));
         if *entry.poll != poll {
-            *entry = Entry::new(stage, &connection);
+            **entry = Entry::new(stage, &connection);
         }
         if entry.connection != connection || entry.interval != interval {
             entry.connection = connection;
@@ -174,11 +176,13 @@ impl Lags {
         still
     }
 
-    /// The right to look into the stage's tails; none while somebody does.
-    pub(super) fn begin_look(&self, poll: &Poll) -> Option<OwnedSemaphorePermit> {
-        let entries = self.lock();
-        let entry = entries.get(&poll.place).filter(|entry| *entry.poll == *poll)?;
-        Arc::clone(&entry.look).try_acquire_owned().ok()
+    /// The right to look into the stage's tails, until it is dropped; none while somebody does.
+    pub(super) fn begin_look(&self, poll: &Poll) -> Option<Arc<()>> {
+        let mut entries = self.lock();
+        let entry = of(&mut entries, poll).filter(|entry| entry.look.strong_count() == 0)?;
+        let look = Arc::new(());
+        entry.look = Arc::downgrade(&look);
+        Some(look)
     }
 
     /// Notes which of some tails are empty.
@@ -254,7 +258,7 @@ impl Lags {
         self.lock().remove(place);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -271,7 +275,7 @@ impl Entry {
             track: Arc::new(Track::resume(&status)),
             is_rebalancing: false,
             tails: BTreeMap::new(),
-            look: Arc::new(Semaphore::new(1)),
+            look: Weak::new(),
             due: Some(Instant::now()),
         }
     }
@@ -287,12 +291,13 @@ impl Entry {
 }
 
 /// What is known of a stage, unless it was deleted or made anew.
-fn of<'e>(entries: &'e mut HashMap<Place, Entry>, poll: &Poll) -> Option<&'e mut Entry> {
-    entries.get_mut(&poll.place).filter(|entry| *entry.poll == *poll)
+fn of<'e>(entries: &'e mut Entries, poll: &Poll) -> Option<&'e mut Entry> {
+    let entry = entries.get_mut(&poll.place)?;
+    (*entry.poll == *poll).then_some(entry)
 }
 
 /// The same connection as it is kept already, first of all for the stage itself: thousands of stages share a cluster.
-fn shared(entries: &HashMap<Place, Entry>, place: &Place, connection: &Connection) -> Arc<Connection> {
+fn shared(entries: &Entries, place: &Place, connection: &Connection) -> Arc<Connection> {
     let mut kept = entries.get(place).into_iter().chain(entries.values());
     let same = kept.find(|entry| *entry.connection == *connection);
     same.map_or_else(

@@ -51,7 +51,7 @@ pub fn slim(mut status: StreamStageStatus) -> StreamStageStatus {
         .conditions
         .retain(|condition| news.contains(&condition.type_));
     for condition in &mut status.conditions {
-        condition.message = String::new();
+        (condition.status, condition.message) = (String::new(), String::new());
     }
     status.conditions.shrink_to_fit();
     if let Some(scaling) = &mut status.scaling {
