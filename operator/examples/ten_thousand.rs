@@ -39,7 +39,7 @@ use operator::metrics::Metrics;
 use operator::observe::Observed;
 use operator::owned::Owned;
 use operator::plan::{Resources, plan};
-use operator::scale::{Known, wanted};
+use operator::scale::{Known, Rules, wanted};
 use operator::status::{Decided, Outcome, status};
 use operator::validate::validate;
 use prometheus_client::registry::Registry;
@@ -247,7 +247,7 @@ fn object(resource: &str, index: usize) -> anyhow::Result<Value> {
         current: Some(1),
         ..observed.known(&before)
     };
-    let wanted = wanted(&observed.stage, &known);
+    let wanted = wanted(&Rules::from(&observed.stage), &known);
     let planned = plan(&valid, &defaults(), wanted.clone());
     let mut deployment = json!(planned.deployment);
     deployment["metadata"]["generation"] = json!(1);

@@ -30,13 +30,14 @@ use crate::defaults::Defaults;
 use crate::events;
 use crate::lag::view::View;
 use crate::metrics::Metrics;
-use crate::observe::{Observed, Stages, observe};
+use crate::observe::{Observed, observe};
+use crate::outline::{Guarded, Stages};
 use crate::owned;
 use crate::plan::{Applied, Resources, plan};
 use crate::policy;
 use crate::poll::{self, Lags, Place};
 use crate::report::{self, Told};
-use crate::scale::{Known, Wanted, wanted};
+use crate::scale::{Known, Rules, Wanted, wanted};
 use crate::status::{Decided, Outcome, is_settled, is_stalled, retrying, status};
 use crate::validate::{Refusal, validate};
 
@@ -145,10 +146,7 @@ pub async fn run(
 ///
 /// # Errors
 /// What has to be tried again.
-pub async fn reconcile(
-    known: Arc<DeserializeGuard<StreamStage>>,
-    context: Arc<Context>,
-) -> Result<Action, ReconcileError> {
+pub async fn reconcile(known: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let begun = Instant::now();
     let place = Place::new(&known.name_any()).within(&known.namespace().unwrap_or_default());
     let result = within(context.patience * STEPS, look(&known, &context)).await;
@@ -180,10 +178,7 @@ pub async fn reconcile(
 
 /// Keeps a stage as it is now: what the watch has told of it may be old, and is not all of it. None for one that is
 /// being deleted.
-async fn look(
-    known: &DeserializeGuard<StreamStage>,
-    context: &Context,
-) -> Result<Option<StreamStageStatus>, ReconcileError> {
+async fn look(known: &Guarded, context: &Context) -> Result<Option<StreamStageStatus>, ReconcileError> {
     let namespace = known.namespace().unwrap_or_default();
     let stages: Api<DeserializeGuard<StreamStage>> = Api::namespaced(context.client.clone(), &namespace);
     let Some(now) = stages.get_opt(&known.name_any()).await? else {
@@ -205,7 +200,7 @@ async fn keep(stage: &StreamStage, context: &Context) -> Result<StreamStageStatu
     };
     let deployment = own_deployment(&observed);
     let scaling = before.scaling.clone().unwrap_or_default();
-    let wanted = wanted(&observed.stage, &observed.known(&scaling));
+    let wanted = wanted(&Rules::from(stage), &observed.known(&scaling));
     let settling = Box::pin(settle(&observed, wanted.clone(), context));
     let settled = match within(context.patience, settling).await {
         Ok(settled) => settled,
@@ -295,7 +290,7 @@ async fn explain(
         Some(observed) => (&observed.view, observed.known(&scaling)),
         None => (&nothing, Known::nothing(now, &scaling)),
     };
-    let wanted = wanted(stage, &known);
+    let wanted = wanted(&Rules::from(stage), &known);
     let decided = Decided {
         view,
         wanted: &wanted,
@@ -325,11 +320,7 @@ async fn explain(
 
 /// Decides when a stage that failed is tried again.
 #[expect(clippy::needless_pass_by_value, reason = "the controller hands its own over")]
-pub fn retry(
-    known: Arc<DeserializeGuard<StreamStage>>,
-    error: &ReconcileError,
-    context: Arc<Context>,
-) -> Action {
+pub fn retry(known: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let (namespace, stage) = (known.namespace().unwrap_or_default(), known.name_any());
     if matches!(error, ReconcileError::Unreadable(_)) {
         tracing::error!(namespace, stage, %error, "a stage is left alone");

@@ -158,8 +158,8 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
-    use crate::scale::follow;
     use crate::scale::load::PartitionLoad;
+    use crate::scale::{Rules, follow};
 
     #[test]
     fn every_term_of_a_decision_is_told() {
@@ -185,6 +185,6 @@ mod tests {
             lag: LagKnown::Read(&load),
             ..Known::nothing(Timestamp::UNIX_EPOCH, &before)
         };
-        insta::assert_snapshot!(explain(&stage, &known, &follow(&stage, &known)));
+        insta::assert_snapshot!(explain(&stage, &known, &follow(&Rules::from(&stage), &known)));
     }
 }

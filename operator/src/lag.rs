@@ -8,6 +8,8 @@ pub mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crds::StreamStage;
+
 /// What is asked for: one group on one topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Question {
@@ -15,6 +17,15 @@ pub struct Question {
     pub group: String,
     /// The topic.
     pub topic: String,
+}
+
+impl From<&StreamStage> for Question {
+    fn from(stage: &StreamStage) -> Self {
+        Self {
+            group: stage.consumer_group(),
+            topic: stage.spec.source.topic.clone(),
+        }
+    }
 }
 
 /// All partitions of a topic, by number, at about one moment.

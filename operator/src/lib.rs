@@ -5,6 +5,7 @@
 //!
 //! - [`command`]: the command line
 //! - [`controller`]: which changes lead to a reconcile, and the reconcile itself
+//! - [`outline`]: what is kept of every stage in between
 //! - [`observe`], [`apply`], [`report`]: the edges, where objects are read and written
 //! - [`validate`], [`plan`], [`scale`], [`status`], [`events`], [`policy`]: the decisions
 //! - [`poll`]: reads the lag of every stage and asks for a reconcile when there is news; [`kafka`]: the edge that asks
@@ -25,6 +26,7 @@ pub mod leader;
 pub mod log;
 pub mod metrics;
 pub mod observe;
+pub mod outline;
 pub mod owned;
 pub mod plan;
 pub mod policy;

@@ -13,21 +13,18 @@ use crds::StreamStage;
 use crds::status::ScalingStatus;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
-use kube::core::error_boundary::DeserializeGuard;
-use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use sha2::{Digest as _, Sha256};
 
 use crate::connection::{Connection, servers};
 use crate::lag::view::View;
+use crate::outline::{Outline, Stages};
 use crate::owned::{self, FIELD_MANAGER, Owned, SCALE_FIELD_MANAGER, STAGE_LABEL};
 use crate::poll::Lags;
 use crate::scale::Known;
 use crate::status::is_rolling;
-
-/// The stages that the operator knows.
-pub type Stages = Store<DeserializeGuard<StreamStage>>;
 
 /// What one reconcile looks at.
 #[derive(Clone, Debug)]
@@ -207,42 +204,15 @@ async fn read_pods(stage: &StreamStage, client: &Client) -> kube::Result<Vec<Pod
 
 /// The oldest other stage that reads the same topic with the same consumer group, if it is older than `stage`.
 fn rival(stage: &StreamStage, stages: &Stages) -> Option<String> {
-    let age = |stage: &StreamStage| (stage.creation_timestamp().map(|time| time.0), stage.uid());
+    fn age(stage: &Outline) -> (Option<Timestamp>, Option<String>) {
+        (stage.creation_timestamp().map(|time| time.0), stage.uid())
+    }
+    let own = Outline::from(stage.clone());
     let others = stages.state();
     let others = others.iter().filter_map(|guarded| guarded.0.as_ref().ok());
-    let rivals = others.filter(|other| other.meta().uid != stage.meta().uid && shares_group(stage, other));
+    let rivals = others.filter(|other| other.meta().uid != own.meta().uid && own.shares_group(other));
     rivals
-        .filter(|other| age(other) < age(stage))
+        .filter(|other| age(other) < age(&own))
         .min_by_key(|other| age(other))
-        .map(|other| format!("{}/{}", other.namespace(), other.name()))
-}
-
-/// Whether two stages would read the same partitions as members of one group.
-fn shares_group(one: &StreamStage, other: &StreamStage) -> bool {
-    let (source, others) = (&one.spec.source, &other.spec.source);
-    source.topic == others.topic
-        && one.consumer_group() == other.consumer_group()
-        && servers(one).iter().any(|server| servers(other).contains(server))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_short_name_in_two_namespaces_is_two_clusters() {
-        let stage = |namespace: &str, server: &str| -> StreamStage {
-            serde_saphyr::from_str(&format!(
-                "{{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, \
-                 metadata: {{name: cdm, namespace: {namespace}}}, spec: {{layer: cdm, \
-                 source: {{bootstrapServers: ['{server}'], topic: facts, consumerGroup: one}}, \
-                 warehouse: {{host: postgres, database: orders}}}}}}"
-            ))
-            .expect("a stage")
-        };
-        let short = stage("one", "kafka:9092");
-        assert!(shares_group(&short, &stage("one", "kafka:9092")));
-        assert!(!shares_group(&short, &stage("two", "kafka:9092")));
-        assert!(shares_group(&short, &stage("two", "kafka.one.svc:9092")));
-    }
+        .map(|other| format!("{}/{}", other.namespace().unwrap_or_default(), other.name()))
 }

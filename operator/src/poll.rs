@@ -14,25 +14,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crds::StreamStage;
 use futures::channel::mpsc::UnboundedSender;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use k8s_openapi::jiff::Timestamp;
-use kube::core::error_boundary::DeserializeGuard;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Connection;
 use crate::kafka::Cluster;
+use crate::lag::view::View;
 use crate::lag::{Question, Reading, Unknown, UnknownReason};
 use crate::metrics::Metrics;
-use crate::observe::Stages;
-use crate::scale::{Known, wanted};
-use crate::status::is_news;
+use crate::outline::{Guarded, Outline, Stages};
+use crate::status::{is_news, moves};
 
-pub use self::lags::{Lags, Poll, Seen, Workers};
+pub use self::lags::{Lags, Poll, Seen};
 
 /// How long one round of readings may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,10 +43,10 @@ const LOOKS: usize = 4;
 const STARTS: usize = 8;
 
 /// A stage in the operator's store.
-pub type Place = ObjectRef<DeserializeGuard<StreamStage>>;
+pub type Place = ObjectRef<Guarded>;
 type Answer = Result<Reading, Unknown>;
 /// A stage that is being read, as the store has it.
-type Due = (Arc<Poll>, Arc<DeserializeGuard<StreamStage>>);
+type Due = (Arc<Poll>, Arc<Guarded>);
 
 /// Reads lags until `stop`; stages with news go to `news`.
 pub async fn run(
@@ -211,24 +209,20 @@ impl Round {
             let Ok(stage) = &guarded.0 else { continue };
             self.lags
                 .set_rebalancing(&poll, rebalancing.contains(&poll.question.group));
-            if is_news(stage, &self.lags.known(&poll, now)) {
+            if is_news(&stage.rules, &stage.told, &self.lags.known(&poll, now)) {
                 // The controller is gone only when the operator is stopping.
                 self.news.unbounded_send(poll.place.clone()).unwrap_or_default();
             }
         }
     }
 
-    fn moves(&self, poll: &Poll, stage: &StreamStage, now: Timestamp) -> bool {
-        let status = stage.status.clone().unwrap_or_default();
-        let before = status.scaling.unwrap_or_default();
-        let view = self.lags.known(poll, now);
-        let known = Known {
-            current: status.desired_replicas,
-            lag: view.known(),
-            ..Known::nothing(now, &before)
+    /// Whether the stage would move, were its group settled.
+    fn moves(&self, poll: &Poll, stage: &Outline, now: Timestamp) -> bool {
+        let view = View {
+            is_rebalancing: false,
+            ..self.lags.known(poll, now)
         };
-        let wanted = wanted(stage, &known);
-        wanted.replicas.is_some() && wanted.replicas != status.desired_replicas
+        moves(&stage.rules, &stage.told, &view)
     }
 
     async fn rebalancing(&self, groups: &[&str]) -> BTreeSet<String> {
@@ -257,7 +251,9 @@ impl Round {
 
 #[cfg(test)]
 mod tests {
+    use crds::StreamStage;
     use futures::channel::mpsc;
+    use kube::core::error_boundary::DeserializeGuard;
     use kube::runtime::reflector;
     use kube::runtime::watcher::Event;
     use prometheus_client::registry::Registry;
@@ -310,7 +306,7 @@ mod tests {
         writer.apply_watcher_event(&Event::Init);
         for stage in [stage("starting", "Latest"), stage("started", "Earliest")] {
             lags.view(&stage, Some(&connection));
-            writer.apply_watcher_event(&Event::InitApply(DeserializeGuard(Ok(stage))));
+            writer.apply_watcher_event(&Event::InitApply(DeserializeGuard(Ok(stage.into()))));
         }
         writer.apply_watcher_event(&Event::InitDone);
         let (news, told) = mpsc::unbounded();

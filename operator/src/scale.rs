@@ -1,4 +1,4 @@
-//! How many workers a stage should have: a function of the resource and of what is known about its lag.
+//! How many workers a stage should have: a function of what its resource says of them and of what is known about its lag.
 //!
 //! Must never read a clock or reach the cluster: the operator, the simulator and the tests call the same function.
 //! The last decision before [`crate::plan`].
@@ -7,9 +7,9 @@ pub mod ceiling;
 pub mod demand;
 pub mod gate;
 pub mod load;
+pub mod rules;
 pub mod window;
 
-use crds::StreamStage;
 use crds::stage::{OnLagUnknown, ScalingMode};
 use crds::status::{LimitedBy, Reason, ScalingStatus, Wish};
 use k8s_openapi::jiff::Timestamp;
@@ -18,11 +18,12 @@ use self::ceiling::{Ceiling, ceiling};
 use self::demand::{Demand, demand};
 use self::gate::Gates;
 use self::load::Load;
+pub use self::rules::Rules;
 
 /// A move of less than this share of the present number is not worth its rebalance.
 const TOLERANCE: f64 = 0.1;
 
-/// What a decision looks at beside the resource.
+/// What a decision looks at beside the rules.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'k> {
     /// The time of the decision.
@@ -96,28 +97,28 @@ pub struct Wanted {
     pub window: Vec<Wish>,
 }
 
-/// Decides how many workers `stage` should have.
+/// Decides how many workers a stage with these rules should have.
 #[must_use]
-pub fn wanted(stage: &StreamStage, known: &Known<'_>) -> Wanted {
-    let scaling = &stage.spec.scaling;
+pub fn wanted(rules: &Rules, known: &Known<'_>) -> Wanted {
+    let scaling = &rules.scaling;
     let fixed = scaling.replicas.unwrap_or(scaling.min_replicas);
     match scaling.mode {
-        _ if stage.spec.suspend => Wanted {
+        _ if rules.is_suspended => Wanted {
             limited_by: LimitedBy::Suspended,
             ..enforced(0, Reason::Suspended, "paused by spec.suspend".to_owned())
         },
         ScalingMode::Manual => {
             let message = format!("spec.scaling asks for {fixed} in the mode Manual");
-            within_budget(stage, enforced(fixed, Reason::Manual, message))
+            within_budget(rules, enforced(fixed, Reason::Manual, message))
         }
-        ScalingMode::External => within_budget(stage, external(stage)),
-        ScalingMode::Auto => follow(stage, known).into(),
+        ScalingMode::External => within_budget(rules, external(rules)),
+        ScalingMode::Auto => follow(rules, known).into(),
         ScalingMode::Recommend => {
-            let followed = follow(stage, known);
+            let followed = follow(rules, known);
             Wanted {
                 replicas: None,
                 recommended: Some(followed.replicas),
-                initial: scaling.min_replicas.min(ceiling(stage, None).replicas),
+                initial: scaling.min_replicas.min(ceiling(rules, None).replicas),
                 reason: Reason::Recommend,
                 ..followed.into()
             }
@@ -137,8 +138,8 @@ fn enforced(replicas: u32, reason: Reason, message: String) -> Wanted {
     }
 }
 
-fn external(stage: &StreamStage) -> Wanted {
-    let scaling = &stage.spec.scaling;
+fn external(rules: &Rules) -> Wanted {
+    let scaling = &rules.scaling;
     let (number, message) = match scaling.replicas {
         Some(replicas) => (
             replicas,
@@ -157,12 +158,10 @@ fn external(stage: &StreamStage) -> Wanted {
 
 /// Caps the number by the connections that the warehouse has for this stage: exhausting it would stop every other
 /// user of the database too.
-fn within_budget(stage: &StreamStage, wanted: Wanted) -> Wanted {
-    let warehouse = &stage.spec.warehouse;
-    let Some(budget) = warehouse.connection_budget else {
+fn within_budget(rules: &Rules, wanted: Wanted) -> Wanted {
+    let (Some(budget), Some(ceiling)) = (rules.connection_budget, rules.affordable()) else {
         return wanted;
     };
-    let ceiling = budget / warehouse.connections_per_worker.max(1);
     if wanted.initial <= ceiling {
         return wanted;
     }
@@ -172,7 +171,7 @@ fn within_budget(stage: &StreamStage, wanted: Wanted) -> Wanted {
         limited_by: LimitedBy::ConnectionBudget,
         message: format!(
             "{}, limited to {ceiling}: connectionBudget {budget} / connectionsPerWorker {}",
-            wanted.message, warehouse.connections_per_worker
+            wanted.message, rules.connections_per_worker
         ),
         ..wanted
     }
@@ -213,24 +212,24 @@ impl From<Followed> for Wanted {
 
 /// The number of workers that follows the lag: demand, bounds, tolerance, gates.
 #[must_use]
-pub fn follow(stage: &StreamStage, known: &Known<'_>) -> Followed {
-    let scaling = &stage.spec.scaling;
+pub fn follow(rules: &Rules, known: &Known<'_>) -> Followed {
+    let scaling = &rules.scaling;
     match known.lag {
-        LagKnown::Read(load) => follow_load(stage, known, load),
+        LagKnown::Read(load) => follow_load(rules, known, load),
         LagKnown::Missed(cause) | LagKnown::Unknown(cause) => {
             let held = known.current.unwrap_or(scaling.min_replicas);
             let words = format!("the lag is not known: {cause}");
             let why = (LimitedBy::LagUnknown, Reason::LagUnknown, words);
             match (scaling.on_lag_unknown, known.lag) {
-                (OnLagUnknown::Min, LagKnown::Unknown(_)) => retreat(stage, known, held, why),
-                _ => held_at(stage, known, held, why),
+                (OnLagUnknown::Min, LagKnown::Unknown(_)) => retreat(rules, known, held, why),
+                _ => held_at(rules, known, held, why),
             }
         }
         LagKnown::Pending => {
             let to = known.current.unwrap_or(scaling.min_replicas);
             let words = "the lag is being read".to_owned();
             held_at(
-                stage,
+                rules,
                 known,
                 to,
                 (known.before.limited_by, Reason::LagPending, words),
@@ -241,13 +240,13 @@ pub fn follow(stage: &StreamStage, known: &Known<'_>) -> Followed {
 
 /// A number that the lag does not decide; the bounds hold all the same.
 fn held_at(
-    stage: &StreamStage,
+    rules: &Rules,
     known: &Known<'_>,
     to: u32,
     (limited_by, reason, words): (LimitedBy, Reason, String),
 ) -> Followed {
-    let ceiling = ceiling(stage, None);
-    let replicas = bounded(stage, to, ceiling);
+    let ceiling = ceiling(rules, None);
+    let replicas = bounded(rules, to, ceiling);
     Followed {
         from: known.current.unwrap_or(replicas),
         replicas,
@@ -262,33 +261,33 @@ fn held_at(
 }
 
 /// The way to `minReplicas` while the lag is not known, as slow as any other move.
-fn retreat(stage: &StreamStage, known: &Known<'_>, held: u32, why: (LimitedBy, Reason, String)) -> Followed {
-    let scaling = &stage.spec.scaling;
+fn retreat(rules: &Rules, known: &Known<'_>, held: u32, why: (LimitedBy, Reason, String)) -> Followed {
+    let scaling = &rules.scaling;
     // Nothing is known, so nothing goes to zero either.
     let aim = scaling.min_replicas.max(1).min(held);
     let window = window::with(&known.before.window, held, aim, known.now, gate::memory(scaling));
     let (to, _) = gate::pass(scaling, held, aim, &known.gates(&window));
     Followed {
         window,
-        ..held_at(stage, known, to, why)
+        ..held_at(rules, known, to, why)
     }
 }
 
-fn follow_load(stage: &StreamStage, known: &Known<'_>, load: &Load) -> Followed {
-    let scaling = &stage.spec.scaling;
+fn follow_load(rules: &Rules, known: &Known<'_>, load: &Load) -> Followed {
+    let scaling = &rules.scaling;
     let from = known.current.unwrap_or(scaling.min_replicas);
-    let ceiling = ceiling(stage, Some(load.partitions.len()));
+    let ceiling = ceiling(rules, Some(load.partitions.len()));
     let demand = demand(scaling, load, from == 0);
-    let wish = bounded(stage, demand.replicas, ceiling);
+    let wish = bounded(rules, demand.replicas, ceiling);
     let window = window::with(&known.before.window, from, wish, known.now, gate::memory(scaling));
-    let aim = if is_negligible(stage, from, wish, ceiling) {
+    let aim = if is_negligible(rules, from, wish, ceiling) {
         from
     } else {
         wish
     };
     let (to, gate) = gate::pass(scaling, from, aim, &known.gates(&window));
     // Bounds that a person has moved hold at once, whatever the gates say.
-    let replicas = bounded(stage, to, ceiling);
+    let replicas = bounded(rules, to, ceiling);
     let limited_by = if gate == LimitedBy::None {
         bound(&demand, wish, ceiling)
     } else {
@@ -307,14 +306,14 @@ fn follow_load(stage: &StreamStage, known: &Known<'_>, load: &Load) -> Followed 
     }
 }
 
-fn bounded(stage: &StreamStage, replicas: u32, ceiling: Ceiling) -> u32 {
-    let floor = stage.spec.scaling.min_replicas.min(ceiling.replicas);
+fn bounded(rules: &Rules, replicas: u32, ceiling: Ceiling) -> u32 {
+    let floor = rules.scaling.min_replicas.min(ceiling.replicas);
     replicas.clamp(floor, ceiling.replicas)
 }
 
 /// Whether a move is too small; one to a bound never is, or the bound would never be reached.
-fn is_negligible(stage: &StreamStage, from: u32, wish: u32, ceiling: Ceiling) -> bool {
-    let at_bound = wish == ceiling.replicas || wish <= stage.spec.scaling.min_replicas;
+fn is_negligible(rules: &Rules, from: u32, wish: u32, ceiling: Ceiling) -> bool {
+    let at_bound = wish == ceiling.replicas || wish <= rules.scaling.min_replicas;
     !at_bound && f64::from(from.abs_diff(wish)) <= TOLERANCE * f64::from(from)
 }
 

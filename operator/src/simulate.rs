@@ -7,14 +7,13 @@
 pub mod draw;
 pub mod trace;
 
-use crds::StreamStage;
 use crds::status::{LimitedBy, ScalingStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use self::trace::Trace;
 use crate::lag::track::{Surroundings, Track};
 use crate::lag::{PartitionReading, Reading};
-use crate::scale::{Known, follow};
+use crate::scale::{Known, Rules, follow};
 
 /// How the made-up workers work.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,9 +50,9 @@ pub struct Step {
 
 /// Plays the trace; every second, and every step of the decision.
 #[must_use]
-pub fn simulate(stage: &StreamStage, trace: &Trace, workers: Workers) -> (Vec<Second>, Vec<Step>) {
-    let mut world = World::new(trace, workers, stage.spec.scaling.min_replicas);
-    let mut decider = Decider::new(stage);
+pub fn simulate(rules: &Rules, trace: &Trace, workers: Workers) -> (Vec<Second>, Vec<Step>) {
+    let mut world = World::new(trace, workers, rules.scaling.min_replicas);
+    let mut decider = Decider::new(rules);
     let interval = u32::try_from(decider.poll_interval.as_secs()).unwrap_or(1).max(1);
     let (mut seconds, mut steps) = (Vec::new(), Vec::new());
     for second in 0..=trace.seconds() {
@@ -143,17 +142,17 @@ impl<'t> World<'t> {
 
 /// What the operator remembers of the stage.
 struct Decider<'s> {
-    stage: &'s StreamStage,
+    rules: &'s Rules,
     poll_interval: SignedDuration,
     track: Track,
     before: ScalingStatus,
 }
 
 impl<'s> Decider<'s> {
-    fn new(stage: &'s StreamStage) -> Self {
-        let interval = stage.spec.scaling.poll_interval.as_std();
+    fn new(rules: &'s Rules) -> Self {
+        let interval = rules.scaling.poll_interval.as_std();
         Self {
-            stage,
+            rules,
             poll_interval: SignedDuration::try_from(interval).unwrap_or(SignedDuration::from_secs(5)),
             track: Track::default(),
             before: ScalingStatus::default(),
@@ -163,7 +162,7 @@ impl<'s> Decider<'s> {
     /// One poll; a step when the number of workers, or its limit, changes.
     fn decide(&mut self, world: &mut World<'_>, second: u32) -> Option<Step> {
         let now = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::from(second));
-        let stuck_after = self.stage.spec.scaling.stuck_after.as_std();
+        let stuck_after = self.rules.scaling.stuck_after.as_std();
         let around = Surroundings {
             ready: world.ready,
             stuck_after: SignedDuration::try_from(stuck_after).unwrap_or(SignedDuration::MAX),
@@ -174,7 +173,7 @@ impl<'s> Decider<'s> {
             lag: self.track.known(now, self.poll_interval),
             ..Known::nothing(now, &self.before)
         };
-        let followed = follow(self.stage, &known);
+        let followed = follow(self.rules, &known);
         let step = Step {
             second,
             from: followed.from,
@@ -195,15 +194,17 @@ impl<'s> Decider<'s> {
 
 #[cfg(test)]
 mod tests {
+    use crds::StreamStage;
+
     use super::*;
 
-    fn stage(scaling: &str) -> StreamStage {
+    fn rules(scaling: &str) -> Rules {
         let text = format!(
             "{{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, metadata: {{name: cdm}}, spec: {{layer: cdm, \
              source: {{bootstrapServers: ['kafka:9092'], topic: facts}}, \
              warehouse: {{host: postgres, database: orders}}, scaling: {scaling}}}}}"
         );
-        serde_saphyr::from_str(&text).expect("a stage")
+        Rules::from(&serde_saphyr::from_str::<StreamStage>(&text).expect("a stage"))
     }
 
     #[test]
@@ -216,7 +217,7 @@ mod tests {
             rate: 1000,
             start_seconds: 5,
         };
-        let (seconds, steps) = simulate(&stage("{pollInterval: 1s}"), &trace, workers);
+        let (seconds, steps) = simulate(&rules("{pollInterval: 1s}"), &trace, workers);
         let moves: Vec<(u32, u32)> = steps
             .iter()
             .filter(|step| step.from != step.to)
@@ -231,7 +232,7 @@ mod tests {
     fn nothing_arrives_and_nobody_works_with_no_minimum() {
         let trace: Trace = "seconds,0,1\n0,0,0\n60,0,0\n".parse().expect("a trace");
         let (seconds, steps) = simulate(
-            &stage("{minReplicas: 0}"),
+            &rules("{minReplicas: 0}"),
             &trace,
             Workers {
                 rate: 1,

@@ -22,7 +22,7 @@ use crate::plan::{Applied, Resources};
 use crate::scale::{LagKnown, Wanted};
 use crate::validate::Refusal;
 
-pub use self::news::{is_news, slim};
+pub use self::news::{Told, Workers, is_news, moves};
 pub use self::progress::is_rolling;
 
 /// Decisions that the status remembers.
@@ -72,7 +72,7 @@ pub fn status(
         Outcome::Unread(_) => (Progress::known(&before), before.image.clone()),
     };
     let mut findings = findings(stage, outcome, &progress, decided.view);
-    findings.extend(lag::findings(stage, decided.view, decided.wanted));
+    findings.extend(lag::told(stage, decided.view, decided.wanted));
     let (lag, partitions) = lag::figures(&before, decided.view);
     let move_ = before
         .desired_replicas
@@ -127,7 +127,7 @@ fn scaling(
     // predecessor has told.
     let is_told = match wanted.reason {
         Reason::FollowsLag => {
-            wanted.limited_by == scaling.limited_by && lag::figures(before, view).0 == before.lag
+            wanted.limited_by == scaling.limited_by && lag::moved(before.lag.as_ref(), view).is_none()
         }
         Reason::LagPending => !scaling.message.is_empty(),
         _ => false,

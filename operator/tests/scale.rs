@@ -7,16 +7,16 @@ use crds::status::{LimitedBy, Reason, ScalingStatus, Wish};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use operator::scale::demand::demand;
 use operator::scale::load::{Load, PartitionLoad};
-use operator::scale::{Known, LagKnown, follow, gate, wanted};
+use operator::scale::{Known, LagKnown, Rules, follow, gate, wanted};
 use proptest::prelude::*;
 
-fn stage(scaling: &str, warehouse: &str) -> StreamStage {
+fn rules(scaling: &str, warehouse: &str) -> Rules {
     let text = format!(
         "{{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, metadata: {{name: cdm}}, spec: {{layer: cdm, \
          source: {{bootstrapServers: ['kafka:9092'], topic: facts}}, \
          warehouse: {{host: postgres, database: orders{warehouse}}}, scaling: {scaling}}}}}"
     );
-    serde_saphyr::from_str(&text).expect("a stage")
+    Rules::from(&serde_saphyr::from_str::<StreamStage>(&text).expect("a stage"))
 }
 
 fn at(second: i64) -> Timestamp {
@@ -51,7 +51,7 @@ fn decide(scaling: &str, lags: &[u64], current: u32) -> (u32, LimitedBy) {
     let before = ScalingStatus::default();
     let load = load(lags);
     let decided = follow(
-        &stage(scaling, ""),
+        &rules(scaling, ""),
         &known(0, current, LagKnown::Read(&load), &before),
     );
     (decided.replicas, decided.limited_by)
@@ -68,7 +68,7 @@ fn each_mode_takes_the_number_from_where_it_says() {
         ("{mode: Recommend, minReplicas: 2}", None, 2, Reason::Recommend),
     ] {
         let before = ScalingStatus::default();
-        let wanted = wanted(&stage(scaling, ""), &Known::nothing(at(0), &before));
+        let wanted = wanted(&rules(scaling, ""), &Known::nothing(at(0), &before));
         assert_eq!(
             (wanted.replicas, wanted.initial, wanted.reason),
             (replicas, initial, reason),
@@ -80,10 +80,12 @@ fn each_mode_takes_the_number_from_where_it_says() {
 #[test]
 fn a_paused_stage_has_no_workers_in_any_mode() {
     for mode in ["Auto", "Manual", "External", "Recommend"] {
-        let mut stage = stage(&format!("{{mode: {mode}, minReplicas: 3}}"), "");
-        stage.spec.suspend = true;
+        let paused = Rules {
+            is_suspended: true,
+            ..rules(&format!("{{mode: {mode}, minReplicas: 3}}"), "")
+        };
         let before = ScalingStatus::default();
-        let wanted = wanted(&stage, &Known::nothing(at(0), &before));
+        let wanted = wanted(&paused, &Known::nothing(at(0), &before));
         assert_eq!(
             (wanted.replicas, wanted.limited_by),
             (Some(0), LimitedBy::Suspended),
@@ -102,7 +104,7 @@ fn connection_budget_caps_the_workers_of_every_mode_and_says_so() {
         "{target: {lagPerReplica: 1000}}",
     ] {
         let capped = wanted(
-            &stage(scaling, budget),
+            &rules(scaling, budget),
             &known(0, 1, LagKnown::Read(&load), &before),
         );
         assert_eq!(
@@ -112,7 +114,7 @@ fn connection_budget_caps_the_workers_of_every_mode_and_says_so() {
         );
     }
     let fits = wanted(
-        &stage("{mode: Manual, replicas: 3}", budget),
+        &rules("{mode: Manual, replicas: 3}", budget),
         &Known::nothing(at(0), &before),
     );
     assert_eq!((fits.replicas, fits.limited_by), (Some(3), LimitedBy::None));
@@ -197,8 +199,8 @@ fn a_stuck_partition_asks_for_nobody() {
     let mut load = load(&[5000, 5000, 5000]);
     load.partitions[1].is_stuck = true;
     let before = ScalingStatus::default();
-    let stage = stage("{target: {lagPerReplica: 1000}}", "");
-    let decided = follow(&stage, &known(0, 1, LagKnown::Read(&load), &before));
+    let rules = rules("{target: {lagPerReplica: 1000}}", "");
+    let decided = follow(&rules, &known(0, 1, LagKnown::Read(&load), &before));
     assert_eq!(decided.replicas, 2);
     assert_eq!(decided.demand.map(|demand| demand.stuck), Some(1));
 }
@@ -208,12 +210,12 @@ fn a_stage_that_is_stuck_keeps_a_worker_that_could_go_on() {
     let mut load = load(&[5000]);
     load.partitions[0].is_stuck = true;
     let before = ScalingStatus::default();
-    let stage = stage(
+    let rules = rules(
         "{minReplicas: 0, scaleDown: {stabilizationWindow: 0s, cooldown: 0s}}",
         "",
     );
     for current in [0, 1] {
-        let decided = follow(&stage, &known(0, current, LagKnown::Read(&load), &before));
+        let decided = follow(&rules, &known(0, current, LagKnown::Read(&load), &before));
         assert_eq!(decided.replicas, 1, "{current}");
     }
 }
@@ -270,7 +272,7 @@ fn what_is_not_known_moves_nothing_and_never_to_zero() {
         ("{minReplicas: 1, maxReplicas: 5}".to_owned(), 7, 5),
     ] {
         let decided = follow(
-            &stage(&scaling, ""),
+            &rules(&scaling, ""),
             &known(0, current, LagKnown::Unknown("no broker"), &before),
         );
         assert_eq!(
@@ -284,7 +286,7 @@ fn what_is_not_known_moves_nothing_and_never_to_zero() {
 
 #[test]
 fn an_unknown_lag_takes_workers_away_only_when_it_lasts_and_every_gate_lets_it() {
-    let stage = stage("{minReplicas: 2, onLagUnknown: Min}", "");
+    let rules = rules("{minReplicas: 2, onLagUnknown: Min}", "");
     let wished = |second, last_scale_time| ScalingStatus {
         window: [(-300, 7), (second, 2)]
             .map(|(second, replicas)| Wish {
@@ -320,7 +322,7 @@ fn an_unknown_lag_takes_workers_away_only_when_it_lasts_and_every_gate_lets_it()
             7,
         ),
     ] {
-        let decided = follow(&stage, &known);
+        let decided = follow(&rules, &known);
         assert_eq!(decided.replicas, expected, "{known:?}");
         assert_eq!(decided.limited_by, LimitedBy::LagUnknown);
     }
@@ -328,7 +330,7 @@ fn an_unknown_lag_takes_workers_away_only_when_it_lasts_and_every_gate_lets_it()
 
 #[test]
 fn each_gate_holds_a_move_and_names_itself() {
-    let stage = stage(
+    let rules = rules(
         "{target: {lagPerReplica: 10}, scaleUp: {stabilizationWindow: 10s}}",
         "",
     );
@@ -393,14 +395,14 @@ fn each_gate_holds_a_move_and_names_itself() {
             (2, LimitedBy::Stabilization),
         ),
     ] {
-        let decided = follow(&stage, &known);
+        let decided = follow(&rules, &known);
         assert_eq!((decided.replicas, decided.limited_by), expected);
     }
 }
 
 #[test]
 fn workers_are_taken_away_once_and_only_when_the_whole_window_allows_it() {
-    let stage = stage(
+    let rules = rules(
         "{target: {lagPerReplica: 10}, scaleDown: {stabilizationWindow: 60s, cooldown: 0s}}",
         "",
     );
@@ -410,7 +412,7 @@ fn workers_are_taken_away_once_and_only_when_the_whole_window_allows_it() {
         let busy = usize::try_from((60 - second).max(0) / 8).expect("a number");
         let lags: Vec<u64> = (0..8).map(|number| if number < busy { 10 } else { 0 }).collect();
         let load = load(&lags);
-        let decided = follow(&stage, &known(second, current, LagKnown::Read(&load), &before));
+        let decided = follow(&rules, &known(second, current, LagKnown::Read(&load), &before));
         if decided.replicas != current {
             moves.push((second, current, decided.replicas));
             before.last_scale_time = Some(at(second));
@@ -426,11 +428,11 @@ fn workers_are_taken_away_once_and_only_when_the_whole_window_allows_it() {
 }
 
 /// Plays lags against the decision, one a second; returns the numbers of workers.
-fn play(stage: &StreamStage, lags: &[Vec<u64>], start: u32) -> Vec<u32> {
+fn play(rules: &Rules, lags: &[Vec<u64>], start: u32) -> Vec<u32> {
     let (mut before, mut current, mut numbers) = (ScalingStatus::default(), start, Vec::new());
     for (lags, second) in lags.iter().zip(0..) {
         let load = load(lags);
-        let decided = follow(stage, &known(second, current, LagKnown::Read(&load), &before));
+        let decided = follow(rules, &known(second, current, LagKnown::Read(&load), &before));
         if decided.replicas != current {
             before.last_scale_time = Some(at(second));
         }
@@ -454,9 +456,9 @@ proptest! {
     ) {
         let max = (min + more).max(1);
         let scaling = format!("{{minReplicas: {min}, maxReplicas: {max}, target: {{{target}}}}}");
-        let stage = stage(&scaling, &format!(", connectionBudget: {budget}, connectionsPerWorker: 2"));
+        let rules = rules(&scaling, &format!(", connectionBudget: {budget}, connectionsPerWorker: 2"));
         let (load, before) = (load(&lags), ScalingStatus::default());
-        let decided = follow(&stage, &known(0, current, LagKnown::Read(&load), &before));
+        let decided = follow(&rules, &known(0, current, LagKnown::Read(&load), &before));
         let ceiling = max.min(u32::try_from(lags.len()).expect("few")).min(budget / 2);
         prop_assert!(decided.replicas <= ceiling);
         prop_assert!(decided.replicas >= min.min(ceiling));
@@ -467,8 +469,8 @@ proptest! {
         lags in prop::collection::vec((0_u64..100_000, 0_u64..100_000), 1..40),
         target in prop_oneof![Just("drainSeconds: 60"), Just("lagPerReplica: 1000")],
     ) {
-        let stage = stage(&format!("{{minReplicas: 0, target: {{{target}}}}}"), "");
-        let asked = |lags: Vec<u64>| demand(&stage.spec.scaling, &load(&lags), true).replicas;
+        let rules = rules(&format!("{{minReplicas: 0, target: {{{target}}}}}"), "");
+        let asked = |lags: Vec<u64>| demand(&rules.scaling, &load(&lags), true).replicas;
         let less = asked(lags.iter().map(|(lag, _)| *lag).collect());
         let more = asked(lags.iter().map(|(lag, more)| lag + more).collect());
         prop_assert!(more >= less);
@@ -479,11 +481,11 @@ proptest! {
         lags in prop::collection::vec(0_u64..50_000, 1..30), start in 0_u32..40,
     ) {
         let window = "scaleUp: {stabilizationWindow: 0s, cooldown: 5s}, scaleDown: {stabilizationWindow: 10s, cooldown: 5s}";
-        let stage = stage(&format!("{{target: {{lagPerReplica: 1000}}, {window}}}"), "");
+        let rules = rules(&format!("{{target: {{lagPerReplica: 1000}}, {window}}}"), "");
         let start = start.clamp(1, u32::try_from(lags.len()).expect("few"));
         let most = u32::try_from(lags.len()).expect("few");
-        let asked = demand(&stage.spec.scaling, &load(&lags), false).replicas.clamp(1, most);
-        let numbers = play(&stage, &vec![lags; 60], start);
+        let asked = demand(&rules.scaling, &load(&lags), false).replicas.clamp(1, most);
+        let numbers = play(&rules, &vec![lags; 60], start);
         let all: Vec<u32> = std::iter::once(start).chain(numbers).collect();
         prop_assert!(changes(&all) <= 1, "{all:?}");
         let is_small = asked != 1 && asked != most && start.abs_diff(asked) * 10 <= start;
@@ -494,10 +496,10 @@ proptest! {
     fn a_flapping_lag_takes_workers_away_only_after_a_window_of_rest(
         (low, high) in (0_u64..100_000, 0_u64..100_000), flaps in prop::collection::vec(1_usize..200, 1..20),
     ) {
-        let stage = stage("{target: {lagPerReplica: 1000}, scaleDown: {stabilizationWindow: 120s, cooldown: 0s}}", "");
+        let rules = rules("{target: {lagPerReplica: 1000}, scaleDown: {stabilizationWindow: 120s, cooldown: 0s}}", "");
         let levels = flaps.iter().zip([low, high].into_iter().cycle());
         let lags: Vec<Vec<u64>> = levels.flat_map(|(&seconds, level)| vec![vec![level; 12]; seconds]).collect();
-        let numbers = play(&stage, &lags, 1);
+        let numbers = play(&rules, &lags, 1);
         let mut last = 0;
         for (second, pair) in numbers.windows(2).enumerate().filter(|(_, pair)| pair[0] != pair[1]) {
             prop_assert!(pair[1] > pair[0] || second - last >= 120, "at {second} s: {numbers:?}");
@@ -505,7 +507,7 @@ proptest! {
         }
         let calm = flaps.last().is_some_and(|seconds| *seconds > 120);
         let level = lags.last().expect("a second");
-        let asked = demand(&stage.spec.scaling, &load(level), false).replicas.clamp(1, 12);
+        let asked = demand(&rules.scaling, &load(level), false).replicas.clamp(1, 12);
         let is_small = |from: u32| asked != 1 && asked != 12 && from.abs_diff(asked) * 10 <= from;
         prop_assert!(!calm || numbers.last().is_some_and(|last| *last == asked || is_small(*last)), "{numbers:?}");
     }
@@ -523,7 +525,7 @@ proptest! {
     fn an_unknown_lag_changes_nothing(current in 1_u32..50, window in prop::collection::vec((0_i64..500, 0_u32..50), 0..9)) {
         let window = window.into_iter().map(|(second, replicas)| Wish { time: at(-second), replicas }).collect();
         let before = ScalingStatus { window, ..ScalingStatus::default() };
-        let decided = follow(&stage("{}", ""), &known(0, current, LagKnown::Unknown("gone"), &before));
+        let decided = follow(&rules("{}", ""), &known(0, current, LagKnown::Unknown("gone"), &before));
         prop_assert_eq!(decided.replicas, current);
         prop_assert_eq!(decided.window, before.window);
     }
@@ -531,7 +533,7 @@ proptest! {
 
 #[test]
 fn a_window_that_a_predecessor_wrote_holds_what_it_would_have_held() {
-    let stage = stage("{target: {lagPerReplica: 10}}", "");
+    let rules = rules("{target: {lagPerReplica: 10}}", "");
     let window = vec![
         Wish {
             time: at(-100),
@@ -547,9 +549,9 @@ fn a_window_that_a_predecessor_wrote_holds_what_it_would_have_held() {
         ..ScalingStatus::default()
     };
     let load = load(&[10, 10, 0, 0, 0, 0, 0, 0]);
-    let at_second = |second| follow(&stage, &known(second, 8, LagKnown::Read(&load), &before)).replicas;
+    let at_second = |second| follow(&rules, &known(second, 8, LagKnown::Read(&load), &before)).replicas;
     assert_eq!(at_second(0), 8);
     let later = i64::try_from(Duration::from_mins(2).as_secs()).expect("small") - 50;
     assert_eq!(at_second(later), 2);
-    assert_eq!(SignedDuration::from_mins(2), gate::memory(&stage.spec.scaling));
+    assert_eq!(SignedDuration::from_mins(2), gate::memory(&rules.scaling));
 }

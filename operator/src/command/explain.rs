@@ -23,7 +23,7 @@ use crate::kafka::Cluster;
 use crate::lag::track::{Surroundings, Track};
 use crate::lag::{Question, Reading};
 use crate::owned;
-use crate::scale::{Known, follow};
+use crate::scale::{Known, Rules, follow};
 use crate::status::is_rolling;
 
 /// How long Kafka may take.
@@ -57,10 +57,7 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
     let deployment = deployments.get_opt(&owned::name(&stage)).await?;
     let cluster = connect(&stage, client, &namespace).await?;
-    let question = Question {
-        group: stage.consumer_group(),
-        topic: stage.spec.source.topic.clone(),
-    };
+    let question = Question::from(&stage);
     let status = stage.status.clone().unwrap_or_default();
     let interval = stage.spec.scaling.poll_interval.as_std();
     let around = Surroundings {
@@ -98,7 +95,10 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
         is_rebalancing: rebalancing.is_ok_and(|found| found.contains(group)),
         ..Known::nothing(now, &before)
     };
-    print!("{}", explain(&stage, &known, &follow(&stage, &known)));
+    print!(
+        "{}",
+        explain(&stage, &known, &follow(&Rules::from(&stage), &known))
+    );
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use crds::StreamStage;
 
+use crate::scale::Rules;
 use crate::simulate::trace::Trace;
 use crate::simulate::{Workers, draw, simulate};
 
@@ -57,7 +58,7 @@ pub fn run(flags: &Simulate) -> anyhow::Result<()> {
         rate: flags.worker_rate,
         start_seconds: flags.worker_start,
     };
-    let (seconds, steps) = simulate(stage, &trace.over(flags.partitions), workers);
+    let (seconds, steps) = simulate(&Rules::from(stage), &trace.over(flags.partitions), workers);
     for step in &steps {
         println!(
             "{:>6} s  {:>3} -> {:<3} {}",

@@ -6,36 +6,29 @@
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use crds::StreamStage;
-use crds::stage::WorkerPod;
 use futures::Stream;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::core::error_boundary::DeserializeGuard;
 use kube::core::{NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::controller::Controller;
-use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::reflector;
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
-use crate::observe::Stages;
+use crate::outline::{Guarded, Stages};
 use crate::owned::{FIELD_MANAGER, MANAGED_BY_LABEL};
-use crate::status::slim;
+use crate::poll::Place;
 
 /// Objects in one answer to a list: what an answer holds is in memory at once, for every watch.
 const PAGE: u32 = 50;
 
 /// A controller that looks at a stage whenever something changed that matters to it, and the stages that it knows.
-pub(super) fn controller(
-    client: &Client,
-    namespace: Option<&str>,
-) -> (Controller<DeserializeGuard<StreamStage>>, Stages) {
+pub(super) fn controller(client: &Client, namespace: Option<&str>) -> (Controller<Guarded>, Stages) {
     let (stages, writer) = reflector::store();
     let changed = watcher(api(client, namespace), watcher::Config::default().page_size(PAGE))
         .default_backoff()
-        .modify(strip)
         .reflect(writer)
         .touched_objects()
         .predicate_filter(identity, PredicateConfig::default());
@@ -53,24 +46,9 @@ pub(super) fn controller(
     (controller, stages)
 }
 
-/// What is not looked at is not kept: a reconcile reads its stage anew.
-fn strip(guarded: &mut DeserializeGuard<StreamStage>) {
-    let meta = guarded.meta_mut();
-    (meta.managed_fields, meta.annotations, meta.labels) = (None, None, None);
-    meta.resource_version = None;
-    if let Ok(stage) = &mut guarded.0 {
-        let spec = &mut stage.spec;
-        (spec.tags, spec.worker) = (Vec::new(), WorkerPod::default());
-        (spec.output, spec.dead_letter) = (None, None);
-        spec.timezone = String::new();
-        (spec.warehouse.host, spec.warehouse.database) = (String::new(), String::new());
-        stage.status = stage.status.take().map(slim);
-    }
-}
-
 /// Tells one wish of a user from the next: a stage whose status alone changed is not looked at again.
 #[expect(clippy::unnecessary_wraps, reason = "a predicate of the watch has this form")]
-fn identity(stage: &DeserializeGuard<StreamStage>) -> Option<u64> {
+fn identity(stage: &Guarded) -> Option<u64> {
     let meta = stage.meta();
     let mut hasher = DefaultHasher::new();
     (&meta.uid, meta.generation, meta.deletion_timestamp.is_some()).hash(&mut hasher);
@@ -125,16 +103,13 @@ where
 }
 
 /// The stages that name a Secret.
-fn naming(
-    stages: &Stages,
-    secret: &PartialObjectMeta<Secret>,
-) -> Vec<ObjectRef<DeserializeGuard<StreamStage>>> {
+fn naming(stages: &Stages, secret: &PartialObjectMeta<Secret>) -> Vec<Place> {
     let (namespace, name) = (secret.namespace(), secret.name_any());
     let known = stages.state();
     let readable = known.iter().filter_map(|guarded| guarded.0.as_ref().ok());
     readable
-        .filter(|stage| Some(stage.namespace()) == namespace.as_deref())
-        .filter(|stage| stage.secrets().iter().any(|(_, named)| *named == name))
-        .map(|stage| ObjectRef::new(stage.name()).within(stage.namespace()))
+        .filter(|stage| stage.namespace() == namespace)
+        .filter(|stage| stage.secrets.contains(&name))
+        .map(|stage| Place::new(stage.name()).within(namespace.as_deref().unwrap_or_default()))
         .collect()
 }

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crds::status::LimitedBy;
-use crds::{StreamStage, StreamStageStatus};
+use crds::StreamStage;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{Answer, Place};
@@ -13,7 +12,9 @@ use crate::connection::Connection;
 use crate::lag::track::{Surroundings, Track};
 use crate::lag::view::View;
 use crate::lag::{Question, Reading};
+use crate::outline::Outline;
 use crate::policy;
+use crate::status::Workers;
 
 /// The longest pause between two readings that fail, unless the interval is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -51,19 +52,6 @@ pub struct Poll {
     pub uid: String,
     /// Its group and its topic.
     pub question: Question,
-}
-
-/// The workers of a stage, by its status.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Workers {
-    /// Workers that there should be.
-    pub desired: Option<u32>,
-    /// Workers that are ready.
-    pub ready: u32,
-    /// Workers that the lag leads to, in the mode Recommend.
-    pub recommended: Option<u32>,
-    /// What limits their number.
-    pub limited_by: Option<LimitedBy>,
 }
 
 /// What is known of one stage at a moment.
@@ -200,7 +188,7 @@ impl Lags {
         &self,
         poll: &Poll,
         connection: &Connection,
-        stage: &StreamStage,
+        stage: &Outline,
         answer: Answer,
         now: Timestamp,
     ) {
@@ -213,11 +201,11 @@ impl Lags {
             entry.due = Some(Instant::now());
             return;
         }
-        entry.workers = workers(stage.status.as_ref());
+        entry.workers = stage.told.workers;
         let track = Arc::make_mut(&mut entry.track);
         let around = Surroundings {
-            ready: stage.status.as_ref().map_or(0, |status| status.ready_replicas),
-            stuck_after: signed(stage.spec.scaling.stuck_after.as_std()),
+            ready: entry.workers.ready,
+            stuck_after: signed(stage.rules.scaling.stuck_after.as_std()),
         };
         match answer {
             Ok(reading) => track.read(&reading, now, around),
@@ -270,7 +258,7 @@ impl Entry {
         Self {
             connection: Arc::clone(connection),
             poll: Arc::new(poll_of(stage)),
-            workers: workers(Some(&status)),
+            workers: Workers::from(&status),
             interval: stage.spec.scaling.poll_interval.as_std(),
             track: Arc::new(Track::resume(&status)),
             is_rebalancing: false,
@@ -306,23 +294,11 @@ fn shared(entries: &Entries, place: &Place, connection: &Connection) -> Arc<Conn
     )
 }
 
-fn workers(status: Option<&StreamStageStatus>) -> Workers {
-    status.map_or_else(Workers::default, |status| Workers {
-        desired: status.desired_replicas,
-        ready: status.ready_replicas,
-        recommended: status.recommended_replicas,
-        limited_by: status.scaling.as_ref().map(|scaling| scaling.limited_by),
-    })
-}
-
 fn poll_of(stage: &StreamStage) -> Poll {
     Poll {
         place: Place::new(stage.name()).within(stage.namespace()),
         uid: stage.metadata.uid.clone().unwrap_or_default(),
-        question: Question {
-            group: stage.consumer_group(),
-            topic: stage.spec.source.topic.clone(),
-        },
+        question: Question::from(stage),
     }
 }
 

@@ -3,21 +3,21 @@
 //! `Earliest` needs nothing: all that the log holds is its lag. For `Latest` and for an instant the start is committed
 //! before the first worker comes, so that what arrives in between is neither skipped nor unknown.
 
-use crds::StreamStage;
 use crds::stage::StartFrom;
 
 use super::{Answer, Due, PATIENCE, Round};
 use crate::lag::{Reading, Unknown, UnknownReason};
+use crate::outline::Outline;
 
 /// Whether the group has partitions whose start is to be committed.
-pub(super) fn lacks(stage: &StreamStage, answer: &Answer) -> bool {
+pub(super) fn lacks(stage: &Outline, answer: &Answer) -> bool {
     let is_open = |reading: &Reading| {
         reading
             .partitions
             .iter()
             .any(|partition| partition.committed.is_none())
     };
-    stage.spec.source.start_from != StartFrom::Earliest && answer.as_ref().is_ok_and(is_open)
+    stage.start_from != StartFrom::Earliest && answer.as_ref().is_ok_and(is_open)
 }
 
 impl Round {
@@ -25,7 +25,7 @@ impl Round {
     pub(super) async fn started(&self, (poll, guarded): &Due, answer: Answer) -> Answer {
         let reading = answer?;
         let Ok(stage) = &guarded.0 else { return Ok(reading) };
-        let from = start_of(stage.spec.source.start_from, &reading);
+        let from = start_of(stage.start_from, &reading);
         let question = poll.question.clone();
         let absent: Vec<u32> = reading
             .partitions

@@ -1,7 +1,8 @@
 //! The most workers that a stage may have.
 
-use crds::StreamStage;
 use crds::status::LimitedBy;
+
+use super::rules::Rules;
 
 /// The most workers, and what they follow from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,16 +15,12 @@ pub struct Ceiling {
 
 /// `min(maxReplicas, partitions, connectionBudget / connectionsPerWorker)`, as far as these are known.
 #[must_use]
-pub fn ceiling(stage: &StreamStage, partitions: Option<usize>) -> Ceiling {
-    let warehouse = &stage.spec.warehouse;
-    let connections = warehouse
-        .connection_budget
-        .map(|budget| budget / warehouse.connections_per_worker.max(1));
+pub fn ceiling(rules: &Rules, partitions: Option<usize>) -> Ceiling {
     let partitions = partitions.map(|partitions| u32::try_from(partitions).unwrap_or(u32::MAX));
     [
         (partitions, LimitedBy::Partitions),
-        (stage.spec.scaling.max_replicas, LimitedBy::Max),
-        (connections, LimitedBy::ConnectionBudget),
+        (rules.scaling.max_replicas, LimitedBy::Max),
+        (rules.affordable(), LimitedBy::ConnectionBudget),
     ]
     .into_iter()
     .filter_map(|(replicas, by)| {

@@ -6,7 +6,7 @@ use crds::status::{ConditionType, Lag, LimitedBy, PartitionLag, Reason};
 use crds::{StreamStage, StreamStageStatus};
 use k8s_openapi::jiff::SignedDuration;
 
-use super::Finding;
+use super::{Finding, condition};
 use crate::lag::view::View;
 use crate::lag::{Unknown, UnknownReason};
 use crate::scale::load::{Load, PartitionLoad};
@@ -20,15 +20,17 @@ const QUIET: SignedDuration = SignedDuration::from_mins(1);
 
 /// The figures of the lag, and the worst partitions: those of before while no rounded figure has moved.
 pub(super) fn figures(before: &StreamStageStatus, view: &View) -> (Option<Lag>, Vec<PartitionLag>) {
-    let kept = || (before.lag.clone(), before.partitions.clone());
-    let Some(load) = view.read() else {
-        return kept();
-    };
-    let lag = lag(load);
-    match &before.lag {
-        Some(told) if is_same(told, &lag) => kept(),
-        _ => (Some(lag), worst(load)),
+    match moved(before.lag.as_ref(), view) {
+        Some(lag) => (Some(lag), view.read().map(worst).unwrap_or_default()),
+        None => (before.lag.clone(), before.partitions.clone()),
     }
+}
+
+/// The figures of the lag, when a rounded one is another than was told.
+pub(super) fn moved(told: Option<&Lag>, view: &View) -> Option<Lag> {
+    let lag = lag(view.read()?);
+    let is_told = told.is_some_and(|told| is_same(told, &lag));
+    (!is_told).then_some(lag)
 }
 
 fn lag(load: &Load) -> Lag {
@@ -131,7 +133,7 @@ fn tenths(rate: f64) -> f64 {
 }
 
 /// What the lag, and what follows from it, means for a person.
-pub(super) fn findings(stage: &StreamStage, view: &View, wanted: &Wanted) -> Vec<Finding> {
+pub(super) fn findings(view: &View, wanted: &Wanted) -> Vec<Finding> {
     let (reachable, observed) = readings(view);
     let stuck = stuck(view);
     let is_active = wanted.reason == Reason::FollowsLag;
@@ -159,17 +161,11 @@ pub(super) fn findings(stage: &StreamStage, view: &View, wanted: &Wanted) -> Vec
         (ConditionType::PartitionsStuck, stuck),
         (
             ConditionType::ScalingActive,
-            Some((is_active, (wanted.reason, who(stage, wanted)))),
+            Some((is_active, (wanted.reason, who(wanted)))),
         ),
         (ConditionType::ScalingLimited, Some(limited)),
     ];
-    // Until the lag has been read, what was told before stays.
-    let is_pending = matches!(view.known(), LagKnown::Pending) && wanted.reason == Reason::LagPending;
     all.into_iter()
-        .filter(|(type_, _)| {
-            let follows = [ConditionType::ScalingActive, ConditionType::ScalingLimited];
-            !(is_pending && follows.contains(type_) && was_told(stage, *type_))
-        })
         .filter_map(|(type_, found)| {
             let (holds, (reason, message)) = found?;
             Some(Finding {
@@ -182,21 +178,25 @@ pub(super) fn findings(stage: &StreamStage, view: &View, wanted: &Wanted) -> Vec
         .collect()
 }
 
+/// The findings that a status should tell: until the lag has been read, what was told before stays.
+pub(super) fn told(stage: &StreamStage, view: &View, wanted: &Wanted) -> Vec<Finding> {
+    let is_pending = matches!(view.known(), LagKnown::Pending) && wanted.reason == Reason::LagPending;
+    let follows = [ConditionType::ScalingActive, ConditionType::ScalingLimited];
+    let mut findings = findings(view, wanted);
+    findings.retain(|Finding { type_, .. }| {
+        !(is_pending && follows.contains(type_) && condition(stage, *type_).is_some())
+    });
+    findings
+}
+
 /// Who decides, in words without figures: those are in `status.scaling.message`.
-fn who(stage: &StreamStage, wanted: &Wanted) -> String {
+fn who(wanted: &Wanted) -> String {
     match wanted.reason {
         Reason::FollowsLag => "the number of workers follows the lag".to_owned(),
         Reason::LagUnknown => "held: the lag is not known".to_owned(),
         Reason::LagPending => "held: the lag is being read".to_owned(),
-        _ if stage.spec.suspend => "paused by spec.suspend".to_owned(),
         _ => wanted.message.clone(),
     }
-}
-
-fn was_told(stage: &StreamStage, type_: ConditionType) -> bool {
-    let type_ = type_.to_string();
-    let status = stage.status.as_ref();
-    status.is_some_and(|status| status.conditions.iter().any(|condition| condition.type_ == type_))
 }
 
 type Found = Option<(bool, (Reason, String))>;

@@ -9,7 +9,7 @@ use operator::lag::view::View;
 use operator::observe::Observed;
 use operator::owned::Owned;
 use operator::plan::plan;
-use operator::scale::{Known, wanted};
+use operator::scale::{Known, Rules, wanted};
 use operator::validate::validate;
 use serde_json::{Value, json};
 
@@ -32,7 +32,10 @@ fn workers() -> Value {
     };
     let valid = validate(&observed).expect("a valid stage");
     let before = ScalingStatus::default();
-    let wanted = wanted(&observed.stage, &Known::nothing(Timestamp::UNIX_EPOCH, &before));
+    let wanted = wanted(
+        &Rules::from(&observed.stage),
+        &Known::nothing(Timestamp::UNIX_EPOCH, &before),
+    );
     let defaults = Defaults {
         image: "streamstage/worker:1".to_owned(),
         image_pull_policy: "IfNotPresent".to_owned(),

@@ -9,7 +9,7 @@ use operator::lag::view::View;
 use operator::observe::{Keys, Observed};
 use operator::owned::Owned;
 use operator::plan::plan;
-use operator::scale::{Known, Wanted, wanted};
+use operator::scale::{Known, Rules, Wanted, wanted};
 use operator::status::{Decided, Outcome, status};
 use operator::validate::{Refusal, validate};
 use proptest::prelude::*;
@@ -45,7 +45,10 @@ fn observed(stage: &Value) -> Observed {
 /// What is decided while nothing is known of the lag.
 fn decision(stage: &StreamStage) -> Wanted {
     let before = ScalingStatus::default();
-    wanted(stage, &Known::nothing(Timestamp::UNIX_EPOCH, &before))
+    wanted(
+        &Rules::from(stage),
+        &Known::nothing(Timestamp::UNIX_EPOCH, &before),
+    )
 }
 
 fn json(object: &impl Serialize) -> Value {

@@ -3,9 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crds::StreamStage;
 use k8s_openapi::api::core::v1::ResourceRequirements;
-use kube::core::error_boundary::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{self, ObjectRef, store::Writer};
@@ -13,6 +11,7 @@ use kube::runtime::watcher::Event;
 use operator::controller::{Context, ReconcileError, reconcile};
 use operator::defaults::{Amounts, Defaults};
 use operator::metrics::Metrics;
+use operator::outline::Guarded;
 use operator::report::Told;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -29,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) struct Process {
     pub(crate) context: Arc<Context>,
     registry: Registry,
-    writer: Mutex<Writer<DeserializeGuard<StreamStage>>>,
+    writer: Mutex<Writer<Guarded>>,
     server: ApiServer,
 }
 
@@ -92,7 +91,7 @@ impl Process {
     }
 
     /// The stage as the operator knows it.
-    pub(crate) fn known(&self, name: &str) -> Arc<DeserializeGuard<StreamStage>> {
+    pub(crate) fn known(&self, name: &str) -> Arc<Guarded> {
         let reference = ObjectRef::new(name).within("orders");
         self.context.stages.get(&reference).expect("a known stage")
     }

@@ -41,7 +41,7 @@ pub(crate) fn read(lags: &Lags) -> Arc<Poll> {
             }],
         };
         let then = now - SignedDuration::from_secs(seconds);
-        lags.note(&poll, &connection("one"), &stage(), Ok(reading), then);
+        lags.note(&poll, &connection("one"), &stage().into(), Ok(reading), then);
     }
     poll
 }
@@ -50,7 +50,13 @@ pub(crate) fn read(lags: &Lags) -> Arc<Poll> {
 pub(crate) fn fail(lags: &Lags, poll: &Poll) {
     for _ in 0..2 {
         let unknown = Unknown::new(UnknownReason::Unreachable, "no broker answers");
-        lags.note(poll, &connection("one"), &stage(), Err(unknown), Timestamp::now());
+        lags.note(
+            poll,
+            &connection("one"),
+            &stage().into(),
+            Err(unknown),
+            Timestamp::now(),
+        );
     }
 }
 
