@@ -24,7 +24,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::lag::{Offsets, Question, Reading, Unknown};
 use admin::PartitionOffset;
-use answers::{Committed, Topics, by_topic, complete, partitions};
+use answers::{Committed, Partitions, Topics, by_leader, by_topic, complete, leaders, partitions};
 use trouble::Watch;
 
 mod admin;
@@ -34,8 +34,6 @@ mod trouble;
 
 /// How the operator is named to Kafka.
 const CLIENT: &str = "streamstage-operator";
-/// Partitions in one request for offsets: librdkafka's work grows with the square of this.
-const PARTITIONS_PER_REQUEST: usize = 500;
 /// What Kafka gives for a timestamp after the last record.
 const NO_SUCH_RECORD: i64 = -1;
 
@@ -110,11 +108,14 @@ impl Cluster {
         let (committed, is_lost) = self.committed(questions, &topics, half_way(until));
         let existing = topics
             .iter()
-            .filter_map(|(topic, count)| Some((*topic, *count.as_ref().ok()?)));
-        let all = existing.flat_map(|(topic, count)| (0..count).map(move |partition| (topic, partition)));
-        let ends = by_topic(self.list(all, Offset::End, half_way(until)));
-        let needed = answers::needed_starts(&committed, &ends);
-        let starts = by_topic(self.list(needed.into_iter(), Offset::Beginning, until));
+            .filter_map(|(topic, leaders)| Some((*topic, leaders.as_ref().ok()?)));
+        let all = by_leader(
+            &topics,
+            existing.flat_map(|(topic, leaders)| partitions(topic, leaders)),
+        );
+        let ends = by_topic(self.list(&all, Offset::End, half_way(until)));
+        let needed = by_leader(&topics, answers::needed_starts(&committed, &ends));
+        let starts = by_topic(self.list(&needed, Offset::Beginning, until));
         let answer = |question| answers::answer(question, &topics, &committed, &ends, &starts);
         (questions.iter().map(answer).collect(), is_lost)
     }
@@ -181,14 +182,15 @@ impl Cluster {
     pub fn offsets_at(&self, topic: &str, start: StartFrom, within: Duration) -> Result<Offsets, Unknown> {
         let until = Instant::now() + within;
         let topics = self.topics([topic].into(), half_way(until))?;
-        let count = topics[topic].clone()?;
-        let listed = |at, until| self.list((0..count).map(|partition| (topic, partition)), at, until);
+        let leaders = topics[topic].as_ref().map_err(Unknown::clone)?;
+        let all = by_leader(&topics, partitions(topic, leaders));
+        let listed = |at, until| self.list(&all, at, until);
         match start {
-            StartFrom::Earliest => complete(topic, count, listed(Offset::Beginning, until)),
-            StartFrom::Latest => complete(topic, count, listed(Offset::End, until)),
+            StartFrom::Earliest => complete(topic, leaders, listed(Offset::Beginning, until)),
+            StartFrom::Latest => complete(topic, leaders, listed(Offset::End, until)),
             StartFrom::Timestamp(instant) => {
                 // The ends first: a record that arrives meanwhile is not passed over.
-                let ends = complete(topic, count, listed(Offset::End, half_way(until)))?;
+                let ends = complete(topic, leaders, listed(Offset::End, half_way(until)))?;
                 let at = Offset::Offset(instant.as_millisecond().max(0));
                 let found = listed(at, until).into_iter().map(|mut found| {
                     if found.offset == Ok(NO_SUCH_RECORD) {
@@ -199,7 +201,7 @@ impl Cluster {
                     }
                     found
                 });
-                complete(topic, count, found.collect())
+                complete(topic, leaders, found.collect())
             }
         }
     }
@@ -220,7 +222,7 @@ impl Cluster {
         tails::empty(&self.config, &self.servers, topic, tails, Instant::now() + within)
     }
 
-    /// How many partitions the topics have: one request for all, and one for each that is not among them.
+    /// Who leads the partitions of the topics: one request for all, and one for each that is not among them.
     fn topics<'q>(&self, wanted: BTreeSet<&'q str>, until: Instant) -> Result<Topics<'q>, Unknown> {
         let metadata = self
             .consumer()
@@ -232,28 +234,25 @@ impl Cluster {
             .iter()
             .map(|topic| (topic.name(), topic))
             .collect();
-        let counted = wanted.into_iter().map(|topic| {
-            let count = match known.get(topic) {
-                Some(found) => partitions(found),
+        let led = wanted.into_iter().map(|topic| {
+            let leaders = match known.get(topic) {
+                Some(found) => leaders(found),
                 None => self.missing(topic, until),
             };
-            (topic, count)
+            (topic, leaders)
         });
-        Ok(counted.collect())
+        Ok(led.collect())
     }
 
     /// A topic that is not in the list of all: only when asked for by name does Kafka say that it is forbidden.
-    fn missing(&self, topic: &str, until: Instant) -> Result<u32, Unknown> {
+    fn missing(&self, topic: &str, until: Instant) -> Result<Vec<i32>, Unknown> {
         let asked = self.consumer().fetch_metadata(Some(topic), left(until));
         let metadata = asked.map_err(|error| {
             let code = error.rdkafka_error_code();
             trouble::of_topic(topic, code.unwrap_or(RDKafkaErrorCode::InvalidTopic))
         })?;
         let unknown = || trouble::of_topic(topic, RDKafkaErrorCode::UnknownTopic);
-        metadata
-            .topics()
-            .first()
-            .map_or_else(|| Err(unknown()), partitions)
+        metadata.topics().first().map_or_else(|| Err(unknown()), leaders)
     }
 
     /// What the groups have committed, one request for each group; and whether one has lost its coordinator.
@@ -269,11 +268,9 @@ impl Cluster {
         let requests = lists.into_iter().filter_map(|(group, wanted)| {
             let known = wanted
                 .into_iter()
-                .filter_map(|topic| Some((topic, *topics[topic].as_ref().ok()?)));
+                .filter_map(|topic| Some((topic, topics[topic].as_ref().ok()?)));
             let mut list = TopicPartitionList::new();
-            for (topic, partition) in
-                known.flat_map(|(topic, count)| (0..count).map(move |number| (topic, number)))
-            {
+            for (topic, partition) in known.flat_map(|(topic, leaders)| partitions(topic, leaders)) {
                 list.add_partition(topic, partition.cast_signed());
             }
             let name = CString::new(group).ok()?;
@@ -288,17 +285,11 @@ impl Cluster {
         (committed, is_lost)
     }
 
-    /// Offsets of partitions, one request for each leader.
-    fn list<'t>(
-        &self,
-        of: impl Iterator<Item = (&'t str, u32)>,
-        at: Offset,
-        until: Instant,
-    ) -> Vec<PartitionOffset> {
-        let of: Vec<_> = of.collect();
-        let lists = of.chunks(PARTITIONS_PER_REQUEST).filter_map(|chunk| {
-            let mut list = TopicPartitionList::with_capacity(chunk.len());
-            for (topic, partition) in chunk {
+    /// Offsets of partitions, by leader: one request for each.
+    fn list(&self, led: &[Partitions<'_>], at: Offset, until: Instant) -> Vec<PartitionOffset> {
+        let lists = led.iter().filter_map(|partitions| {
+            let mut list = TopicPartitionList::with_capacity(partitions.len());
+            for (topic, partition) in partitions {
                 list.add_partition(topic, partition.cast_signed());
             }
             list.set_all_offsets(at).ok().map(|()| list)

@@ -125,6 +125,43 @@ fn one_read_answers_every_group_on_every_topic_in_order() {
 }
 
 #[test]
+fn each_broker_is_asked_once_for_the_ends_and_once_for_the_starts_of_a_thousand_groups() {
+    use RDKafkaRespErr::{
+        RD_KAFKA_RESP_ERR_NO_ERROR as ANSWERED, RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as REFUSED,
+    };
+    const TOPICS: i32 = 30;
+    const PARTITIONS: i32 = 60;
+    let brokers = Brokers::start(&[]);
+    for topic in 0..TOPICS {
+        let name = format!("orders-{topic}");
+        brokers.0.create_topic(&name, PARTITIONS, 1).expect("a topic");
+    }
+    let asked: Vec<Question> = (0..1000)
+        .map(|group| Question {
+            group: format!("group-{group}"),
+            topic: format!("orders-{}", group % TOPICS),
+        })
+        .collect();
+    let cluster = brokers.cluster();
+    let answered = || {
+        cluster
+            .read(&asked, WITHIN)
+            .iter()
+            .filter(|answer| answer.is_ok())
+            .count()
+    };
+    assert_eq!(answered(), 1000);
+    // An error is the answer to one request: as many as there are brokers leave nothing known, and none behind.
+    for errors in [
+        &[REFUSED; 3][..],
+        &[ANSWERED, ANSWERED, ANSWERED, REFUSED, REFUSED, REFUSED],
+    ] {
+        brokers.0.request_errors(RDKafkaApiKey::ListOffsets, errors);
+        assert_eq!((answered(), answered()), (0, 1000), "{errors:?}");
+    }
+}
+
+#[test]
 fn an_unknown_topic_leaves_the_others_known() {
     let brokers = Brokers::start(&["orders"]);
     let cluster = brokers.cluster();

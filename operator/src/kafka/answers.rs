@@ -9,15 +9,17 @@ use super::admin::PartitionOffset;
 use super::trouble;
 use crate::lag::{self, Answers, Offsets, Question, Reading, Unknown, UnknownReason};
 
-/// By topic: how many partitions it has.
-pub(super) type Topics<'q> = BTreeMap<&'q str, Result<u32, Unknown>>;
+/// By topic: the leader of each of its partitions.
+pub(super) type Topics<'q> = BTreeMap<&'q str, Result<Vec<i32>, Unknown>>;
+/// Partitions by topic and number.
+pub(super) type Partitions<'q> = Vec<(&'q str, u32)>;
 /// By question: what the group has committed, as far as it was answered.
 pub(super) type Committed = BTreeMap<Question, Result<BTreeMap<u32, Option<u64>>, Unknown>>;
 /// By topic: the offsets that were answered.
 pub(super) type Listed = BTreeMap<String, Result<Offsets, Unknown>>;
 
-/// How many partitions a topic has, all of which have a leader: without one, nobody knows where they end.
-pub(super) fn partitions(topic: &MetadataTopic) -> Result<u32, Unknown> {
+/// The leaders of a topic's partitions, which all have one: without, nobody knows where they end.
+pub(super) fn leaders(topic: &MetadataTopic) -> Result<Vec<i32>, Unknown> {
     if let Some(error) = topic.error() {
         return Err(trouble::of_topic(topic.name(), error.into()));
     }
@@ -28,7 +30,32 @@ pub(super) fn partitions(topic: &MetadataTopic) -> Result<u32, Unknown> {
             format!("topic {topic}, partition {partition} has no leader; look after Kafka's brokers");
         return Err(Unknown::new(UnknownReason::Partial, message));
     }
-    Ok(u32::try_from(partitions.len()).unwrap_or(u32::MAX))
+    let by_number: BTreeMap<i32, i32> = partitions
+        .iter()
+        .map(|partition| (partition.id(), partition.leader()))
+        .collect();
+    Ok(by_number.into_values().collect())
+}
+
+/// Every partition of a topic.
+pub(super) fn partitions<'t>(topic: &'t str, leaders: &[i32]) -> impl Iterator<Item = (&'t str, u32)> {
+    (0..).take(leaders.len()).map(move |partition| (topic, partition))
+}
+
+/// The partitions that each broker leads.
+pub(super) fn by_leader<'q>(
+    topics: &Topics<'_>,
+    partitions: impl IntoIterator<Item = (&'q str, u32)>,
+) -> Vec<Partitions<'q>> {
+    let leader = |(topic, partition): (&str, u32)| {
+        let leaders = topics.get(topic)?.as_ref().ok()?;
+        leaders.get(usize::try_from(partition).ok()?).copied()
+    };
+    let mut led = BTreeMap::<_, Partitions<'q>>::new();
+    for partition in partitions {
+        led.entry(leader(partition)).or_default().push(partition);
+    }
+    led.into_values().collect()
 }
 
 /// Adds a group's answer to its questions.
@@ -125,10 +152,10 @@ pub(super) fn answer(
     ends: &Listed,
     starts: &Listed,
 ) -> Result<Reading, Unknown> {
-    let partitions = topics[question.topic.as_str()].clone()?;
+    let leaders = topics[question.topic.as_str()].as_ref().map_err(Unknown::clone)?;
     let none = Offsets::new();
     let answers = Answers {
-        partitions,
+        partitions: u32::try_from(leaders.len()).unwrap_or(u32::MAX),
         committed: committed[question].as_ref().map_err(Unknown::clone)?,
         ends: of_topic(ends, &question.topic)?.unwrap_or(&none),
         starts: of_topic(starts, &question.topic)?.unwrap_or(&none),
@@ -147,18 +174,44 @@ fn of_topic<'l>(listed: &'l Listed, topic: &str) -> Result<Option<&'l Offsets>, 
 /// The offsets of one topic, all of them.
 pub(super) fn complete(
     topic: &str,
-    partitions: u32,
+    leaders: &[i32],
     answered: Vec<PartitionOffset>,
 ) -> Result<Offsets, Unknown> {
     let offsets = by_topic(answered)
         .remove(topic)
         .unwrap_or_else(|| Ok(Offsets::new()))?;
-    match (0..partitions).find(|partition| !offsets.contains_key(partition)) {
+    match partitions(topic, leaders).find(|(_, partition)| !offsets.contains_key(partition)) {
         None => Ok(offsets),
-        Some(partition) => {
+        Some((_, partition)) => {
             let message =
                 format!("the offset of topic {topic}, partition {partition} was not answered in time");
             Err(Unknown::new(UnknownReason::Partial, message))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_is_asked_once_for_all_that_it_leads() {
+        let gone = Unknown::new(UnknownReason::UnknownTopic, "no such topic");
+        let topics = Topics::from([
+            ("orders", Ok(vec![3, 1, 3])),
+            ("facts", Ok(vec![1, 3])),
+            ("gone", Err(gone)),
+        ]);
+        let known = topics
+            .iter()
+            .filter_map(|(topic, leaders)| Some((*topic, leaders.as_ref().ok()?)));
+        let all = known.flat_map(|(topic, leaders)| partitions(topic, leaders));
+        assert_eq!(
+            by_leader(&topics, all),
+            [
+                vec![("facts", 0), ("orders", 1)],
+                vec![("facts", 1), ("orders", 0), ("orders", 2)],
+            ]
+        );
     }
 }
