@@ -150,15 +150,11 @@ fn each_broker_is_asked_once_for_the_ends_and_once_for_the_starts_of_a_thousand_
             .filter(|answer| answer.is_ok())
             .count()
     };
-    assert_eq!(answered(), 1000);
-    // An error is the answer to one request: as many as there are brokers leave nothing known, and none behind.
-    for errors in [
-        &[REFUSED; 3][..],
-        &[ANSWERED, ANSWERED, ANSWERED, REFUSED, REFUSED, REFUSED],
-    ] {
-        brokers.0.request_errors(RDKafkaApiKey::ListOffsets, errors);
-        assert_eq!((answered(), answered()), (0, 1000), "{errors:?}");
-    }
+    // Each request takes one of these: three brokers are done with the first six, and the next read meets the others.
+    let mut answers = vec![ANSWERED; 6];
+    answers.extend([REFUSED; 3]);
+    brokers.0.request_errors(RDKafkaApiKey::ListOffsets, &answers);
+    assert_eq!([answered(), answered(), answered()], [1000, 0, 1000]);
 }
 
 #[test]
