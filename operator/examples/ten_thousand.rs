@@ -8,7 +8,8 @@
 //!
 //! What the operator talks to is in a process of its own: an API server that makes up each answer when it is asked and
 //! keeps none, and a mock of Kafka. They share the machine's cores with it.
-//! `cargo run --release -p streamstage-operator --example ten_thousand [stages]`
+//! `cargo run --release -p streamstage-operator --example ten_thousand [stages]` fails when they cost more than 64 MB of
+//! memory, or when a write is made.
 
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader};
@@ -49,6 +50,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// MiB that 10,000 stages may cost: 64 MB.
+const LIMIT: f64 = 64e6 / 1_048_576.0;
 /// Topics that the stages share, each with a group of its own.
 const TOPICS: usize = 100;
 /// Where the mock of Kafka listens.
@@ -108,12 +111,20 @@ async fn main() -> anyhow::Result<()> {
             counts = ask(format!("/round/{round}")).await?;
         }
         let seconds = begun.elapsed().as_secs_f64();
+        let writes = counts["writes"].as_u64().context("no count")?;
+        let resident = memory("VmRSS:")? - before.0;
         println!(
-            "round {round}: {stages} reconciles in {seconds:.1} s, {} writes, {:.1} MiB more resident memory, \
-             of which {:.1} MiB hold data; the rest is the program itself",
-            counts["writes"],
-            memory("VmRSS:")? - before.0,
+            "round {round}: {stages} reconciles in {seconds:.1} s, {writes} writes, {resident:.1} MiB more resident \
+             memory, of which {:.1} MiB hold data; the rest is the program itself",
             memory("RssAnon:")? - before.1,
+        );
+        anyhow::ensure!(
+            writes == 0,
+            "{writes} writes for stages that are as they should be"
+        );
+        anyhow::ensure!(
+            resident <= LIMIT,
+            "{resident:.1} MiB: at most {LIMIT:.1} are allowed"
         );
     }
     stop.cancel();
