@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::connection::servers;
 use crate::lag::Question;
 use crate::scale::Rules;
-use crate::status::Told;
+use crate::status::Shown;
 
 /// A stage in outline; one that cannot be read is known by its metadata.
 pub type Guarded = DeserializeGuard<Outline>;
@@ -37,8 +37,8 @@ pub struct Outline {
     pub secrets: Vec<String>,
     /// What it says of the number of workers.
     pub rules: Rules,
-    /// What its status says.
-    pub told: Told,
+    /// What its status shows.
+    pub shown: Shown,
 }
 
 impl Outline {
@@ -76,7 +76,7 @@ impl From<StreamStage> for Outline {
                 deletion_timestamp: stage.metadata.deletion_timestamp,
                 ..ObjectMeta::default()
             },
-            told: stage.status.map(Told::from).unwrap_or_default(),
+            shown: stage.status.map(Shown::from).unwrap_or_default(),
         }
     }
 }

@@ -209,7 +209,7 @@ impl Round {
             let Ok(stage) = &guarded.0 else { continue };
             self.lags
                 .set_rebalancing(&poll, rebalancing.contains(&poll.question.group));
-            if is_news(&stage.rules, &stage.told, &self.lags.known(&poll, now)) {
+            if is_news(&stage.rules, &stage.shown, &self.lags.known(&poll, now)) {
                 // The controller is gone only when the operator is stopping.
                 self.news.unbounded_send(poll.place.clone()).unwrap_or_default();
             }
@@ -222,7 +222,7 @@ impl Round {
             is_rebalancing: false,
             ..self.lags.known(poll, now)
         };
-        moves(&stage.rules, &stage.told, &view)
+        moves(&stage.rules, &stage.shown, &view)
     }
 
     async fn rebalancing(&self, groups: &[&str]) -> BTreeSet<String> {

@@ -22,7 +22,7 @@ use crate::plan::{Applied, Resources};
 use crate::scale::{LagKnown, Wanted};
 use crate::validate::Refusal;
 
-pub use self::news::{Told, Workers, is_news, moves};
+pub use self::news::{Shown, Workers, is_news, moves};
 pub use self::progress::is_rolling;
 
 /// Decisions that the status remembers.
@@ -72,7 +72,7 @@ pub fn status(
         Outcome::Unread(_) => (Progress::known(&before), before.image.clone()),
     };
     let mut findings = findings(stage, outcome, &progress, decided.view);
-    findings.extend(lag::told(stage, decided.view, decided.wanted));
+    findings.extend(lag::shown(stage, decided.view, decided.wanted));
     let (lag, partitions) = lag::figures(&before, decided.view);
     let move_ = before
         .desired_replicas

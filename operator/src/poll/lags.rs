@@ -201,7 +201,7 @@ impl Lags {
             entry.due = Some(Instant::now());
             return;
         }
-        entry.workers = stage.told.workers;
+        entry.workers = stage.shown.workers;
         let track = Arc::make_mut(&mut entry.track);
         let around = Surroundings {
             ready: entry.workers.ready,

@@ -178,8 +178,8 @@ pub(super) fn findings(view: &View, wanted: &Wanted) -> Vec<Finding> {
         .collect()
 }
 
-/// The findings that a status should tell: until the lag has been read, what was told before stays.
-pub(super) fn told(stage: &StreamStage, view: &View, wanted: &Wanted) -> Vec<Finding> {
+/// The findings that a status should show: until the lag has been read, what was shown before stays.
+pub(super) fn shown(stage: &StreamStage, view: &View, wanted: &Wanted) -> Vec<Finding> {
     let is_pending = matches!(view.known(), LagKnown::Pending) && wanted.reason == Reason::LagPending;
     let follows = [ConditionType::ScalingActive, ConditionType::ScalingLimited];
     let mut findings = findings(view, wanted);

@@ -1,4 +1,4 @@
-//! Whether a reading is worth a reconcile, and what of a status that takes.
+//! Whether a reading is worth a reconcile, and what of a status tells that.
 //!
 //! Must never miss what a person would see, nor make news of what nobody would.
 
@@ -15,9 +15,9 @@ use crate::scale::{Known, LagKnown, Rules, Wanted, wanted};
 /// The conditions that a reading changes by itself; what it changes of the others shows in figures.
 const NEWS: [ConditionType; 2] = [ConditionType::LagObserved, ConditionType::ScalingActive];
 
-/// What a status says that news are told from.
+/// What a status shows that news are told from.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct Shown {
     /// Its workers.
     pub workers: Workers,
     /// The lag, without words.
@@ -52,7 +52,7 @@ impl From<&StreamStageStatus> for Workers {
     }
 }
 
-impl From<StreamStageStatus> for Told {
+impl From<StreamStageStatus> for Shown {
     fn from(status: StreamStageStatus) -> Self {
         let reason = |type_: ConditionType| {
             let type_ = type_.to_string();
@@ -77,7 +77,7 @@ impl From<StreamStageStatus> for Told {
     }
 }
 
-impl Told {
+impl Shown {
     fn known<'k>(&'k self, view: &'k View) -> Known<'k> {
         Known {
             current: self.workers.desired,
@@ -88,35 +88,35 @@ impl Told {
     }
 }
 
-/// Whether the number of workers should be another than was told.
+/// Whether the number of workers should be another than is shown.
 #[must_use]
-pub fn moves(rules: &Rules, told: &Told, view: &View) -> bool {
-    is_move(&wanted(rules, &told.known(view)), told)
+pub fn moves(rules: &Rules, shown: &Shown, view: &View) -> bool {
+    is_move(&wanted(rules, &shown.known(view)), shown)
 }
 
-fn is_move(wanted: &Wanted, told: &Told) -> bool {
-    wanted.replicas.is_some() && wanted.replicas != told.workers.desired
+fn is_move(wanted: &Wanted, shown: &Shown) -> bool {
+    wanted.replicas.is_some() && wanted.replicas != shown.workers.desired
 }
 
 /// Whether a reading should lead to a reconcile: a person would see a difference, or the number of workers moves.
 #[must_use]
-pub fn is_news(rules: &Rules, told: &Told, view: &View) -> bool {
-    let known = told.known(view);
+pub fn is_news(rules: &Rules, shown: &Shown, view: &View) -> bool {
+    let known = shown.known(view);
     if matches!(known.lag, LagKnown::Pending) {
         return false;
     }
     let wanted = wanted(rules, &known);
     let last = |window: &[Wish]| window.last().map(|wish| wish.replicas);
-    let is_untold = |Finding { type_, reason, .. }: Finding| {
+    let is_new = |Finding { type_, reason, .. }: Finding| {
         let news = NEWS.iter().position(|news| *news == type_);
-        news.is_some_and(|news| told.reasons[news] != Some(reason))
+        news.is_some_and(|news| shown.reasons[news] != Some(reason))
     };
-    is_move(&wanted, told)
-        || wanted.recommended != told.workers.recommended
-        || wanted.limited_by != told.scaling.limited_by
-        || last(&wanted.window) != last(&told.scaling.window)
-        || lag::moved(told.lag.as_ref(), view).is_some()
-        || lag::findings(view, &wanted).into_iter().any(is_untold)
+    is_move(&wanted, shown)
+        || wanted.recommended != shown.workers.recommended
+        || wanted.limited_by != shown.scaling.limited_by
+        || last(&wanted.window) != last(&shown.scaling.window)
+        || lag::moved(shown.lag.as_ref(), view).is_some()
+        || lag::findings(view, &wanted).into_iter().any(is_new)
 }
 
 #[cfg(test)]
@@ -197,34 +197,62 @@ pub(super) mod tests {
         })
     }
 
+    /// A status that shows all of a view, and whether there was news on the way to it.
+    fn shown(view: &View) -> (Rules, Shown, Vec<bool>) {
+        let mut stage = stage(&told("True", "1970-01-01T00:00:00Z"));
+        let rules = Rules::from(&stage);
+        let mut news = Vec::new();
+        // First everything is news, then what follows from the new number; at last all is shown.
+        for _ in 0..3 {
+            let before = stage.status.clone().unwrap_or_default();
+            let shown = Shown::from(before.clone());
+            news.push(is_news(&rules, &shown, view));
+            let wanted = wanted(&rules, &shown.known(view));
+            let findings = lag::shown(&stage, view, &wanted);
+            stage.status = Some(StreamStageStatus {
+                recommended_replicas: wanted.recommended,
+                desired_replicas: wanted.replicas,
+                lag: lag::figures(&before, view).0,
+                scaling: Some(ScalingStatus {
+                    limited_by: wanted.limited_by,
+                    window: wanted.window.clone(),
+                    ..ScalingStatus::default()
+                }),
+                conditions: conditions(&stage, &before, findings, view.now),
+                ..before
+            });
+        }
+        (rules, stage.status.map(Shown::from).unwrap_or_default(), news)
+    }
+
     #[test]
-    fn what_a_status_tells_is_no_news() {
+    fn what_a_status_shows_is_no_news() {
         for failures in [0, 2] {
-            let view = view(failures);
-            let mut stage = stage(&told("True", "1970-01-01T00:00:00Z"));
-            let rules = Rules::from(&stage);
-            let mut news = Vec::new();
-            // First everything is news, then what follows from the new number; at last all is told.
-            for _ in 0..3 {
-                let before = stage.status.clone().unwrap_or_default();
-                let told = Told::from(before.clone());
-                news.push(is_news(&rules, &told, &view));
-                let wanted = wanted(&rules, &told.known(&view));
-                let findings = lag::told(&stage, &view, &wanted);
-                stage.status = Some(StreamStageStatus {
-                    recommended_replicas: wanted.recommended,
-                    desired_replicas: wanted.replicas,
-                    lag: lag::figures(&before, &view).0,
-                    scaling: Some(ScalingStatus {
-                        limited_by: wanted.limited_by,
-                        window: wanted.window.clone(),
-                        ..ScalingStatus::default()
-                    }),
-                    conditions: conditions(&stage, &before, findings, view.now),
-                    ..before
-                });
-            }
+            let (_, _, news) = shown(&view(failures));
             assert_eq!((news[0], news[2]), (true, false), "{news:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_a_person_would_see_is_news() {
+        let view = view(0);
+        let (rules, shown, _) = shown(&view);
+        assert!(!is_news(&rules, &shown, &view));
+        let differences: [fn(&mut Shown); 6] = [
+            |shown| shown.workers.desired = Some(9),
+            |shown| shown.workers.recommended = Some(9),
+            |shown| shown.scaling.limited_by = LimitedBy::Rollout,
+            |shown| {
+                let (time, replicas) = (Timestamp::UNIX_EPOCH, 9);
+                shown.scaling.window = vec![Wish { time, replicas }];
+            },
+            |shown| shown.lag = None,
+            |shown| shown.reasons[1] = Some(Reason::LagUnknown),
+        ];
+        for (number, differ) in differences.into_iter().enumerate() {
+            let mut other = shown.clone();
+            differ(&mut other);
+            assert!(is_news(&rules, &other, &view), "difference {number}");
         }
     }
 }
