@@ -44,6 +44,9 @@ const COORDINATOR: Duration = Duration::from_hours(1);
 /// `rd_kafka_topic_partition_list_query_leaders_async` works on it after it has started the timer.
 const SHORTEST: Duration = Duration::from_millis(500);
 
+/// Requests on their way at a time: a broker that is slow to answer thousands of groups should not fill the memory.
+const IN_FLIGHT: usize = 1000;
+
 /// Whether a request for a coordinator was left unanswered, or went to one that the group has left. Its client must be
 /// given up soon.
 ///
@@ -55,7 +58,7 @@ pub(super) fn is_lost<T>(outcome: &Outcome<T>) -> bool {
     matches!(outcome, Err(OperationTimedOut | NotCoordinator))
 }
 
-/// Committed offsets of each group on its partitions: one answer per group, all asked at once.
+/// Committed offsets of each group on its partitions: one answer per group, many asked at once.
 pub(super) fn committed<C: ClientContext>(
     client: &Client<C>,
     groups: &[(CString, TopicPartitionList)],
@@ -190,8 +193,8 @@ pub(super) fn unsettled_groups<C: ClientContext>(client: &Client<C>, until: Inst
     }
 }
 
-/// Sends `count` requests with one queue, and collects their events until the deadline; one that did not come is
-/// `OperationTimedOut`.
+/// Sends `count` requests with one queue, at most [`IN_FLIGHT`] before they are answered, and collects their events
+/// until the deadline; one that did not come is `OperationTimedOut`.
 fn ask<C: ClientContext>(
     client: &Client<C>,
     op: sys::rd_kafka_admin_op_t,
@@ -222,17 +225,22 @@ fn ask<C: ClientContext>(
         _ => within.mul_f32(0.9).max(SHORTEST),
     };
     let request = milliseconds(request);
-    // SAFETY: the options are live; no text of an error is asked for; an index is carried as an address and never
-    // followed. Sent requests hold options and queue by copy and by count.
+    // SAFETY: the options are live; no text of an error is asked for.
     unsafe {
         sys::rd_kafka_AdminOptions_set_request_timeout(options.as_ptr(), request, ptr::null_mut(), 0);
-        for index in 0..count {
-            let opaque = ptr::without_provenance_mut::<c_void>(index);
-            sys::rd_kafka_AdminOptions_set_opaque(options.as_ptr(), opaque);
+    }
+    let mut unsent = 0..count;
+    for answered in 0..count {
+        let free = answered + IN_FLIGHT - unsent.start;
+        for index in unsent.by_ref().take(free) {
+            // SAFETY: the options are live; an index is carried as an address and never followed. Sent requests hold
+            // options and queue by copy and by count.
+            unsafe {
+                let opaque = ptr::without_provenance_mut::<c_void>(index);
+                sys::rd_kafka_AdminOptions_set_opaque(options.as_ptr(), opaque);
+            }
             send(index, options.as_ptr(), queue.as_ptr());
         }
-    }
-    for _ in 0..count {
         let left = milliseconds(until.saturating_duration_since(Instant::now()));
         // SAFETY: the queue is live; the event is ours.
         let event = unsafe {
