@@ -218,13 +218,7 @@ fn ask<C: ClientContext>(
     let (Some(queue), Some(options)) = (queue, options) else {
         return answers;
     };
-    // Requests time out before the queue is left, so that the answers of the other brokers are not lost with one.
-    let request = match op {
-        sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS
-        | sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS => COORDINATOR,
-        _ => within.mul_f32(0.9).max(SHORTEST),
-    };
-    let request = milliseconds(request);
+    let request = request_timeout(op, within);
     // SAFETY: the options are live; no text of an error is asked for.
     unsafe {
         sys::rd_kafka_AdminOptions_set_request_timeout(options.as_ptr(), request, ptr::null_mut(), 0);
@@ -256,6 +250,16 @@ fn ask<C: ClientContext>(
         answers[index] = succeeded(code).map(|()| event);
     }
     answers
+}
+
+/// How long librdkafka may take for a request, in milliseconds: it ends before the queue is left, so that the answers of
+/// the other brokers are not lost with one.
+fn request_timeout(op: sys::rd_kafka_admin_op_t, within: Duration) -> i32 {
+    milliseconds(match op {
+        sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS
+        | sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS => COORDINATOR,
+        _ => within.mul_f32(0.9).max(SHORTEST),
+    })
 }
 
 /// An object of librdkafka that is destroyed with its owner.
