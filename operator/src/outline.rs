@@ -72,6 +72,8 @@ impl From<StreamStage> for Outline {
                 name: stage.metadata.name,
                 uid: stage.metadata.uid,
                 generation: stage.metadata.generation,
+                // The watch goes on from it.
+                resource_version: stage.metadata.resource_version,
                 creation_timestamp: stage.metadata.creation_timestamp,
                 deletion_timestamp: stage.metadata.deletion_timestamp,
                 ..ObjectMeta::default()
@@ -113,6 +115,17 @@ impl Resource for Outline {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_watch_can_go_on_from_an_outline() {
+        let stage: Outline = serde_saphyr::from_str(
+            "{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, metadata: {name: cdm, resourceVersion: '7'}, \
+             spec: {layer: cdm, source: {bootstrapServers: ['kafka:9092'], topic: facts}, \
+             warehouse: {host: postgres, database: orders}}}",
+        )
+        .expect("a stage");
+        assert_eq!(stage.meta().resource_version.as_deref(), Some("7"));
+    }
 
     #[test]
     fn one_short_name_in_two_namespaces_is_two_clusters() {

@@ -29,6 +29,8 @@ pub(super) fn controller(client: &Client, namespace: Option<&str>) -> (Controlle
     let (stages, writer) = reflector::store();
     let changed = watcher(api(client, namespace), watcher::Config::default().page_size(PAGE))
         .default_backoff()
+        // The watch has taken note of it.
+        .modify(|stage: &mut Guarded| stage.meta_mut().resource_version = None)
         .reflect(writer)
         .touched_objects()
         .predicate_filter(identity, PredicateConfig::default());
