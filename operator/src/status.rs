@@ -228,8 +228,13 @@ fn is_edited(stage: &StreamStage) -> bool {
 
 /// What the stage's status says of this.
 fn condition(stage: &StreamStage, type_: ConditionType) -> Option<&Condition> {
+    told(stage.status.as_ref()?, type_)
+}
+
+/// What a status says of this.
+fn told(status: &StreamStageStatus, type_: ConditionType) -> Option<&Condition> {
     let type_ = type_.to_string();
-    let mut conditions = stage.status.iter().flat_map(|status| &status.conditions);
+    let mut conditions = status.conditions.iter();
     conditions.find(|condition| condition.type_ == type_)
 }
 
@@ -280,7 +285,5 @@ pub fn is_stalled(status: &StreamStageStatus) -> bool {
 }
 
 fn is(status: &StreamStageStatus, type_: ConditionType, wanted: &str) -> bool {
-    let type_ = type_.to_string();
-    let mut conditions = status.conditions.iter();
-    conditions.any(|condition| condition.type_ == type_ && condition.status == wanted)
+    told(status, type_).is_some_and(|told| told.status == wanted)
 }

@@ -8,7 +8,7 @@ use serde::Deserialize as _;
 use serde::de::IntoDeserializer as _;
 use serde::de::value::Error;
 
-use super::{Finding, lag};
+use super::{Finding, lag, told};
 use crate::lag::view::View;
 use crate::scale::{Known, LagKnown, Rules, Wanted, wanted};
 
@@ -55,11 +55,9 @@ impl From<&StreamStageStatus> for Workers {
 impl From<StreamStageStatus> for Shown {
     fn from(status: StreamStageStatus) -> Self {
         let reason = |type_: ConditionType| {
-            let type_ = type_.to_string();
-            let mut conditions = status.conditions.iter();
-            let told = conditions.find(|condition| condition.type_ == type_)?;
-            // A reason that only another version knows is as good as none: it is told anew.
-            let known: Result<_, Error> = Reason::deserialize(told.reason.as_str().into_deserializer());
+            let reason = told(&status, type_)?.reason.as_str();
+            // One that only another version knows is as good as none: it is told anew.
+            let known: Result<_, Error> = Reason::deserialize(reason.into_deserializer());
             known.ok()
         };
         Self {
