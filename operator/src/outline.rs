@@ -117,17 +117,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_watch_can_go_on_from_an_outline() {
-        let stage: Outline = serde_saphyr::from_str(
-            "{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, metadata: {name: cdm, resourceVersion: '7'}, \
-             spec: {layer: cdm, source: {bootstrapServers: ['kafka:9092'], topic: facts}, \
-             warehouse: {host: postgres, database: orders}}}",
-        )
-        .expect("a stage");
-        assert_eq!(stage.meta().resource_version.as_deref(), Some("7"));
-    }
-
-    #[test]
     fn one_short_name_in_two_namespaces_is_two_clusters() {
         let stage = |namespace: &str, server: &str| -> Outline {
             serde_saphyr::from_str(&format!(

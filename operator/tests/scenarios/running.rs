@@ -89,6 +89,30 @@ async fn every_change_that_matters_leads_to_a_reconcile() {
 }
 
 #[tokio::test]
+async fn changes_of_stages_are_heard_of_without_another_list() {
+    let server = ApiServer::start();
+    let (_stop, _running) = run(&server);
+    create(&server, &cdm("cdm", &json!({})));
+    ready(&server, "cdm").await;
+
+    server.fail(Fault {
+        verb: "list",
+        resource: "streamstages",
+        times: usize::MAX,
+        answer: Some((500, "internal")),
+    });
+    for image in ["streamstage/worker:2", "streamstage/worker:3"] {
+        change(&server, "cdm", &json!({"worker": {"image": image}}));
+        until(&server, image, |server| {
+            server.get("streamstages", "cdm").unwrap_or_default()["status"]["image"] == image
+        })
+        .await;
+    }
+    create(&server, &cdm("other", &json!({"source": {"topic": "others"}})));
+    ready(&server, "other").await;
+}
+
+#[tokio::test]
 async fn unreadable_stage_does_not_stop_the_others() {
     let server = ApiServer::start();
     create(&server, &cdm("newer", &json!({"aFieldOfTomorrow": true})));
