@@ -211,7 +211,9 @@ impl Round {
                 .set_rebalancing(&poll, rebalancing.contains(&poll.question.group));
             if is_news(&stage.rules, &stage.shown, &self.lags.known(&poll, now)) {
                 // The controller is gone only when the operator is stopping.
-                self.news.unbounded_send(poll.place.clone()).unwrap_or_default();
+                self.news
+                    .unbounded_send(Place::clone(&poll.place))
+                    .unwrap_or_default();
             }
         }
     }

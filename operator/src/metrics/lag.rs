@@ -219,7 +219,7 @@ impl Collector for StageFigures {
 type Label<'l> = (&'static str, Cow<'l, str>);
 
 fn of_stage(seen: &Seen) -> [Label<'_>; 2] {
-    let Place { name, namespace, .. } = &seen.poll.place;
+    let Place { name, namespace, .. } = &*seen.poll.place;
     [
         ("namespace", namespace.as_deref().unwrap_or_default().into()),
         ("stage", name.as_str().into()),

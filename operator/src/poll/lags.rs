@@ -24,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 pub struct Lags(Mutex<Entries>);
 
 /// Boxed, as a map has room for twice as many values as it holds.
-type Entries = HashMap<Place, Box<Entry>>;
+type Entries = HashMap<Arc<Place>, Box<Entry>>;
 
 /// What is known of one stage.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Poll {
     /// The stage.
-    pub place: Place,
+    pub place: Arc<Place>,
     /// Its unique id: a stage that was deleted and made anew is another one.
     pub uid: String,
     /// Its group and its topic.
@@ -94,7 +94,7 @@ impl Lags {
         let mut entries = self.lock();
         let connection = shared(&entries, &poll.place, connection);
         let entry = entries
-            .entry(poll.place.clone())
+            .entry(Arc::clone(&poll.place))
             .or_insert_with(|| Box::new(Entry::new(stage, &connection)));
         if *entry.poll != poll {
             **entry = Entry::new(stage, &connection);
@@ -296,7 +296,7 @@ fn shared(entries: &Entries, place: &Place, connection: &Connection) -> Arc<Conn
 
 fn poll_of(stage: &StreamStage) -> Poll {
     Poll {
-        place: Place::new(stage.name()).within(stage.namespace()),
+        place: Arc::new(Place::new(stage.name()).within(stage.namespace())),
         uid: stage.metadata.uid.clone().unwrap_or_default(),
         question: Question::from(stage),
     }
