@@ -46,6 +46,9 @@ class Stopped(unittest.TestCase):
         def text() -> str:
             return Path(said.name).read_text()
 
+        # Whoever was started in the background hands on that Ctrl-C is ignored, and a shell cannot take that back.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
         settings = {"TMPDIR": folder, "STREAMSTAGE_DASHBOARD_HISTORY": "500"}
         run = subprocess.Popen([RUN], env=os.environ | settings, stderr=said)
         self.addCleanup(run.kill)
