@@ -16,11 +16,11 @@ pub struct Lag {
     /// The largest lag of a single partition, in records.
     pub max_partition: u64,
 
-    /// Seconds until the lag is gone, at the present rates; absent while it grows.
+    /// Seconds until the lag is gone, at the present rates; absent while it does not shrink.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_seconds: Option<u64>,
 
-    /// The same as `drainSeconds`, to read: `42s`, or `growing`.
+    /// The same as `drainSeconds`, to read: `42s`; `growing`; or `steady`, when what waits is on its way, or nothing moves.
     pub drain: String,
 
     /// Records that arrive per second.

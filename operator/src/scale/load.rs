@@ -1,6 +1,6 @@
 //! What the lag of a stage was at a moment, with the rates that led there. Data alone.
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 /// The lag of every partition of a stage's topic, completely read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,16 +51,27 @@ impl Load {
     /// Seconds until the lag is gone at the present rates; none while it does not shrink.
     #[must_use]
     pub fn drain_seconds(&self) -> Option<f64> {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a lag beyond 2^53 records needs no exact seconds"
-        )]
-        let total = self.total() as f64;
+        let total = self.records();
         let shrinks_by = self.processed_per_second - self.arrival_per_second();
         if total == 0.0 {
             Some(0.0)
         } else {
             (shrinks_by > 0.0).then(|| total / shrinks_by)
         }
+    }
+
+    /// Whether more arrives than is processed, and more waits than is processed in `interval`: less is on its way.
+    #[must_use]
+    pub fn is_growing(&self, interval: SignedDuration) -> bool {
+        self.arrival_per_second() > self.processed_per_second
+            && self.records() > self.processed_per_second * interval.as_secs_f64()
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a lag beyond 2^53 records needs no exact seconds"
+    )]
+    fn records(&self) -> f64 {
+        self.total() as f64
     }
 }

@@ -28,12 +28,12 @@ pub(super) fn figures(before: &StreamStageStatus, view: &View) -> (Option<Lag>, 
 
 /// The figures of the lag, when a rounded one is another than was told.
 pub(super) fn moved(told: Option<&Lag>, view: &View) -> Option<Lag> {
-    let lag = lag(view.read()?);
+    let lag = lag(view.read()?, view.poll_interval);
     let is_told = told.is_some_and(|told| is_same(told, &lag));
     (!is_told).then_some(lag)
 }
 
-fn lag(load: &Load) -> Lag {
+fn lag(load: &Load, poll_interval: SignedDuration) -> Lag {
     let total = load.total();
     let count = |holds: fn(&PartitionLoad) -> bool| {
         let found = load
@@ -53,7 +53,11 @@ fn lag(load: &Load) -> Lag {
             .max()
             .unwrap_or(0),
         drain_seconds,
-        drain: drain_seconds.map_or_else(|| "growing".to_owned(), words),
+        drain: match drain_seconds {
+            Some(seconds) => words(seconds),
+            None if load.is_growing(poll_interval) => "growing".to_owned(),
+            None => "steady".to_owned(),
+        },
         arrival_per_second: tenths(load.arrival_per_second()),
         processed_per_second: tenths(load.processed_per_second),
         partitions: count(|_| true),
@@ -63,7 +67,7 @@ fn lag(load: &Load) -> Lag {
     }
 }
 
-/// Seconds until the lag is gone; none while it is not known, or grows.
+/// Seconds until the lag is gone; none while it is not known, or does not shrink.
 pub(super) fn drain_seconds(load: Option<&Load>) -> Option<u64> {
     load.and_then(Load::drain_seconds).map(whole)
 }
@@ -100,8 +104,11 @@ fn is_same(told: &Lag, now: &Lag) -> bool {
             .map(|(now, told)| now.duration_since(told));
         return told.total == now.total || passed.is_some_and(|passed| passed < QUIET);
     }
-    let seconds = |lag: &Lag| lag.drain_seconds.map(two_digits);
-    two_digits(told.total) == two_digits(now.total) && seconds(told) == seconds(now)
+    let is_drained_alike = match (told.drain_seconds, now.drain_seconds) {
+        (Some(told), Some(now)) => two_digits(told) == two_digits(now),
+        _ => told.drain == now.drain,
+    };
+    two_digits(told.total) == two_digits(now.total) && is_drained_alike
 }
 
 /// The first two digits of a number, and zeros.
@@ -295,6 +302,14 @@ mod tests {
             ..told(1234)
         };
         assert!(!is_same(&told(1234), &slower) && !is_same(&told(1234), &stuck));
+        let without_end = |drain: &str| Lag {
+            drain_seconds: None,
+            drain: drain.to_owned(),
+            ..told(1234)
+        };
+        assert!(is_same(&without_end("steady"), &without_end("steady")));
+        assert!(!is_same(&without_end("steady"), &without_end("growing")));
+        assert!(!is_same(&told(1234), &without_end("steady")));
     }
 
     #[test]
@@ -346,15 +361,33 @@ mod tests {
         ] {
             assert_eq!(words(seconds), written);
         }
-        let growing = Load {
-            partitions: vec![PartitionLoad {
-                lag: 1,
-                arrival_per_second: 1.0,
-                ..PartitionLoad::default()
-            }],
-            ..Load::default()
+    }
+
+    #[test]
+    fn only_a_backlog_that_grows_is_said_to_grow() {
+        let drain = |lag_: u64, arrival_per_second: f64, processed_per_second: f64| {
+            let load = Load {
+                partitions: vec![PartitionLoad {
+                    lag: lag_,
+                    arrival_per_second,
+                    ..PartitionLoad::default()
+                }],
+                processed_per_second,
+                ..Load::default()
+            };
+            lag(&load, SignedDuration::from_secs(5)).drain
         };
-        assert_eq!(lag(&growing).drain, "growing");
+        assert_eq!(drain(0, 100.0, 100.0), "0s");
+        assert_eq!(drain(501, 100.0, 150.0), "11s");
+        assert_eq!(drain(501, 101.0, 100.0), "growing");
+        assert_eq!(
+            drain(500, 101.0, 100.0),
+            "steady",
+            "it is done before the next reading"
+        );
+        assert_eq!(drain(1, 0.2, 0.2), "steady");
+        assert_eq!(drain(700, 0.0, 0.0), "steady", "nothing comes, and nobody works");
+        assert_eq!(drain(700, 0.1, 0.0), "growing");
     }
 
     #[test]
