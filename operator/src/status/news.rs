@@ -20,7 +20,7 @@ const NEWS: [ConditionType; 2] = [ConditionType::LagObserved, ConditionType::Sca
 pub struct Shown {
     /// Its workers.
     pub workers: Workers,
-    /// The lag, without words.
+    /// The lag.
     lag: Option<Lag>,
     /// The last decision, without words.
     scaling: ScalingStatus,
@@ -63,10 +63,7 @@ impl From<StreamStageStatus> for Shown {
         Self {
             workers: Workers::from(&status),
             reasons: NEWS.map(reason),
-            lag: status.lag.map(|lag| Lag {
-                drain: String::new(),
-                ..lag
-            }),
+            lag: status.lag,
             scaling: ScalingStatus {
                 message: String::new(),
                 ..status.scaling.unwrap_or_default()
@@ -145,6 +142,11 @@ pub(super) mod tests {
 
     /// A lag of three records, and then so many readings that found no broker.
     pub(in crate::status) fn view(failures: usize) -> View {
+        behind(3, failures)
+    }
+
+    /// A lag that stands still, and then so many readings that found no broker.
+    fn behind(lag: u64, failures: usize) -> View {
         let mut track = Track::default();
         let around = Surroundings {
             ready: 1,
@@ -153,7 +155,7 @@ pub(super) mod tests {
         let partition = PartitionReading {
             partition: 0,
             start: 0,
-            end: 10,
+            end: 7 + lag,
             committed: Some(7),
         };
         for second in 0..2 {
@@ -225,8 +227,8 @@ pub(super) mod tests {
 
     #[test]
     fn what_a_status_shows_is_no_news() {
-        for failures in [0, 2] {
-            let (_, _, news) = shown(&view(failures));
+        for view in [view(0), view(2), behind(300, 0)] {
+            let (_, _, news) = shown(&view);
             assert_eq!((news[0], news[2]), (true, false), "{news:?}");
         }
     }
