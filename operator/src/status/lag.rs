@@ -365,10 +365,10 @@ mod tests {
 
     #[test]
     fn only_a_backlog_that_grows_is_said_to_grow() {
-        let drain = |lag_: u64, arrival_per_second: f64, processed_per_second: f64| {
+        let drain = |waiting: u64, arrival_per_second: f64, processed_per_second: f64| {
             let load = Load {
                 partitions: vec![PartitionLoad {
-                    lag: lag_,
+                    lag: waiting,
                     arrival_per_second,
                     ..PartitionLoad::default()
                 }],
