@@ -1,8 +1,8 @@
-# The images of the operator, the worker, and the order generator that tests and the demo use.
-# cargo builds the programs outside, on Debian 12; `make images` prepares the context and builds every target:
-#   bin/  the programs, stripped
-#   lib/  the shared libraries that they need and the base lacks
-# Nothing is written at run time: a read-only root file system is enough.
+# Images of the operator, the worker, and the order generator for tests and the demo.
+# The programs are built outside, with cargo on Debian 12; `make images` prepares the context and builds every target:
+#   bin/  the programs without debug information
+#   lib/  the shared libraries that are not in the base image
+# The programs write no files, so the root file system can be read-only.
 ARG BASE=gcr.io/distroless/cc-debian12:nonroot
 
 FROM ${BASE} AS base

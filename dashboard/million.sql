@@ -1,5 +1,5 @@
--- A warehouse with a million orders, as far as the dashboard looks: the ledger, the counters that follow from it, names,
--- rules of tags, the hubs of guests and categories, and when the vault got its rows. The same in every run.
+-- The part of a warehouse with a million orders that the dashboard reads: the ledger, the counters, names, tag rules, the
+-- hubs of users and categories, and the load dates of the vault. The same in every run.
 SET synchronous_commit = off;
 SELECT setseed(0.5);
 CREATE FUNCTION pg_temp.key(kind text, number bigint) RETURNS uuid LANGUAGE sql IMMUTABLE
@@ -9,18 +9,18 @@ INSERT INTO dds.h_user (h_user_pk, user_id, load_src)
 SELECT pg_temp.key('guest', number), lpad(to_hex(number), 24, '0'), 'bench' FROM generate_series(1, 100000) AS number;
 INSERT INTO dds.h_category (h_category_pk, category_name, load_src)
 SELECT pg_temp.key('category', number), 'Category ' || number, 'bench' FROM generate_series(1, 12) AS number;
-INSERT INTO cdm.name (id, name, version)
+INSERT INTO cdm.entity_name (id, name, version)
 SELECT h_user_pk, 'Guest ' || right(user_id, 3), ''::bytea FROM dds.h_user WHERE load_src = 'bench'
 UNION ALL
 SELECT h_category_pk, category_name, '' FROM dds.h_category WHERE load_src = 'bench'
 UNION ALL
--- 50 restaurants with 60 dishes each; every name stands on several menus.
+-- 50 restaurants with 60 dishes each; every name is on several menus.
 SELECT pg_temp.key('dish', number), 'Dish ' || number % 700, '' FROM generate_series(0, 2999) AS number;
 INSERT INTO cdm.category_thresholds (category, threshold, tag)
 VALUES ('Category 1', 5, 'likes the first'), ('Category 2', 4, NULL), ('Category 3', 3, 'likes the third'), ('*', 10, NULL);
 
--- Two years of orders of up to five dishes of one restaurant. Guests who come first order most; one order in twelve is
--- not closed.
+-- Two years of orders with up to five dishes of one restaurant. The first guests order most; one order in twelve is not
+-- closed.
 INSERT INTO cdm.order_contribution (order_id, version, user_id, products, categories)
 SELECT
     number,
@@ -60,5 +60,5 @@ INSERT INTO streamstage.dead_letter (
 SELECT 'orders.stg', 'orders', 0, number, 'stg', 'Code' || number % 9, '', '{}', '{}', 1,
     CASE WHEN number % 3 = 0 THEN now() END
 FROM generate_series(1, 10000) AS number;
--- Under a load the daemon does both by itself.
+-- In production, autovacuum does both.
 VACUUM ANALYZE;

@@ -1,6 +1,6 @@
-"""Superset as `dashboard/run` starts it: for one run, on this machine, with the key and the folder that the environment names.
+"""Superset's configuration for `dashboard/run`: one run on this machine, with the key and the folder in the environment.
 
-A page may load nothing from elsewhere; Superset's own default lets browsers report to an analytics service.
+Pages may load only from Superset; its default also allows browsers to report to an analytics service.
 """
 
 TALISMAN_CONFIG = {

@@ -1,7 +1,7 @@
-"""The dashboard in a browser, on orders that went through the pipeline; `dashboard/test` starts both.
+"""The dashboard in a browser, with orders that were processed by the pipeline; `dashboard/test` starts both.
 
-Every chart must have drawn, and every number that the browser got is compared with one that is counted here from the
-orders as they came: neither the counters and their ledger nor the views of the dashboard are read for it.
+Every chart must be drawn. Every number that the browser receives is compared with a count of the orders as received.
+This count must use neither the counters and their ledger nor the views of the dashboard.
 """
 
 import contextlib
@@ -33,12 +33,12 @@ URL = os.environ["DASHBOARD_URL"]
 PICTURE = os.environ.get("STREAMSTAGE_PICTURE")
 CHROMIUM_FLAGS = """--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run
     --disable-background-networking --disable-component-update --disable-sync --window-size=1440,1770""".split()
-SECONDS = 90
-# What `dashboard/bench` measures.
-MEASURED = (Path(__file__).parent / "queries.sql").read_text()
+TIMEOUT_SECONDS = 90
+# The queries that `dashboard/bench` measures.
+MEASURED_QUERIES = (Path(__file__).parent / "queries.sql").read_text()
 
-# The closed orders as STG keeps them, and what the marts should say of them.
-COUNTED = """
+# Temporary tables with the closed orders as STG stores them, and with the expected content of the marts.
+COUNT_TABLES = """
 CREATE TEMP TABLE closed AS
     SELECT object_id, update_ts, payload->'payload' AS body
     FROM stg.order_events WHERE payload->'payload'->>'final_status' = 'CLOSED';
@@ -59,7 +59,7 @@ CREATE TEMP TABLE guest AS
     SELECT h_user_pk, format('%s (%s)', username, right(user_id, 6)) AS guest
     FROM dds.h_user JOIN dds.v_s_user_names_current USING (h_user_pk);
 """
-# Of each chart the columns that the browser gets, and the same rows by hand.
+# Columns that the browser receives for each chart, and a query for the same rows.
 CHARTS: dict[str, tuple[list[str], str]] = {
     "Orders closed today": (
         ["total_orders"],
@@ -114,8 +114,8 @@ CHARTS: dict[str, tuple[list[str], str]] = {
     ),
 }
 
-# What the page shows of each chart: its id, its text, and how much of it is painted or listed.
-SHOWN = """
+# Script that returns the id and the text of each chart, and whether it is drawn.
+CHART_STATES = """
 const painted = canvas => {
     if (!canvas.width || !canvas.height) return 0;
     const bytes = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
@@ -136,30 +136,30 @@ FAILURE = re.compile(r"no results|no data|error|unexpected|something went wrong|
 
 
 def connect(user: str) -> Any:
-    """A session with the warehouse; the address and the password come from the environment."""
+    """Connects to the warehouse; the address and the password are in the environment."""
     session = psycopg2.connect(user=user)
     session.autocommit = True
     return session
 
 
-def normal(query: str) -> str:
-    """A query without its line breaks, and with a variable for the guest."""
+def normalize_query(query: str) -> str:
+    """Removes line breaks, and replaces the guest by a variable."""
     return re.sub(r"guest IN \('[^']*'\)", "guest IN (:'guest')", " ".join(query.rstrip("; \n").split()))
 
 
-def rows_of(cursor: Any, sql: str, parameters: dict[str, str] | None = None) -> list[tuple]:
+def fetch_rows(cursor: Any, sql: str, parameters: dict[str, str] | None = None) -> list[tuple]:
     cursor.execute(sql, parameters)
     return cursor.fetchall()
 
 
 class Dashboard(unittest.TestCase):
-    """What a manager sees."""
+    """The dashboard as a manager sees it."""
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.counted = connect("postgres").cursor()
-        cls.addClassCleanup(cls.counted.connection.close)
-        cls.counted.execute(COUNTED)
+        cls.counts = connect("postgres").cursor()
+        cls.addClassCleanup(cls.counts.connection.close)
+        cls.counts.execute(COUNT_TABLES)
         profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         cls.addClassCleanup(profile.cleanup)
         options = webdriver.ChromeOptions()
@@ -171,37 +171,38 @@ class Dashboard(unittest.TestCase):
         cls.addClassCleanup(cls.browser.quit)
         cls.requests: list[tuple[str, str]] = []
         cls.blocked: set[str] = set()
-        cls.awaited: dict[str, str] = {}
-        cls.answers: dict[str, list[dict[str, Any]]] = {}
+        cls.pending: dict[str, str] = {}
+        cls.results: dict[str, list[dict[str, Any]]] = {}
         cls.queries: set[str] = set()
-        cls.shown: dict[str, dict[str, Any]] = {}
+        cls.charts: dict[str, dict[str, Any]] = {}
         try:
             cls.log_in()
             cls.browser.get(f"{URL}/superset/dashboard/guests/")
             cls.wait_until_drawn()
         finally:
-            cls.keep_picture()
+            cls.save_picture()
 
     @classmethod
-    def keep_picture(cls) -> None:
+    def save_picture(cls) -> None:
         if PICTURE:
             png = Image.open(io.BytesIO(cls.browser.get_screenshot_as_png()))
             png.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
 
     @classmethod
     def wait(cls, condition: Any) -> Any:
-        # The page draws an element anew whenever it likes.
+        # The page may redraw an element at any time.
         ignored = [StaleElementReferenceException, ElementClickInterceptedException]
-        return WebDriverWait(cls.browser, SECONDS, 0.5, ignored).until(lambda _: condition())
+        return WebDriverWait(cls.browser, TIMEOUT_SECONDS, 0.5, ignored).until(lambda _: condition())
 
     @classmethod
     def element(cls, selector: str) -> Any:
-        """The first element of that kind, as soon as there is one that is shown."""
+        """Waits for a visible element that matches the selector; returns the first one."""
 
-        def shown() -> list[Any]:
-            return [one for one in cls.browser.find_elements(By.CSS_SELECTOR, selector) if one.is_displayed()]
+        def visible() -> list[Any]:
+            elements = cls.browser.find_elements(By.CSS_SELECTOR, selector)
+            return [element for element in elements if element.is_displayed()]
 
-        return cls.wait(shown)[0]
+        return cls.wait(visible)[0]
 
     @classmethod
     def click(cls, selector: str) -> None:
@@ -221,23 +222,23 @@ class Dashboard(unittest.TestCase):
 
     @classmethod
     def wait_until_drawn(cls) -> None:
-        """Every chart has drawn or says why it has not, and the answer of each has come."""
+        """Waits until every chart is drawn or shows an error, and its result has been received."""
 
-        def settled() -> bool:
-            cls.listen()
-            cls.shown = cls.browser.execute_script(SHOWN)
-            ended = [name for name, chart in cls.shown.items() if chart["drawn"] or FAILURE.search(chart["text"])]
-            return len(ended) >= len(CHARTS) and all(cls.shown[name]["id"] in cls.answers for name in ended)
+        def is_complete() -> bool:
+            cls.read_network_log()
+            cls.charts = cls.browser.execute_script(CHART_STATES)
+            done = [name for name, chart in cls.charts.items() if chart["drawn"] or FAILURE.search(chart["text"])]
+            return len(done) >= len(CHARTS) and all(cls.charts[name]["id"] in cls.results for name in done)
 
         try:
-            cls.wait(settled)
+            cls.wait(is_complete)
         except TimeoutException as error:
-            answered = f"{cls.shown}, answered {list(cls.answers)}"
-            raise AssertionError(f"not drawn within {SECONDS} s: {answered}") from error
+            state = f"{cls.charts}, results of {list(cls.results)}"
+            raise AssertionError(f"not drawn within {TIMEOUT_SECONDS} s: {state}") from error
 
     @classmethod
-    def listen(cls) -> None:
-        """Takes what the browser has sent and received since it was asked last."""
+    def read_network_log(cls) -> None:
+        """Processes the requests and responses of the browser since the last call."""
         for entry in cls.browser.get_log("performance"):
             event = json.loads(entry["message"])["message"]
             method, details = event["method"], event["params"]
@@ -246,91 +247,91 @@ class Dashboard(unittest.TestCase):
             elif method == "Network.loadingFailed" and details.get("blockedReason") == "csp":
                 cls.blocked.add(details["requestId"])
             elif method == "Network.responseReceived" and "/api/v1/chart/data" in details["response"]["url"]:
-                cls.awaited[details["requestId"]] = details["response"]["url"]
-            elif method == "Network.loadingFinished" and details["requestId"] in cls.awaited:
-                cls.take(details["requestId"])
+                cls.pending[details["requestId"]] = details["response"]["url"]
+            elif method == "Network.loadingFinished" and details["requestId"] in cls.pending:
+                cls.store_result(details["requestId"])
 
     @classmethod
-    def take(cls, request: str) -> None:
-        """Takes the answer of a chart or a filter."""
-        chart = re.search(r"slice_id%22%3A(\d+)", cls.awaited.pop(request))
-        # The browser may have dropped it; the dashboard asks again by itself.
+    def store_result(cls, request: str) -> None:
+        """Stores the result of a chart or a filter."""
+        chart = re.search(r"slice_id%22%3A(\d+)", cls.pending.pop(request))
+        # The browser may have discarded the response; the dashboard then repeats the request.
         with contextlib.suppress(WebDriverException):
-            got = cls.browser.execute_cdp_cmd("Network.getResponseBody", {"requestId": request})
-            # An error has no result; that the chart says so is another test's affair.
-            result = json.loads(got["body"]).get("result", [{}])[0]
+            response = cls.browser.execute_cdp_cmd("Network.getResponseBody", {"requestId": request})
+            # An error has no result; another test checks that no chart shows an error.
+            result = json.loads(response["body"]).get("result", [{}])[0]
             if "query" in result:
-                cls.queries.add(normal(result["query"]))
+                cls.queries.add(normalize_query(result["query"]))
             if chart:
-                cls.answers[chart[1]] = result.get("data", [])
+                cls.results[chart[1]] = result.get("data", [])
 
-    def answer(self, name: str) -> list[tuple]:
+    def result(self, name: str) -> list[tuple]:
         columns, _ = CHARTS[name]
-        # A time is a number of milliseconds, whose microseconds a float only just holds.
+        # A time is in milliseconds; the precision of a float is just enough for microseconds.
         return [
             tuple(round(row[column], 3) if isinstance(row[column], float) else row[column] for column in columns)
-            for row in self.answers[self.shown[name]["id"]]
+            for row in self.results[self.charts[name]["id"]]
         ]
 
-    def test_every_chart_has_drawn_and_none_shows_an_error(self) -> None:
-        self.assertEqual(set(self.shown), set(CHARTS))
-        for name, chart in self.shown.items():
+    def test_every_chart_is_drawn_without_an_error(self) -> None:
+        self.assertEqual(set(self.charts), set(CHARTS))
+        for name, chart in self.charts.items():
             with self.subTest(name):
                 self.assertNotRegex(chart["text"], FAILURE)
                 self.assertTrue(chart["drawn"], chart["text"])
 
-    def test_every_number_is_that_of_an_independent_count(self) -> None:
+    def test_every_number_equals_an_independent_count(self) -> None:
         guest = self.element("[data-test=filter-bar] .ant-select-selection-item").text
         for name, (_, sql) in CHARTS.items():
             with self.subTest(name):
-                expected = rows_of(self.counted, sql, {"guest": guest})
+                expected = fetch_rows(self.counts, sql, {"guest": guest})
                 self.assertGreater(len(expected), 0)
-                self.assertCountEqual(self.answer(name), expected)
+                self.assertCountEqual(self.result(name), expected)
 
-    def test_what_is_read_in_the_page_is_what_was_counted(self) -> None:
-        [(today,)] = rows_of(self.counted, CHARTS["Orders closed today"][1])
+    def test_the_page_shows_the_counted_values(self) -> None:
+        [(today,)] = fetch_rows(self.counts, CHARTS["Orders closed today"][1])
         self.assertGreater(today, 0)
-        self.assertIn(f"{today:,}", self.shown["Orders closed today"]["text"])
-        [(tag,)] = rows_of(self.counted, "SELECT tag FROM rule WHERE category = 'Роллы'")
-        self.assertIn(tag, self.shown["Guests closest to their next tag"]["text"])
+        self.assertIn(f"{today:,}", self.charts["Orders closed today"]["text"])
+        [(tag,)] = fetch_rows(self.counts, "SELECT tag FROM rule WHERE category = 'Роллы'")
+        self.assertIn(tag, self.charts["Guests closest to their next tag"]["text"])
 
-    def test_the_filter_shows_the_profile_of_another_guest(self) -> None:
-        [(guest,)] = rows_of(
-            self.counted, "SELECT guest FROM by_category JOIN guest USING (h_user_pk) GROUP BY 1 ORDER BY 1 DESC LIMIT 1"
+    def test_the_filter_selects_the_profile_of_another_guest(self) -> None:
+        [(guest,)] = fetch_rows(
+            self.counts, "SELECT guest FROM by_category JOIN guest USING (h_user_pk) GROUP BY 1 ORDER BY 1 DESC LIMIT 1"
         )
-        expected = rows_of(self.counted, CHARTS["Guest's profile"][1], {"guest": guest})
-        self.assertNotEqual(Counter(self.answer("Guest's profile")), Counter(expected))
+        expected = fetch_rows(self.counts, CHARTS["Guest's profile"][1], {"guest": guest})
+        self.assertNotEqual(Counter(self.result("Guest's profile")), Counter(expected))
         self.click("[data-test=filter-bar] .ant-select-selector")
         self.element("[data-test=filter-bar] input[role=combobox]").send_keys(guest)
         self.click(f'.ant-select-item-option[title="{guest}"]')
         self.click("[data-test=filter-bar__apply-button]")
 
-        def shows_that_guest() -> bool:
-            self.listen()
-            return Counter(self.answer("Guest's profile")) == Counter(expected)
+        def has_the_profile() -> bool:
+            self.read_network_log()
+            return Counter(self.result("Guest's profile")) == Counter(expected)
 
-        self.wait(shows_that_guest)
+        self.wait(has_the_profile)
 
-    def test_the_browser_reaches_nothing_but_superset(self) -> None:
-        def elsewhere() -> list[str]:
-            self.listen()
+    def test_the_browser_connects_only_to_superset(self) -> None:
+        def external_requests() -> list[str]:
+            self.read_network_log()
             sent = [url for request, url in self.requests if request not in self.blocked]
             return [url for url in sent if re.match("(https?|wss?):", url) and not url.startswith(f"{URL}/")]
 
         with contextlib.suppress(TimeoutException):
-            self.wait(lambda: not elsewhere())
-        self.assertEqual(elsewhere(), [])
+            self.wait(lambda: not external_requests())
+        self.assertEqual(external_requests(), [])
 
-    def test_every_query_of_the_page_is_one_that_the_bench_measures(self) -> None:
-        measured = {normal(query) for query in re.split("^-- .*$", MEASURED, flags=re.MULTILINE)}
+    def test_the_benchmark_measures_every_query_of_the_page(self) -> None:
+        measured = {normalize_query(query) for query in re.split("^-- .*$", MEASURED_QUERIES, flags=re.MULTILINE)}
         self.assertGreater(len(self.queries), len(CHARTS))
         self.assertLessEqual(self.queries, measured)
 
 
 class Reader(unittest.TestCase):
-    """What the login of the dashboard may do."""
+    """Permissions of the dashboard's login."""
 
-    READ = {"orders_closed", "orders_closed_today", "dishes", "categories", "tags", "guests", "guests_next_tag",
+    READABLE = {"orders_closed", "orders_closed_today", "dishes", "categories", "tags", "guests", "guests_next_tag",
             "guest_profile", "freshness", "dead_letters"}
 
     def setUp(self) -> None:
@@ -338,8 +339,8 @@ class Reader(unittest.TestCase):
         self.addCleanup(self.reader.connection.close)
         owner = connect("postgres").cursor()
         self.addCleanup(owner.connection.close)
-        # Of each table, view and sequence of StreamStage whether the reader has any right to write.
-        self.relations = rows_of(
+        # Every table, view and sequence of StreamStage, with true if the reader has any write permission.
+        self.relations = fetch_rows(
             owner,
             """SELECT nspname, relname, has_table_privilege('streamstage_dashboard', pg_class.oid,
                    'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
@@ -347,21 +348,21 @@ class Reader(unittest.TestCase):
                WHERE nspname IN ('stg', 'dds', 'cdm', 'streamstage', 'cdm_bi') AND relkind IN ('r', 'v', 'm', 'S')""",
         )
 
-    def test_it_reads_the_views_of_the_dashboard_and_nothing_else(self) -> None:
+    def test_it_can_only_read_the_views_of_the_dashboard(self) -> None:
         self.assertGreater(len(self.relations), 50)
         for schema, name, _ in self.relations:
             with self.subTest(f"{schema}.{name}"):
                 statement = f"SELECT FROM {schema}.{name} LIMIT 1"
-                if schema == "cdm_bi" and name in self.READ:
+                if schema == "cdm_bi" and name in self.READABLE:
                     self.reader.execute(statement)
                 else:
                     with self.assertRaises(psycopg2.errors.InsufficientPrivilege):
                         self.reader.execute(statement)
 
-    def test_it_writes_nowhere(self) -> None:
-        for schema, name, writes in self.relations:
-            self.assertFalse(writes, f"{schema}.{name}")
-        for statement in ("DELETE FROM cdm.name", "INSERT INTO dds.h_user DEFAULT VALUES", "TRUNCATE stg.order_events",
+    def test_it_cannot_write(self) -> None:
+        for schema, name, can_write in self.relations:
+            self.assertFalse(can_write, f"{schema}.{name}")
+        for statement in ("DELETE FROM cdm.entity_name", "INSERT INTO dds.h_user DEFAULT VALUES", "TRUNCATE stg.order_events",
                           "CREATE SCHEMA mine", "CREATE TABLE cdm_bi.mine ()", "CREATE TABLE public.mine ()"):
             with self.subTest(statement), self.assertRaises(psycopg2.errors.InsufficientPrivilege):
                 self.reader.execute(statement)

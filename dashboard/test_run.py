@@ -1,4 +1,4 @@
-"""`make dashboard` ends at Ctrl-C and leaves nothing behind, even if one of its processes does not listen."""
+"""`make dashboard` stops at Ctrl-C without leaving processes or files, even if a process ignores the signal."""
 
 import os
 import signal
@@ -21,13 +21,13 @@ def wait(condition: Callable[[], bool], seconds: int, message: Callable[[], str]
 
 
 def processes(folder: str) -> dict[int, str]:
-    """The command lines of the processes that work in a folder, by process."""
+    """Command lines of the processes that refer to a folder, by process id."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_text(errors="replace")
             environment = (process / "environ").read_text(errors="replace")
-        except OSError:  # It has ended.
+        except OSError:  # The process has exited.
             continue
         if folder in command + environment:
             found[int(process.name)] = command.replace("\0", " ")
@@ -35,22 +35,22 @@ def processes(folder: str) -> dict[int, str]:
 
 
 class Stopped(unittest.TestCase):
-    def test_ctrl_c_leaves_no_process_and_no_file_even_if_a_process_does_not_listen(self) -> None:
+    def test_ctrl_c_leaves_no_process_and_no_file_even_if_a_process_ignores_it(self) -> None:
         folder = tempfile.mkdtemp(prefix="streamstage-stop-")
         self.addCleanup(os.rmdir, folder)
-        # PostgreSQL runs as another user when the caller is root, and has to enter.
+        # If the caller is root, PostgreSQL runs as another user, which must be able to enter.
         os.chmod(folder, 0o711)
-        said = tempfile.NamedTemporaryFile()
-        self.addCleanup(said.close)
+        stderr = tempfile.NamedTemporaryFile()
+        self.addCleanup(stderr.close)
 
         def text() -> str:
-            return Path(said.name).read_text()
+            return Path(stderr.name).read_text()
 
-        # Whoever was started in the background hands on that Ctrl-C is ignored, and a shell cannot take that back.
+        # A background process inherits that SIGINT is ignored, and a shell cannot undo that.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.addCleanup(signal.signal, signal.SIGINT, before)
         settings = {"TMPDIR": folder, "STREAMSTAGE_DASHBOARD_HISTORY": "500"}
-        run = subprocess.Popen([RUN], env=os.environ | settings, stderr=said)
+        run = subprocess.Popen([RUN], env=os.environ | settings, stderr=stderr)
         self.addCleanup(run.kill)
         wait(lambda: "user admin, password" in text() or run.poll() is not None, 600, text)
         self.assertIsNone(run.poll(), text())

@@ -1,16 +1,16 @@
--- The role that workers act as. A login becomes a worker by membership: GRANT streamstage_worker TO some_login;
+-- Role of the workers. A login becomes a worker by membership: GRANT streamstage_worker TO some_login;
 DO $$
 BEGIN
     CREATE ROLE streamstage_worker NOLOGIN;
 EXCEPTION
-    -- Roles belong to the cluster: another database, also one that migrates at this moment, may have made it.
+    -- Roles belong to the server: the migration of another database may have created it, even at this moment.
     WHEN duplicate_object OR unique_violation THEN NULL;
 END
 $$;
 
 CREATE SCHEMA IF NOT EXISTS streamstage;
 
--- Where each consumer group stands. PostgreSQL owns the position; Kafka's committed offsets mirror it.
+-- Next offset to read, per consumer group and partition. The offsets committed to Kafka are a copy.
 CREATE TABLE streamstage.position (
     consumer_group text        NOT NULL,
     topic          text        NOT NULL,
@@ -19,7 +19,7 @@ CREATE TABLE streamstage.position (
     PRIMARY KEY (consumer_group, topic, partition)
 ) WITH (fillfactor = 50);
 
--- Records that could not be taken, exactly as they came: one row per source offset.
+-- Rejected records, byte for byte as received: one row per source offset.
 CREATE TABLE streamstage.dead_letter (
     consumer_group   text        NOT NULL,
     topic            text        NOT NULL,

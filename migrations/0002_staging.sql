@@ -1,7 +1,7 @@
 CREATE SCHEMA IF NOT EXISTS stg;
 
--- The newest version of each order, as it came. `payload` is the whole value of the record.
--- `json`, not `jsonb`: jsonb would reorder keys, drop duplicates, and cost twice as much.
+-- Latest version of each order, as received. `payload` is the whole value of the record.
+-- `json`, because `jsonb` reorders keys, removes duplicates, and costs twice as much.
 CREATE TABLE stg.order_events (
     id          bigint      GENERATED ALWAYS AS IDENTITY,
     object_id   bigint      PRIMARY KEY,
@@ -14,7 +14,7 @@ CREATE TABLE stg.order_events (
     load_src    text        NOT NULL
 );
 
--- Versions that were superseded, or that arrived late.
+-- Superseded and late-arriving versions.
 CREATE TABLE stg.order_event_history (
     object_id   bigint      NOT NULL,
     object_type text        NOT NULL,
@@ -27,8 +27,8 @@ CREATE TABLE stg.order_event_history (
     PRIMARY KEY (object_id, version)
 );
 
--- Stored, and not yet published: the dictionary lacks an id. Holds the record, so that it can still end in the
--- dead letters untouched.
+-- Pending orders: stored, but not yet produced, because reference data is missing. The row has the whole record, so
+-- that the order can still be dead-lettered unchanged.
 CREATE TABLE stg.pending_enrichment (
     object_id        bigint      NOT NULL,
     version          bytea       NOT NULL,

@@ -1,7 +1,7 @@
 CREATE SCHEMA IF NOT EXISTS cdm;
 
--- The ledger: what each order adds to the counters, by its newest version. An order that is not closed adds
--- nothing, and stands here with empty lists, so that an older version that arrives later adds nothing either.
+-- Ledger: contribution of the latest version of each order to the counters. An order that is not closed has empty
+-- lists, so that a late-arriving older version contributes nothing.
 CREATE TABLE cdm.order_contribution (
     order_id   bigint PRIMARY KEY,
     version    bytea  NOT NULL,
@@ -10,7 +10,7 @@ CREATE TABLE cdm.order_contribution (
     categories uuid[] NOT NULL
 ) WITH (fillfactor = 80);
 
--- In how many closed orders of a guest a dish, or a category, stands. A count of 0 is no row.
+-- Number of closed orders per user and product, or per user and category. A zero count has no row.
 CREATE TABLE cdm.product_order_count (
     id         uuid    NOT NULL,
     user_id    uuid    NOT NULL,
@@ -27,8 +27,8 @@ CREATE TABLE cdm.category_order_count (
     PRIMARY KEY (user_id, category_id)
 ) WITH (fillfactor = 80);
 
--- The name of a guest, a dish or a category, by its hub key: that of the newest version of any order.
--- Names stand beside the counts, not in them: a new name is one row, and workers do not wait for each other.
+-- Name of a user, product or category by hub key, from the latest version of any order.
+-- Separate from the counts: a new name changes one row, and workers do not wait for each other.
 CREATE TABLE cdm.name (
     id      uuid  PRIMARY KEY,
     name    text  NOT NULL,
@@ -52,8 +52,8 @@ SELECT count.id, count.user_id, count.category_id, category.name AS category_nam
 FROM cdm.category_order_count AS count
 JOIN cdm.name AS category ON category.id = count.category_id;
 
--- Guests at or over a threshold. A view cannot disagree with the counters. The threshold of "*" serves every
--- category that has none of its own; without a tag the category's name is the tag.
+-- Users at or above a threshold. A view always agrees with the counters. The threshold of "*" applies to every
+-- category without a rule; without a tag, the name of the category is the tag.
 CREATE VIEW cdm.user_tags AS
 SELECT
     counter.user_id,

@@ -1,22 +1,22 @@
--- The role that dashboards read as. A login becomes a reader by membership: GRANT streamstage_reader TO some_login;
+-- Role of dashboards. A login becomes a reader by membership: GRANT streamstage_reader TO some_login;
 DO $$
 BEGIN
     CREATE ROLE streamstage_reader NOLOGIN;
 EXCEPTION
-    -- Roles belong to the cluster: another database, also one that migrates at this moment, may have made it.
+    -- Roles belong to the server: the migration of another database may have created it, even at this moment.
     WHEN duplicate_object OR unique_violation THEN NULL;
 END
 $$;
 
--- When the warehouse last got a row. The table is insert-only, and the rows of a batch share one load date, so that
--- the index stays small and is written at its end alone.
+-- Load date of the latest row. The table is insert-only and the rows of a batch share one load date, so the index
+-- stays small and only its end is written.
 CREATE INDEX s_order_status_load_dt ON dds.s_order_status (load_dt);
 
--- What a business dashboard shows: plain views, which cannot be older than the tables. They read with the rights of
--- their owner, so that a reader needs none on the tables. Days and hours are those of the session's time zone.
+-- Views for business dashboards. Plain views are never older than the tables. They read with the permissions of their
+-- owner, so a reader needs no permission on the tables. Days and hours follow the time zone of the session.
 CREATE SCHEMA IF NOT EXISTS cdm_bi;
 
--- The newest version of every order, from the ledger: one row for each order, where the vault has one for each version.
+-- Latest version of every order, from the ledger: one row per order, whereas the vault has one row per version.
 -- A version begins with `update_ts` in microseconds since 1970, its sign bit flipped, and the rank of the status.
 CREATE VIEW cdm_bi.order_version AS
 SELECT
@@ -25,8 +25,8 @@ SELECT
     get_byte(version, 8) = 4 AS is_closed
 FROM cdm.order_contribution;
 
--- Closed orders by the quarter of an hour in which they were closed. Every time zone's day begins with such a quarter,
--- and grouping by its number is what keeps a million orders below a second.
+-- Closed orders by the quarter of an hour of their closing. A day begins with such a quarter in every time zone, and
+-- grouping by its number takes less than a second for a million orders.
 CREATE VIEW cdm_bi.orders_closed AS
 SELECT
     (timestamptz 'epoch' + quarter * interval '15 minutes')::timestamp AS closed_at,
@@ -38,7 +38,7 @@ FROM (
     GROUP BY 1
 ) AS closed;
 
--- The newest day on which an order was closed: today, while orders come in.
+-- Latest day with a closed order: today, while orders arrive.
 CREATE VIEW cdm_bi.orders_closed_today AS
 SELECT closed_at::date AS day, sum(orders)::bigint AS orders
 FROM cdm_bi.orders_closed
@@ -46,7 +46,7 @@ GROUP BY 1
 ORDER BY 1 DESC
 LIMIT 1;
 
--- Closed orders with a dish. Dishes of one name of several restaurants are one dish here.
+-- Closed orders per dish. Dishes of several restaurants with the same name count as one dish.
 CREATE VIEW cdm_bi.dishes AS
 SELECT dish.name AS dish, sum(counted.orders)::bigint AS orders
 FROM (
@@ -55,7 +55,7 @@ FROM (
 JOIN cdm.name AS dish ON dish.id = counted.product_id
 GROUP BY 1;
 
--- Closed orders with a dish of the category.
+-- Closed orders per category.
 CREATE VIEW cdm_bi.categories AS
 SELECT category.name AS category, sum(counted.orders)::bigint AS orders
 FROM (
@@ -64,7 +64,7 @@ FROM (
 JOIN cdm.name AS category ON category.id = counted.category_id
 GROUP BY 1;
 
--- The rules of the tags, by category: that of "*" serves every category that has none of its own.
+-- Tag rules by category: the rule of "*" applies to every category without a rule.
 CREATE VIEW cdm_bi.tag_rules AS
 SELECT
     category.id AS category_id,
@@ -77,7 +77,7 @@ JOIN cdm.category_thresholds AS rule ON rule.category = category.name
     OR (rule.category = '*' AND NOT EXISTS (
         SELECT FROM cdm.category_thresholds AS own WHERE own.category = category.name));
 
--- Guests who have the tag.
+-- Guests per tag.
 CREATE VIEW cdm_bi.tags AS
 SELECT tag, count(*) AS guests
 FROM (
@@ -88,13 +88,13 @@ FROM (
 ) AS tagged
 GROUP BY 1;
 
--- Guests by name, with the end of the id that tells those of one name apart.
+-- Guests by name, followed by the end of the ID, which distinguishes guests with the same name.
 CREATE VIEW cdm_bi.guests AS
 SELECT guest.id AS guest_id, guest.name || ' (' || right(hub.user_id, 6) || ')' AS guest
 FROM dds.h_user AS hub
 JOIN cdm.name AS guest ON guest.id = hub.h_user_pk;
 
--- Each guest with a closed order who has not every tag: the nearest one, and how many closed orders it takes.
+-- Nearest missing tag of each guest with a closed order, and the number of closed orders until then.
 CREATE VIEW cdm_bi.guests_next_tag AS
 SELECT guest.guest, nearest.tag, nearest.category, nearest.orders, nearest.orders_left
 FROM (
@@ -111,7 +111,7 @@ FROM (
 ) AS nearest
 JOIN cdm_bi.guests AS guest USING (guest_id);
 
--- What is known of a guest, one line each. Read it for one guest: for all it is as long as all counters.
+-- Profile of a guest, one attribute per row. Filter by guest: without a filter it is as long as all counters.
 CREATE VIEW cdm_bi.guest_profile AS
 SELECT guest.guest, line.kind, line.name, line.orders, line.orders_left
 FROM cdm_bi.guests AS guest
@@ -140,7 +140,7 @@ CROSS JOIN LATERAL (
     WHERE counted.user_id = guest.guest_id
 ) AS line;
 
--- How far the data reaches: when the newest version of an order was made, and when the vault last got one.
+-- Freshness: time of the latest version of an order, and latest load date of the vault.
 CREATE VIEW cdm_bi.freshness AS
 SELECT
     (SELECT (timestamptz 'epoch' + max(update_us) * interval '1 microsecond')::timestamp FROM cdm_bi.order_version)
@@ -148,7 +148,7 @@ SELECT
     (SELECT max(load_dt)::timestamp FROM dds.s_order_status) AS newest_load,
     (SELECT floor(extract(epoch FROM now() - max(load_dt)))::bigint FROM dds.s_order_status) AS seconds_since_load;
 
--- Dead letters by reason; nothing of what they hold.
+-- Dead letters by reason, without their content.
 CREATE VIEW cdm_bi.dead_letters AS
 SELECT
     code AS reason,

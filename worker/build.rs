@@ -1,4 +1,4 @@
-//! Has the migrations built in again when one is added.
+//! Rebuilds the crate when a migration is added, because `sqlx::migrate!` embeds the migrations at compile time.
 
 fn main() {
     println!("cargo:rerun-if-changed=../migrations");

@@ -1,9 +1,9 @@
-{{/* Name of the chart, as a label. */}}
+{{/* Name of the chart, for labels. */}}
 {{- define "streamstage.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 54 | trimSuffix "-" }}
 {{- end }}
 
-{{/* Name that the objects begin with: `streamstage` for a release of that name. */}}
+{{/* Prefix of the object names: `streamstage` for a release of that name. */}}
 {{- define "streamstage.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 54 | trimSuffix "-" }}
@@ -14,12 +14,12 @@
 {{- end }}
 {{- end }}
 
-{{/* Name of the operator's objects and of its lease. */}}
+{{/* Name of the operator's objects and of its Lease. */}}
 {{- define "streamstage.operator" -}}
 {{ include "streamstage.fullname" . }}-operator
 {{- end }}
 
-{{/* Labels of every object; the argument is a list of the root and the component. */}}
+{{/* Labels of every object; the argument is a list of the root context and the component. */}}
 {{- define "streamstage.labels" -}}
 {{- $root := index . 0 -}}
 {{ include "streamstage.selector" . }}
@@ -29,7 +29,7 @@ app.kubernetes.io/part-of: streamstage
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* Labels that never change. */}}
+{{/* Selector labels: immutable, so without the version. */}}
 {{- define "streamstage.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "streamstage.name" $root }}
@@ -37,7 +37,7 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
-{{/* An image; the argument is a list of the root and `operator` or `worker`. */}}
+{{/* Reference of an image; the argument is a list of the root context and `operator` or `worker`. */}}
 {{- define "streamstage.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := $root.Values.image -}}
@@ -45,14 +45,14 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ index $image (index . 1) }}:{{ default $root.Chart.AppVersion $image.tag }}
 {{- end }}
 
-{{/* Amounts as the operator's flags have them: cpu=100m,memory=64Mi. */}}
-{{- define "streamstage.amounts" -}}
-{{- $amounts := list -}}
-{{- range $name, $amount := . }}{{ $amounts = append $amounts (printf "%s=%v" $name $amount) }}{{ end -}}
-{{ join "," $amounts }}
+{{/* Resource quantities in the syntax of the operator's flags: cpu=100m,memory=64Mi. */}}
+{{- define "streamstage.quantities" -}}
+{{- $quantities := list -}}
+{{- range $name, $quantity := . }}{{ $quantities = append $quantities (printf "%s=%v" $name $quantity) }}{{ end -}}
+{{ join "," $quantities }}
 {{- end }}
 
-{{/* What the `restricted` Pod Security Standard asks of a pod. */}}
+{{/* Pod security context that satisfies the `restricted` Pod Security Standard. */}}
 {{- define "streamstage.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -62,7 +62,7 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
-{{/* What it asks of a container, and a root that is read-only. */}}
+{{/* Container security context that satisfies it, with a read-only root file system. */}}
 {{- define "streamstage.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true

@@ -1,33 +1,32 @@
-//! The JSON messages: from the source to `stg`, between the stages, and in the dictionary.
+//! JSON messages: from the source to `stg`, between the stages, and the entries of the reference data.
 //!
-//! These types own their text: a message outlives the record that it was read from.
-//! They must never refuse an unknown field, and never carry money through a float.
-//! The order of a type's fields is the order in which they are written: two emissions of one order version are
-//! the same bytes.
-//! Each message is also a JSON Schema in `schemas/`, made from its type by [`schemas`].
+//! The types own their text, because a message outlives the Kafka record that it was parsed from.
+//! Never reject an unknown field, and never convert money to a float.
+//! Fields are serialized in declaration order, so that the same order version always yields the same bytes.
+//! Every message also has a JSON Schema in `schemas/`, generated from its type by [`schemas`].
 
-mod dictionary;
 mod enriched_order;
 mod id;
 mod money;
 mod order_event;
 mod order_fact;
+mod reference_data;
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
 pub use self::{
-    dictionary::{MenuItem, RestaurantEntry, UserEntry},
     enriched_order::{EnrichedOrder, EnrichedPayload, EnrichedProduct, EnrichedUser, NamedRef},
     money::{Money, MoneyError},
     order_event::{EntityRef, OrderEvent, OrderItem, OrderPayload, StatusChange},
     order_fact::{FactPayload, FactRef, OrderFact},
+    reference_data::{MenuItem, RestaurantEntry, UserEntry},
 };
 
 /// The only `object_type` that the stages process.
-pub const ORDER: &str = "order";
+pub const ORDER_OBJECT_TYPE: &str = "order";
 
-/// The JSON Schema of every message, by the name of its file without `.json`.
+/// JSON Schemas of all messages, as pairs of file name without `.json` and schema.
 #[must_use]
 pub fn schemas() -> [(&'static str, Value); 5] {
     [
@@ -39,7 +38,7 @@ pub fn schemas() -> [(&'static str, Value); 5] {
     ]
 }
 
-/// The schema of what a reader accepts, in the draft that JSON Schema tools take by default.
+/// Generates the schema of the messages that a consumer accepts, in JSON Schema draft 2020-12.
 fn schema_of<T: JsonSchema>() -> Value {
     SchemaSettings::draft2020_12()
         .for_deserialize()

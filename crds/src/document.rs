@@ -1,7 +1,7 @@
-//! Stages as YAML text: what the worker reads from a file and what the operator writes into a ConfigMap.
+//! YAML documents with stages: the worker reads them from a file, the operator writes them into a ConfigMap.
 //!
-//! Must never guess: an unknown field, another kind or a second stage of the same name is refused.
-//! Whoever reads the file passes its text in; a stage that comes out of [`parse`] has passed [`validate`].
+//! Never guesses: unknown fields, other kinds and duplicate stage names are rejected.
+//! The caller reads the file and passes its text in. A stage that [`parse`] returns has passed [`validate`].
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -17,76 +17,76 @@ use thiserror::Error;
 
 use crate::stage::{StreamStage, StreamStageSpec, Violation, validate};
 
-/// The parts of the resource that the operator alone uses.
-const OPERATOR_FIELDS: [&str; 3] = ["scaling", "suspend", "worker"];
+/// Spec fields that only the operator uses.
+const OPERATOR_ONLY_FIELDS: [&str; 3] = ["scaling", "suspend", "worker"];
 
-/// The text is no list of stages. Documents are counted from 1; empty ones do not count.
+/// Error for a text that is not a list of valid stages. Documents are numbered from 1, without the empty ones.
 #[derive(Debug, Error)]
 pub enum DocumentError {
     /// Every document is empty.
-    #[error("there is no StreamStage in the text: write at least one document with `kind: StreamStage`")]
+    #[error("the text contains no StreamStage: add at least one document with `kind: StreamStage`")]
     Empty,
-    /// A document of another kind.
+    /// A document has another kind or API version.
     #[error(
-        "document {document} is `{found}`: only `{expected}` is read here; move the other resource to another file"
+        "document {document} is `{actual}`, expected `{expected}`: move the other resource to another file"
     )]
-    NotAStage {
+    UnexpectedKind {
         /// Number of the document.
         document: usize,
-        /// Its `apiVersion/kind`.
-        found: String,
-        /// The `apiVersion/kind` that is read.
+        /// `apiVersion/kind` of the document.
+        actual: String,
+        /// The only `apiVersion/kind` that is accepted.
         expected: String,
     },
-    /// Broken YAML, an unknown or missing field, or a value of the wrong form.
+    /// Malformed YAML, an unknown or missing field, or a value of the wrong type or form.
     #[error("document {document}, line {line}, {field}: {cause}")]
-    Unreadable {
+    Malformed {
         /// Number of the document.
         document: usize,
         /// Line in the whole text, from 1.
         line: u64,
         /// Path of the field; `.` for the document itself.
         field: String,
-        /// What is wrong there.
+        /// Description of the error, without its location.
         cause: String,
     },
-    /// Two stages of one name in one namespace.
+    /// Two stages have the same name and namespace.
     #[error("document {document} repeats the stage `{name}` of document {first}: rename or remove one")]
     DuplicateName {
         /// Number of the second document.
         document: usize,
-        /// Number of the first.
+        /// Number of the first document.
         first: usize,
         /// `namespace/name` of both.
         name: String,
     },
-    /// The stage breaks rules that its fields alone do not show.
-    #[error("document {document}, stage `{name}`:{}", listed(.violations))]
+    /// The stage violates rules of [`validate`].
+    #[error("document {document}, stage `{name}`:{}", violation_list(.violations))]
     Invalid {
         /// Number of the document.
         document: usize,
         /// Name of the stage.
         name: String,
-        /// All rules that it breaks.
+        /// All violations, in the order of the fields.
         violations: Vec<Violation>,
     },
 }
 
-fn listed(violations: &[Violation]) -> String {
+fn violation_list(violations: &[Violation]) -> String {
     violations
         .iter()
         .fold(String::new(), |list, violation| format!("{list}\n  {violation}"))
 }
 
-/// Reads one or several YAML documents, each a `StreamStage`; empty documents are skipped.
+/// Parses one or several YAML documents, each a `StreamStage`; empty documents are skipped.
 ///
 /// # Errors
-/// The first document that is refused, as a [`DocumentError`].
+/// [`DocumentError`] of the first document that is rejected.
 pub fn parse(text: &str) -> Result<Vec<StreamStage>, DocumentError> {
     let mut stages = Vec::new();
     let mut names = BTreeMap::new();
-    for document in documents(text) {
-        let stage = document.stage()?;
+    for document in split_documents(text) {
+        let stage = document.parse_stage()?;
         let name = format!("{}/{}", stage.namespace(), stage.name());
         if let Some(first) = names.insert(name.clone(), document.number) {
             return Err(DocumentError::DuplicateName {
@@ -104,17 +104,16 @@ pub fn parse(text: &str) -> Result<Vec<StreamStage>, DocumentError> {
     }
 }
 
-/// The document that a worker reads: name, namespace and everything of the spec that a worker uses.
+/// Renders the document for a worker: name, namespace, and the spec without its operator-only fields.
 ///
-/// It is the same text for every change of scaling, suspension and pod settings, so that such a change restarts
-/// no worker.
+/// A change of scaling, suspension or pod settings does not change the text, so that it restarts no worker.
 ///
 /// # Errors
-/// If the stage cannot be written as YAML, which a stage that was read before always can.
-pub fn worker_document(stage: &StreamStage) -> Result<String, serde_saphyr::ser::Error> {
+/// If the stage cannot be serialized as YAML; a stage from [`parse`] always can.
+pub fn render_worker_document(stage: &StreamStage) -> Result<String, serde_saphyr::ser::Error> {
     let mut spec = json!(stage.spec);
     if let Value::Object(fields) = &mut spec {
-        fields.retain(|field, _| !OPERATOR_FIELDS.contains(&field.as_str()));
+        fields.retain(|field, _| !OPERATOR_ONLY_FIELDS.contains(&field.as_str()));
     }
     serde_saphyr::to_string(&json!({
         "apiVersion": StreamStage::api_version(&()),
@@ -124,17 +123,18 @@ pub fn worker_document(stage: &StreamStage) -> Result<String, serde_saphyr::ser:
     }))
 }
 
-/// One document of a text.
+/// One YAML document of a text.
 struct Document<'a> {
+    /// Number from 1, without the empty documents.
     number: usize,
     /// Lines of the text before the document.
     lines_before: u64,
     text: &'a str,
 }
 
-/// Cuts a text at the lines that YAML reserves for this, and leaves empty documents out: `---` at the start of a
-/// line is a document's start even inside a block of text.
-fn documents(text: &str) -> Vec<Document<'_>> {
+/// Splits a text at its document markers and drops the empty documents. YAML reserves `---` at the start of a line
+/// for this, even inside a block scalar.
+fn split_documents(text: &str) -> Vec<Document<'_>> {
     let mut starts = vec![(0, 0)];
     let mut offset = 0;
     for (lines_before, line) in (0..).zip(text.split_inclusive('\n')) {
@@ -154,7 +154,7 @@ fn documents(text: &str) -> Vec<Document<'_>> {
         .zip(ends)
         .map(|((start, lines_before), end)| (*lines_before, &text[*start..end]));
     (1..)
-        .zip(pieces.filter(|(_, text)| !is_empty(text)))
+        .zip(pieces.filter(|(_, text)| !is_blank(text)))
         .map(|(number, (lines_before, text))| Document {
             number,
             lines_before,
@@ -163,8 +163,8 @@ fn documents(text: &str) -> Vec<Document<'_>> {
         .collect()
 }
 
-/// Whether a document holds nothing but comments.
-fn is_empty(document: &str) -> bool {
+/// Returns true for a document that contains only comments, markers and white space.
+fn is_blank(document: &str) -> bool {
     document.lines().all(|line| {
         let content = line.strip_prefix("---").unwrap_or(line).trim();
         content.is_empty() || content.starts_with('#') || content == "..."
@@ -172,19 +172,19 @@ fn is_empty(document: &str) -> bool {
 }
 
 impl Document<'_> {
-    fn stage(&self) -> Result<StreamStage, DocumentError> {
-        // The kind comes first: a resource of another kind would fail at some unknown field.
-        let Heading { api_version, kind } = self.read()?;
-        let found = format!("{api_version}/{kind}");
+    fn parse_stage(&self) -> Result<StreamStage, DocumentError> {
+        // The kind is checked first; otherwise another resource would be reported as an unknown field.
+        let TypeMeta { api_version, kind } = self.deserialize()?;
+        let actual = format!("{api_version}/{kind}");
         let expected = format!("{}/{}", StreamStage::api_version(&()), StreamStage::kind(&()));
-        if found != expected {
-            return Err(DocumentError::NotAStage {
+        if actual != expected {
+            return Err(DocumentError::UnexpectedKind {
                 document: self.number,
-                found,
+                actual,
                 expected,
             });
         }
-        let Strict { metadata, spec, .. } = self.read()?;
+        let StrictStage { metadata, spec, .. } = self.deserialize()?;
         let stage = StreamStage {
             metadata,
             spec,
@@ -203,9 +203,9 @@ impl Document<'_> {
         }
     }
 
-    fn read<T: DeserializeOwned>(&self) -> Result<T, DocumentError> {
+    fn deserialize<T: DeserializeOwned>(&self) -> Result<T, DocumentError> {
         let mut field = ".".to_owned();
-        let read = serde_saphyr::with_deserializer_from_str_with_options(
+        let result = serde_saphyr::with_deserializer_from_str_with_options(
             self.text,
             serde_saphyr::options! { with_snippet: false },
             |deserializer| {
@@ -215,50 +215,51 @@ impl Document<'_> {
                 })
             },
         );
-        read.map_err(|error| DocumentError::Unreadable {
+        result.map_err(|error| DocumentError::Malformed {
             document: self.number,
             line: self.lines_before + error.location().map_or(1, |location| location.line()),
-            // The parser writes `?` for a key that it could not read.
+            // serde_path_to_error reports `?` for a key that was not deserialized.
             field: field.trim_end_matches(".?").to_owned(),
-            cause: cause(&error),
+            cause: parse_error_message(&error),
         })
     }
 }
 
-/// What is wrong, in the words of someone who writes YAML, and without the place: that is counted in the document.
-fn cause(error: &serde_saphyr::Error) -> String {
+/// Describes a parse error in YAML terms. It leaves out the location, which is relative to the document, not to the
+/// text.
+fn parse_error_message(error: &serde_saphyr::Error) -> String {
     match error.without_snippet() {
         serde_saphyr::Error::InvalidScalar { ty: "bool", .. } => "is neither `true` nor `false`".to_owned(),
-        serde_saphyr::Error::InvalidScalar { .. } => "is no whole number of the expected size".to_owned(),
+        serde_saphyr::Error::InvalidScalar { .. } => "is not a whole number in the allowed range".to_owned(),
         serde_saphyr::Error::SerdeMissingField { field, .. } => format!("`{field}` is missing: add it"),
-        other => other.render_with_formatter(&UserMessageFormatter.with_localizer(&WithoutPlace)),
+        other => other.render_with_formatter(&UserMessageFormatter.with_localizer(&WithoutLocation)),
     }
 }
 
-/// Leaves the place out of a message.
-struct WithoutPlace;
+/// Removes the location from a message of the parser.
+struct WithoutLocation;
 
-impl Localizer for WithoutPlace {
+impl Localizer for WithoutLocation {
     fn attach_location<'a>(&self, message: Cow<'a, str>, _: Location) -> Cow<'a, str> {
         message
     }
 }
 
-/// What every Kubernetes resource begins with.
+/// `apiVersion` and `kind` of any resource; empty if missing.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Heading {
+struct TypeMeta {
     #[serde(default)]
     api_version: String,
     #[serde(default)]
     kind: String,
 }
 
-/// The resource with no room for an unknown field. The status of a resource copied from a cluster is skipped.
+/// Resource that rejects unknown fields. It accepts and ignores the status of a resource copied from a cluster.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "the fields stand here to be known")]
-struct Strict {
+#[expect(dead_code, reason = "unread fields are declared so that they are not unknown")]
+struct StrictStage {
     api_version: IgnoredAny,
     kind: IgnoredAny,
     #[serde(deserialize_with = "strict_metadata")]
@@ -267,9 +268,9 @@ struct Strict {
     status: Option<IgnoredAny>,
 }
 
-/// Reads the metadata; the Kubernetes type itself would pass over a misspelled field.
+/// Deserializes the metadata strictly, because the Kubernetes type itself ignores misspelled fields.
 fn strict_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    const KNOWN: &[&str] = &[
+    const METADATA_FIELDS: &[&str] = &[
         "annotations",
         "creationTimestamp",
         "deletionGracePeriodSeconds",
@@ -287,8 +288,11 @@ fn strict_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectM
         "uid",
     ];
     let fields = serde_json::Map::deserialize(deserializer)?;
-    if let Some(unknown) = fields.keys().find(|field| !KNOWN.contains(&field.as_str())) {
-        return Err(D::Error::unknown_field(unknown, KNOWN));
+    if let Some(unknown) = fields
+        .keys()
+        .find(|field| !METADATA_FIELDS.contains(&field.as_str()))
+    {
+        return Err(D::Error::unknown_field(unknown, METADATA_FIELDS));
     }
     serde_json::from_value(Value::Object(fields)).map_err(D::Error::custom)
 }

@@ -1,18 +1,19 @@
-//! The contract of StreamStage: the resource that a user writes, and the messages that stages exchange.
+//! API types of StreamStage: the custom resource that users write, and the messages that stages exchange.
 //!
-//! Everything here is a function of its arguments.
-//! This crate must never read a file, a socket, the environment or the clock: the operator and the worker do
-//! that at their edges and pass the text in.
+//! Every function depends on its arguments only.
+//! This crate never reads a file, a socket, the environment or the clock: the operator and the worker read them and
+//! pass the text in.
 //!
-//! - [`stage`]: the custom resource `StreamStage`, its bounds and CEL rules, and the same checks in Rust
-//! - [`status`]: what the operator reports about a stage: lag, decisions, conditions
-//! - [`document`]: one or several `StreamStage` resources as YAML text, the form that the worker reads
-//! - [`kafka_security`]: which settings of a Kafka client follow from a Secret
-//! - [`contract`]: the JSON messages between the source, the stages and the dictionary
+//! - [`stage`]: spec of the custom resource `StreamStage`, with its bounds, its CEL rules and the same checks in Rust
+//! - [`status`]: its status, written by the operator: lag, scaling decisions, conditions
+//! - [`document`]: YAML files with one or several `StreamStage` resources, the input of the worker
+//! - [`kafka`]: settings of a Kafka client, derived from a Secret
+//! - [`contract`]: JSON messages of the source, between the stages, and of the reference data
 
 pub mod contract;
 pub mod document;
-pub mod kafka_security;
+pub mod kafka;
+mod schema;
 pub mod stage;
 pub mod status;
 

@@ -1,7 +1,7 @@
-//! What the operator reports about a stage: the status of the resource `StreamStage`.
+//! Status of the resource `StreamStage`, written by the operator only.
 //!
-//! Must never hold a wish: everything here was observed or decided by the operator, and a user never writes it.
-//! What a failover must not forget, the decisions and the window of wishes, stands here too.
+//! Contains observations and decisions, never desired state, which belongs to the spec.
+//! Decisions and recommendations are stored here so that a new leader continues with them.
 
 mod condition;
 mod lag;
@@ -14,66 +14,66 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     condition::{ConditionType, Reason},
     lag::{Lag, PartitionLag},
-    scaling::{Decision, LimitedBy, ScalingStatus, Wish},
+    scaling::{Decision, LimitedBy, Recommendation, ScalingStatus},
 };
 
-/// What is known about a stage.
+/// Observed state of a stage.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(transform = super::stage::structural)]
+#[schemars(transform = crate::schema::make_structural)]
 pub struct StreamStageStatus {
-    /// The generation of the resource that the rest of the status is about.
+    /// Generation of the resource that the status refers to.
     pub observed_generation: i64,
 
-    /// Workers that exist.
+    /// Number of worker pods.
     pub replicas: u32,
 
-    /// Workers that are members of the group, with every service answering.
+    /// Workers that are ready.
     pub ready_replicas: u32,
 
-    /// Workers that should exist.
+    /// Desired number of workers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub desired_replicas: Option<u32>,
 
-    /// Workers that the lag asks for, in the mode Recommend.
+    /// Recommended number of workers (mode `Recommend`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recommended_replicas: Option<u32>,
 
-    /// Ready workers of those that should exist, such as `3/5`.
+    /// Ready and desired workers, such as `3/5`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub workers: String,
 
-    /// The label selector of the stage's pods, for autoscalers that read the scale subresource.
+    /// Label selector of the worker pods, for autoscalers that use the scale subresource.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub selector: String,
 
-    /// The consumer group of the stage.
+    /// Consumer group of the stage.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub consumer_group: String,
 
-    /// The image of the stage's workers.
+    /// Image of the workers.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub image: String,
 
-    /// How far the stage is behind; absent until it has been read once.
+    /// Consumer lag; absent until the first complete poll.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<Lag>,
 
-    /// The partitions that are furthest behind, the worst first; at most 16.
+    /// Partitions with the largest lag, largest first; at most 16.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    pub partitions: Vec<PartitionLag>,
+    pub lagging_partitions: Vec<PartitionLag>,
 
-    /// What limits the number of workers.
+    /// State of the scaling: limits, measured throughput and recommendations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scaling: Option<ScalingStatus>,
 
-    /// The last ten changes of the number of workers, the newest first.
+    /// Last ten scaling steps, newest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub decisions: Vec<Decision>,
 
-    /// The conditions of the stage, one of each type.
+    /// Conditions of the stage, one per type.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

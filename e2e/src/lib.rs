@@ -1,11 +1,10 @@
-//! What the tests and the demo of the whole pipeline stand on: local services and a generator of orders.
+//! Infrastructure for the demo and for tests of the whole pipeline: local services and an order generator.
 //!
-//! [`services`] starts real Kafka, PostgreSQL and Redis as local processes and stops them for certain.
-//! [`orders`] makes the dictionaries and the messages of the source system, good and bad, from a seed.
-//! [`cluster`] is a Kubernetes cluster with the operator in it, and a story's place there.
-//! [`pipeline`] is one isolated pipeline on these services: its topics, its database, its stage file, its workers.
+//! [`services`] starts real Kafka, PostgreSQL and Redis as local processes, and always stops them.
+//! [`orders`] generates the reference data and the messages of the source system, valid and malformed, from a seed.
+//! [`pipeline`] is one isolated pipeline on these services: its topics, database, stage file and workers.
+//! [`recount`] counts the marts a second time, from the messages alone.
 
-pub mod cluster;
 pub mod demo;
 pub mod orders;
 pub mod pipeline;

@@ -2,10 +2,11 @@
     clippy::disallowed_types,
     reason = "edge: writes the objects of a stage to the cluster"
 )]
-//! Fourth step: brings the objects of a stage to what was planned, by server-side apply.
+//! Step 4 of a reconcile: applies the planned objects by server-side apply.
 //!
-//! Must never write an object that already is as planned.
-//! The number of workers has a field manager of its own: neither write carries what the other one owns.
+//! Must never write an object without drift.
+//! The replicas have a field manager of their own: an apply of the pod template never carries the replicas, and an apply
+//! of the replicas never carries the template.
 
 mod drift;
 
@@ -22,69 +23,72 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::metrics::Metrics;
-use crate::owned::{FIELD_MANAGER, Owned, SCALE_FIELD_MANAGER, owns_replicas};
+use crate::owned::{FIELD_MANAGER, OwnedObjects, SCALE_FIELD_MANAGER, owns_replicas};
 use crate::plan::{Applied, Planned, Resources};
-use crate::scale::Wanted;
+use crate::scale::ReplicaDecision;
 
-/// Writes what differs between `planned` and `owned`, and returns the objects as the API server has them.
+/// Applies the objects of `planned` that drifted in `owned`, and returns all of them as the API server has them.
 ///
-/// The Deployment comes last: its pods need everything else.
+/// The Deployment comes last: its pods need the other objects.
 ///
 /// # Errors
-/// When the API server does not answer, or refuses; what was written before stays.
+/// Fails if the API server is unreachable or rejects an object; the objects before it remain applied.
 pub async fn apply(
     planned: Resources<Planned>,
-    owned: Owned,
+    owned: OwnedObjects,
     client: &Client,
     metrics: &Metrics,
 ) -> kube::Result<Resources<Applied>> {
-    let write = Write { client, metrics };
+    let applier = Applier { client, metrics };
     Ok(Resources {
-        service_account: write
-            .unless_equal(planned.service_account, owned.service_account)
+        service_account: applier
+            .apply_if_changed(planned.service_account, owned.service_account)
             .await?,
-        config_map: write.unless_equal(planned.config_map, owned.config_map).await?,
-        service: write.unless_equal(planned.service, owned.service).await?,
-        disruption_budget: write
-            .unless_equal(planned.disruption_budget, owned.disruption_budget)
+        config_map: applier
+            .apply_if_changed(planned.config_map, owned.config_map)
+            .await?,
+        service: applier.apply_if_changed(planned.service, owned.service).await?,
+        disruption_budget: applier
+            .apply_if_changed(planned.disruption_budget, owned.disruption_budget)
             .await?,
         deployment: match owned.deployment {
             None => {
-                let created = write.created(planned.deployment, &planned.wanted).await?;
-                write.scaled(created, &planned.wanted).await?
+                let created = applier
+                    .create_deployment(planned.deployment, &planned.decision)
+                    .await?;
+                applier.apply_replicas(created, &planned.decision).await?
             }
             Some(live) => {
-                let scaled = write.scaled(live, &planned.wanted).await?;
-                write.unless_equal(planned.deployment, Some(scaled)).await?
+                let scaled = applier.apply_replicas(live, &planned.decision).await?;
+                applier.apply_if_changed(planned.deployment, Some(scaled)).await?
             }
         },
-        wanted: planned.wanted,
+        decision: planned.decision,
         state: PhantomData,
     })
 }
 
-/// Takes the workers of a stage away that cannot be kept otherwise.
+/// Scales the Deployment of a suspended stage to zero, although the stage itself is invalid and nothing else is applied.
 ///
 /// # Errors
-/// When the API server does not answer, or refuses.
-pub async fn pause(
+/// Fails if the API server is unreachable or rejects the write.
+pub async fn apply_suspension(
     live: Deployment,
-    wanted: &Wanted,
+    decision: &ReplicaDecision,
     client: &Client,
     metrics: &Metrics,
 ) -> kube::Result<()> {
-    let write = Write { client, metrics };
-    write.scaled(live, wanted).await.map(|_| ())
+    let applier = Applier { client, metrics };
+    applier.apply_replicas(live, decision).await.map(|_| ())
 }
 
-/// Writes to one cluster.
-struct Write<'a> {
+struct Applier<'a> {
     client: &'a Client,
     metrics: &'a Metrics,
 }
 
-impl Write<'_> {
-    async fn unless_equal<K>(&self, planned: K, live: Option<K>) -> kube::Result<K>
+impl Applier<'_> {
+    async fn apply_if_changed<K>(&self, planned: K, live: Option<K>) -> kube::Result<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Serialize
@@ -93,7 +97,7 @@ impl Write<'_> {
             + Debug,
     {
         match live {
-            Some(live) if drift::holds(&json!(planned), &json!(live)) => Ok(live),
+            Some(live) if drift::matches_plan(&json!(planned), &json!(live)) => Ok(live),
             _ => {
                 self.patch(FIELD_MANAGER, &planned.name_any(), planned.namespace(), &planned)
                     .await
@@ -101,43 +105,48 @@ impl Write<'_> {
         }
     }
 
-    /// A new Deployment is the one write with both template and number: without a number it would start one worker.
-    async fn created(&self, mut planned: Deployment, wanted: &Wanted) -> kube::Result<Deployment> {
+    /// Creates the Deployment with its initial replicas. This is the one write with both template and replicas: without
+    /// replicas, Kubernetes would start one worker.
+    async fn create_deployment(
+        &self,
+        mut planned: Deployment,
+        decision: &ReplicaDecision,
+    ) -> kube::Result<Deployment> {
         if let Some(spec) = &mut planned.spec {
-            spec.replicas = i32::try_from(wanted.initial).ok();
+            spec.replicas = i32::try_from(decision.initial).ok();
         }
         self.patch(FIELD_MANAGER, &planned.name_any(), planned.namespace(), &planned)
             .await
     }
 
-    /// Brings the number of workers to what is wanted, or keeps it as it is when that is nobody's business here.
+    /// Applies the desired replicas; leaves them unchanged if another controller writes them.
     ///
-    /// A number that the template's manager still owns from the creation is taken over first: its next write leaves
-    /// the number out, and a number that nobody owns would fall back to 1.
-    async fn scaled(&self, live: Deployment, wanted: &Wanted) -> kube::Result<Deployment> {
-        let present = live.spec.as_ref().and_then(|spec| spec.replicas);
-        // Where another controller decides, a zero of the operator's own is left from a pause: it ends here.
-        let paused = present == Some(0) && owns_replicas(&live, SCALE_FIELD_MANAGER);
-        let replicas = wanted.replicas.or(paused.then_some(wanted.initial));
-        let number = replicas
+    /// Replicas that [`FIELD_MANAGER`] still owns from the creation are first transferred to [`SCALE_FIELD_MANAGER`]:
+    /// its next apply omits the field, and a field without an owner would be reset to 1.
+    async fn apply_replicas(&self, live: Deployment, decision: &ReplicaDecision) -> kube::Result<Deployment> {
+        let current = live.spec.as_ref().and_then(|spec| spec.replicas);
+        // In the mode External, a zero that this operator owns is left over from a suspension, which has ended.
+        let was_suspended = current == Some(0) && owns_replicas(&live, SCALE_FIELD_MANAGER);
+        let desired = decision.replicas.or(was_suspended.then_some(decision.initial));
+        let replicas = desired
             .and_then(|replicas| i32::try_from(replicas).ok())
-            .or(present);
-        let must_take_over =
+            .or(current);
+        let needs_transfer =
             owns_replicas(&live, FIELD_MANAGER) && !owns_replicas(&live, SCALE_FIELD_MANAGER);
-        if number == present && !must_take_over {
+        if replicas == current && !needs_transfer {
             return Ok(live);
         }
-        // A number that another controller decides must not overwrite the one that it writes at this moment.
+        // The resource version makes the apply fail, rather than overwrite what the other controller wrote meanwhile.
         let metadata = ObjectMeta {
             name: live.metadata.name.clone(),
-            resource_version: live.resource_version().filter(|_| wanted.replicas.is_none()),
+            resource_version: live.resource_version().filter(|_| decision.replicas.is_none()),
             ..ObjectMeta::default()
         };
         let scale = json!({
             "apiVersion": Deployment::api_version(&()),
             "kind": Deployment::kind(&()),
             "metadata": metadata,
-            "spec": {"replicas": number},
+            "spec": {"replicas": replicas},
         });
         self.patch(SCALE_FIELD_MANAGER, &live.name_any(), live.namespace(), &scale)
             .await
@@ -157,8 +166,8 @@ impl Write<'_> {
         let applied = api
             .patch(name, &PatchParams::apply(manager).force(), &Patch::Apply(object))
             .await?;
-        self.metrics.wrote(&K::kind(&()));
-        tracing::info!(kind = %K::kind(&()), namespace = applied.namespace(), name, manager, "applied");
+        self.metrics.record_api_write(&K::kind(&()));
+        tracing::info!(kind = %K::kind(&()), name, manager, "applied");
         Ok(applied)
     }
 }

@@ -1,4 +1,4 @@
-//! The commands of the operator.
+//! Command line of the operator, one module per subcommand.
 
 use clap::{Parser, Subcommand};
 
@@ -9,9 +9,9 @@ pub mod run;
 pub mod scope;
 pub mod simulate;
 
-/// Keeps the workers of every StreamStage as the resource describes them.
+/// Kubernetes operator for StreamStage: reconciles each stage into a worker Deployment and scales it by consumer lag
 ///
-/// Run it in the cluster, installed by the chart; or outside, with the cluster of the current kubeconfig.
+/// Runs in the cluster, installed by the chart, or outside, with the current kubeconfig context.
 #[derive(Debug, Parser)]
 #[command(
     name = "operator",
@@ -23,27 +23,27 @@ Examples:
   operator explain stg --namespace orders
   operator simulate --file stage.yaml --trace trace.csv --svg trace.svg
 
-Exit codes: 0 done, or stopped by SIGTERM or SIGINT; 1 the operator cannot go on, or lost its lease; 2 wrong usage."
+Exit codes: 0 success, or stopped by SIGTERM or SIGINT; 1 error, or the lease was lost; 2 invalid usage."
 )]
 pub struct Cli {
-    /// What to do.
+    /// Subcommand to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the operator can do.
+/// Subcommands of the operator.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Keep the stages of the cluster until SIGTERM or SIGINT
+    /// Run the controller until SIGTERM or SIGINT
     Run(run::Run),
-    /// Ask the API server whether the operator is installed as it should be: one line each
+    /// Verify the installation: CRD, permissions and lease, one line per check
     Check(check::Check),
-    /// Tell why a stage has as many workers as it has: inputs, formula, gates and outcome
+    /// Explain the scaling decision for a stage: inputs, formula, gates, result
     ///
-    /// It reads the lag by itself, so run it where the operator runs, and Kafka's names resolve: kubectl exec deploy/streamstage-operator -- operator explain …
+    /// Polls Kafka itself, so run it inside the cluster: kubectl exec deploy/streamstage-operator -- operator explain …
     Explain(explain::Explain),
-    /// Play a trace of arrivals against the decision of the operator, without a cluster
+    /// Replay an arrival trace through the scaling algorithm, without a cluster
     Simulate(simulate::Simulate),
-    /// Print the definition of the resource StreamStage, as YAML
+    /// Print the StreamStage CRD as YAML
     Crd,
 }

@@ -1,59 +1,63 @@
-//! How a stage's Kafka is reached: its servers, and the settings that follow from a Secret.
+//! Kafka connection of a stage: bootstrap servers, and client settings from its Secret.
 //!
-//! Pure. Stages that reach it in one way share one client.
+//! Pure: opens no connection. Stages with equal connections share one client.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crds::StreamStage;
-use crds::kafka_security::{BadKey, KafkaKeys, Pem, settings};
+use crds::kafka::sasl_tls::{InvalidKey, KafkaKeys, PemSource, client_settings};
 use k8s_openapi::ByteString;
 
-/// The brokers of a stage, as they are reached from every namespace.
+/// Bootstrap servers of a stage, with names that resolve from every namespace.
 ///
-/// The operator is in another namespace than the stage, where a short name means another Service or none.
+/// A short name is a Service in the namespace of the stage. The operator runs in another namespace, so the name is
+/// extended to `NAME.NAMESPACE.svc`.
 #[must_use]
-pub fn servers(stage: &StreamStage) -> Vec<String> {
+pub fn bootstrap_servers(stage: &StreamStage) -> Vec<String> {
     let servers = stage.spec.source.bootstrap_servers.iter();
     servers
         .map(|server| match server.rsplit_once(':') {
-            Some((host, port)) if is_short(host) => format!("{host}.{}.svc:{port}", stage.namespace()),
+            Some((host, port)) if is_short_name(host) => format!("{host}.{}.svc:{port}", stage.namespace()),
             _ => server.clone(),
         })
         .collect()
 }
 
-/// Whether a host is a Service of the stage's own namespace.
-fn is_short(host: &str) -> bool {
+/// Returns true if the host is the name of a Service without its namespace.
+fn is_short_name(host: &str) -> bool {
     host != "localhost"
         && host
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Servers and settings of a client.
+/// Everything that a Kafka client needs to connect; equal values can share a client.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Connection {
-    /// `host:port` of some brokers.
-    pub servers: Vec<String>,
-    /// Settings of librdkafka, with credentials among them.
-    pub security: Vec<(&'static str, String)>,
+pub struct KafkaConnection {
+    /// `host:port` of each broker.
+    pub bootstrap_servers: Vec<String>,
+    /// SASL and TLS settings of librdkafka by name, including credentials. Never log them.
+    pub client_settings: Vec<(&'static str, String)>,
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for KafkaConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("servers", &self.servers)
+        f.debug_struct("KafkaConnection")
+            .field("bootstrap_servers", &self.bootstrap_servers)
             .finish_non_exhaustive()
     }
 }
 
-impl Connection {
-    /// Takes the keys of `spec.source.authSecret`, as the worker does.
+impl KafkaConnection {
+    /// Builds the client settings from the keys of `spec.source.authSecretName`, like the worker.
     ///
     /// # Errors
-    /// When a key has a value that nothing can be done with, or lacks its partner.
-    pub fn new(servers: &[String], data: &BTreeMap<String, ByteString>) -> Result<Self, BadKey> {
+    /// If a key has an invalid value, or if the key that belongs to it is missing.
+    pub fn new(
+        bootstrap_servers: &[String],
+        data: &BTreeMap<String, ByteString>,
+    ) -> Result<Self, InvalidKey> {
         let value = |key: &str| {
             let bytes = data.get(key)?;
             let text = String::from_utf8_lossy(&bytes.0);
@@ -64,13 +68,13 @@ impl Connection {
             password: value("password"),
             mechanism: value("mechanism"),
             protocol: value("security.protocol"),
-            authority: value("ca.crt"),
-            certificate: value("tls.crt"),
-            certificate_key: value("tls.key"),
+            ca_certificate: value("ca.crt"),
+            client_certificate: value("tls.crt"),
+            client_key: value("tls.key"),
         };
         Ok(Self {
-            servers: servers.to_vec(),
-            security: settings(keys, Pem::Text)?,
+            bootstrap_servers: bootstrap_servers.to_vec(),
+            client_settings: client_settings(keys, PemSource::Inline)?,
         })
     }
 }
@@ -80,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_short_host_is_a_service_of_the_stages_own_namespace() {
+    fn a_short_host_resolves_to_a_service_in_the_namespace_of_the_stage() {
         let stage = serde_saphyr::from_str(
             "{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, metadata: {name: cdm, namespace: orders}, \
              spec: {layer: cdm, source: {topic: facts, bootstrapServers: ['kafka:9092', 'kafka-1:9092', \
@@ -89,7 +93,7 @@ mod tests {
         )
         .expect("a stage");
         assert_eq!(
-            servers(&stage),
+            bootstrap_servers(&stage),
             [
                 "kafka.orders.svc:9092",
                 "kafka-1.orders.svc:9092",
@@ -103,25 +107,25 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_used_and_never_shown() {
+    fn credentials_are_used_and_never_logged() {
         let data = [
             ("username", "orders"),
             ("password", "secret\n"),
             ("ca.crt", "PEM"),
         ];
         let data = data.map(|(key, value)| (key.to_owned(), ByteString(value.into())));
-        let connection = Connection::new(&["kafka:9092".to_owned()], &data.into()).expect("settings");
+        let connection = KafkaConnection::new(&["kafka:9092".to_owned()], &data.into()).expect("settings");
         for setting in [
             ("sasl.password", "secret"),
             ("ssl.ca.pem", "PEM"),
             ("security.protocol", "SASL_SSL"),
         ] {
             let setting = (setting.0, setting.1.to_owned());
-            assert!(connection.security.contains(&setting), "{setting:?}");
+            assert!(connection.client_settings.contains(&setting), "{setting:?}");
         }
         assert_eq!(
             format!("{connection:?}"),
-            r#"Connection { servers: ["kafka:9092"], .. }"#
+            r#"KafkaConnection { bootstrap_servers: ["kafka:9092"], .. }"#
         );
     }
 }

@@ -1,6 +1,6 @@
-//! Which events a reconcile leads to: what a person would want to know afterwards, with the figures.
+//! Events of a reconcile: derived from the difference between two statuses, with the values that a user needs later.
 //!
-//! Must never publish: see [`crate::report`].
+//! Does no I/O: [`crate::report`] publishes the events.
 
 use crds::StreamStageStatus;
 use crds::status::ConditionType;
@@ -9,50 +9,72 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::owned::SECRETS_ANNOTATION;
 
-/// Something that happened to a stage.
+/// Reasons of the condition `Ready` that are worth a warning; the others only mean that pods are starting.
+const POD_FAILURE_REASONS: [&str; 4] = ["ImagePullFailed", "CrashLoop", "Unschedulable", "ReplicaFailure"];
+
+/// Kubernetes event about a stage.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Happened {
-    /// Whether a person should look at it.
+pub struct StageEvent {
+    /// True for the type `Warning`, false for `Normal`.
     pub is_warning: bool,
-    /// One word, such as `ScaledUp`.
+    /// Machine-readable reason in `CamelCase`, such as `ScaledUp`.
     pub reason: String,
-    /// What happened, with the figures.
+    /// Human-readable note with values.
     pub note: String,
 }
 
-/// What happened between two statuses of a stage.
-#[must_use]
-pub fn between(before: &StreamStageStatus, after: &StreamStageStatus) -> Vec<Happened> {
-    let mut happened: Vec<Happened> = scaled(before, after).into_iter().collect();
-    let [was, is] = [before, after].map(|status| condition(status, ConditionType::Stalled));
-    if let Some(stalled) = is.filter(|is| is.status == "True" && !same(was, is)) {
-        happened.push(warning(&stalled.reason, &stalled.message));
+impl StageEvent {
+    fn warning(reason: &str, note: &str) -> Self {
+        Self {
+            is_warning: true,
+            reason: reason.to_owned(),
+            note: note.to_owned(),
+        }
     }
-    let [was, is] = [before, after].map(|status| condition(status, ConditionType::Ready));
-    let troubles = ["ImagePull", "CrashLoop", "Unschedulable", "ReplicaFailure"];
-    if let Some(ready) = is.filter(|is| troubles.contains(&is.reason.as_str()) && !same(was, is)) {
-        happened.push(warning(&ready.reason, &ready.message));
+
+    fn normal(reason: &str, note: String) -> Self {
+        Self {
+            is_warning: false,
+            reason: reason.to_owned(),
+            note,
+        }
     }
-    happened.extend(recommended(before, after));
-    let [was, is] = [before, after].map(|status| condition(status, ConditionType::LagObserved));
-    if let Some(unknown) = is.filter(|is| is.status == "False" && !same(was, is)) {
-        happened.push(warning("LagUnavailable", &unknown.message));
-    }
-    let [was, is] = [before, after].map(|status| condition(status, ConditionType::PartitionsStuck));
-    if let Some(stuck) = is.filter(|is| is.status == "True" && !same(was, is)) {
-        happened.push(warning("PartitionStuck", &stuck.message));
-    }
-    let [was, is] = [before, after].map(|status| condition(status, ConditionType::Reconciling));
-    if was.is_some_and(|was| was.reason == "RollingOut") && is.is_some_and(|is| is.reason == "Converged") {
-        let note = format!("{} workers run {}", after.workers, after.image);
-        happened.push(normal("RolloutCompleted", note));
-    }
-    happened
 }
 
-/// Whether the Secrets of the stage changed between two states of its Deployment.
+/// Returns the events to emit when the status of a stage changes from `before` to `after`.
 #[must_use]
-pub fn rotated(before: Option<&Deployment>, after: &Deployment) -> Option<Happened> {
+pub fn events_between(before: &StreamStageStatus, after: &StreamStageStatus) -> Vec<StageEvent> {
+    let conditions = |type_| [before, after].map(|status| condition(status, type_));
+    let mut events: Vec<StageEvent> = scaled(before, after).into_iter().collect();
+    let [old, new] = conditions(ConditionType::Stalled);
+    if let Some(stalled) = new.filter(|new| new.status == "True" && !has_same_reason(old, new)) {
+        events.push(StageEvent::warning(&stalled.reason, &stalled.message));
+    }
+    let [old, new] = conditions(ConditionType::Ready);
+    let is_pod_failure = |reason: &str| POD_FAILURE_REASONS.contains(&reason);
+    if let Some(ready) = new.filter(|new| is_pod_failure(&new.reason) && !has_same_reason(old, new)) {
+        events.push(StageEvent::warning(&ready.reason, &ready.message));
+    }
+    events.extend(recommendation_changed(before, after));
+    let [old, new] = conditions(ConditionType::LagObserved);
+    if let Some(unknown) = new.filter(|new| new.status == "False" && !has_same_reason(old, new)) {
+        events.push(StageEvent::warning("LagUnavailable", &unknown.message));
+    }
+    let [old, new] = conditions(ConditionType::PartitionsStuck);
+    if let Some(stuck) = new.filter(|new| new.status == "True" && !has_same_reason(old, new)) {
+        events.push(StageEvent::warning("PartitionStuck", &stuck.message));
+    }
+    let [old, new] = conditions(ConditionType::Reconciling);
+    if old.is_some_and(|old| old.reason == "RollingOut") && new.is_some_and(|new| new.reason == "Converged") {
+        let note = format!("Rolled out: {} workers run {}", after.workers, after.image);
+        events.push(StageEvent::normal("RolloutCompleted", note));
+    }
+    events
+}
+
+/// Returns an event if the digest of the referenced Secrets differs between two states of the Deployment.
+#[must_use]
+pub fn credentials_rotated(before: Option<&Deployment>, after: &Deployment) -> Option<StageEvent> {
     let digest = |deployment: &Deployment| {
         let template = deployment.spec.as_ref().map(|spec| &spec.template)?;
         template
@@ -63,35 +85,35 @@ pub fn rotated(before: Option<&Deployment>, after: &Deployment) -> Option<Happen
             .get(SECRETS_ANNOTATION)
             .cloned()
     };
-    let was = digest(before?)?;
-    let note = "a Secret that the stage names has changed: its workers are being replaced";
+    let old = digest(before?)?;
+    let note = "Referenced Secret changed; rolling the workers";
     digest(after)
-        .filter(|is| *is != was)
-        .map(|_| normal("CredentialsRotated", note.to_owned()))
+        .filter(|new| *new != old)
+        .map(|_| StageEvent::normal("CredentialsRotated", note.to_owned()))
 }
 
-fn recommended(before: &StreamStageStatus, after: &StreamStageStatus) -> Option<Happened> {
-    let number = after
+fn recommendation_changed(before: &StreamStageStatus, after: &StreamStageStatus) -> Option<StageEvent> {
+    let recommended = after
         .recommended_replicas
         .filter(|_| after.recommended_replicas != before.recommended_replicas)?;
     let note = format!(
-        "{number} workers, {} are wanted: {}",
+        "Recommended {recommended} workers, current {}: {}",
         after.desired_replicas.unwrap_or_default(),
-        why(after)
+        scaling_message(after)
     );
-    Some(normal("Recommended", note))
+    Some(StageEvent::normal("RecommendationChanged", note))
 }
 
-fn why(status: &StreamStageStatus) -> &str {
+/// Explanation of the replica count, from `status.scaling.message`.
+fn scaling_message(status: &StreamStageStatus) -> &str {
     status
         .scaling
         .as_ref()
         .map_or("", |scaling| scaling.message.as_str())
 }
 
-fn scaled(before: &StreamStageStatus, after: &StreamStageStatus) -> Option<Happened> {
+fn scaled(before: &StreamStageStatus, after: &StreamStageStatus) -> Option<StageEvent> {
     let (from, to) = (before.desired_replicas?, after.desired_replicas?);
-    let why = why(after);
     let reason = match (from, to) {
         (from, to) if from == to => return None,
         (0, _) => "Activated",
@@ -99,7 +121,8 @@ fn scaled(before: &StreamStageStatus, after: &StreamStageStatus) -> Option<Happe
         (from, to) if to > from => "ScaledUp",
         _ => "ScaledDown",
     };
-    Some(normal(reason, format!("from {from} to {to} workers: {why}")))
+    let note = format!("Scaled from {from} to {to} workers: {}", scaling_message(after));
+    Some(StageEvent::normal(reason, note))
 }
 
 fn condition(status: &StreamStageStatus, type_: ConditionType) -> Option<&Condition> {
@@ -110,24 +133,9 @@ fn condition(status: &StreamStageStatus, type_: ConditionType) -> Option<&Condit
         .find(|condition| condition.type_ == type_)
 }
 
-fn same(was: Option<&Condition>, is: &Condition) -> bool {
-    was.is_some_and(|was| was.status == is.status && was.reason == is.reason)
-}
-
-fn warning(reason: &str, note: &str) -> Happened {
-    Happened {
-        is_warning: true,
-        reason: reason.to_owned(),
-        note: note.to_owned(),
-    }
-}
-
-fn normal(reason: &str, note: String) -> Happened {
-    Happened {
-        is_warning: false,
-        reason: reason.to_owned(),
-        note,
-    }
+/// Returns true if status and reason are unchanged; a change of the message alone emits no event.
+fn has_same_reason(old: Option<&Condition>, new: &Condition) -> bool {
+    old.is_some_and(|old| old.status == new.status && old.reason == new.reason)
 }
 
 #[cfg(test)]
@@ -155,14 +163,14 @@ mod tests {
     }
 
     fn reasons(before: &StreamStageStatus, after: &StreamStageStatus) -> Vec<String> {
-        between(before, after)
+        events_between(before, after)
             .into_iter()
-            .map(|happened| happened.reason)
+            .map(|event| event.reason)
             .collect()
     }
 
     #[test]
-    fn a_changed_number_is_told_by_its_direction() {
+    fn a_scaling_step_emits_an_event_of_its_direction() {
         let with = |desired| status(desired, "Ready", "True", "AllReady");
         for (from, to, reason) in [
             (0, 2, "Activated"),
@@ -170,57 +178,57 @@ mod tests {
             (1, 3, "ScaledUp"),
             (3, 1, "ScaledDown"),
         ] {
-            let happened = between(&with(from), &with(to));
-            assert_eq!(happened[0].reason, reason);
+            let events = events_between(&with(from), &with(to));
+            assert_eq!(events[0].reason, reason);
             assert!(
-                happened[0]
+                events[0]
                     .note
-                    .starts_with(&format!("from {from} to {to} workers")),
+                    .starts_with(&format!("Scaled from {from} to {to} workers")),
                 "{}",
-                happened[0].note
+                events[0].note
             );
         }
-        assert_eq!(between(&with(2), &with(2)), []);
+        assert_eq!(events_between(&with(2), &with(2)), []);
         assert_eq!(
-            between(&StreamStageStatus::default(), &with(2)),
+            events_between(&StreamStageStatus::default(), &with(2)),
             [],
-            "a first status moves nothing"
+            "a first status is not a scaling step"
         );
     }
 
     #[test]
-    fn a_stalled_stage_is_told_once_as_a_warning() {
-        let fine = status(1, "Stalled", "False", "NotStalled");
+    fn a_stalled_stage_emits_one_warning() {
+        let healthy = status(1, "Stalled", "False", "NotStalled");
         let stalled = status(1, "Stalled", "True", "SecretNotFound");
-        let happened = between(&fine, &stalled);
+        let events = events_between(&healthy, &stalled);
         assert!(
-            happened[0].is_warning && happened[0].reason == "SecretNotFound",
-            "{happened:?}"
+            events[0].is_warning && events[0].reason == "SecretNotFound",
+            "{events:?}"
         );
         assert_eq!(reasons(&stalled, &stalled), [""; 0]);
     }
 
     #[test]
-    fn trouble_of_pods_is_told_and_waiting_for_them_is_not() {
-        let fine = status(1, "Ready", "True", "AllReady");
+    fn a_pod_failure_emits_a_warning_and_a_starting_pod_does_not() {
+        let healthy = status(1, "Ready", "True", "AllReady");
         assert_eq!(
-            reasons(&fine, &status(1, "Ready", "False", "ImagePull")),
-            ["ImagePull"]
+            reasons(&healthy, &status(1, "Ready", "False", "ImagePullFailed")),
+            ["ImagePullFailed"]
         );
         assert_eq!(
-            reasons(&fine, &status(1, "Ready", "False", "NotAllReady")),
+            reasons(&healthy, &status(1, "Ready", "False", "NotAllReady")),
             [""; 0]
         );
     }
 
     #[test]
-    fn a_lag_that_is_no_longer_known_and_a_stuck_partition_are_told_once() {
-        for (type_, sound, sick, reason, event) in [
+    fn an_unknown_lag_and_a_stuck_partition_emit_one_event_each() {
+        for (type_, healthy, unhealthy, reason, event) in [
             ("LagObserved", "True", "False", "Unreachable", "LagUnavailable"),
             ("PartitionsStuck", "False", "True", "Stuck", "PartitionStuck"),
         ] {
-            let before = status(1, type_, sound, "Sound");
-            let after = status(1, type_, sick, reason);
+            let before = status(1, type_, healthy, "Healthy");
+            let after = status(1, type_, unhealthy, reason);
             assert_eq!(reasons(&before, &after), [event]);
             assert_eq!(reasons(&after, &after), [""; 0]);
             assert_eq!(reasons(&after, &before), [""; 0]);
@@ -228,17 +236,20 @@ mod tests {
     }
 
     #[test]
-    fn a_recommendation_is_told_when_it_changes() {
-        let recommending = |number| StreamStageStatus {
-            recommended_replicas: Some(number),
+    fn a_changed_recommendation_emits_an_event() {
+        let recommending = |replicas| StreamStageStatus {
+            recommended_replicas: Some(replicas),
             ..status(1, "Ready", "True", "AllReady")
         };
-        assert_eq!(reasons(&recommending(1), &recommending(3)), ["Recommended"]);
+        assert_eq!(
+            reasons(&recommending(1), &recommending(3)),
+            ["RecommendationChanged"]
+        );
         assert_eq!(reasons(&recommending(3), &recommending(3)), [""; 0]);
     }
 
     #[test]
-    fn the_end_of_a_rollout_is_told() {
+    fn a_completed_rollout_emits_an_event() {
         let converged = status(1, "Reconciling", "False", "Converged");
         assert_eq!(
             reasons(&status(1, "Reconciling", "True", "RollingOut"), &converged),
@@ -251,16 +262,19 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_rotated_when_the_digest_of_the_secrets_changes() {
+    fn a_changed_secrets_digest_emits_credentials_rotated() {
         let deployment = |digest: &str| -> Deployment {
             let annotations = json!({SECRETS_ANNOTATION: digest});
             let template = json!({"metadata": {"annotations": annotations}});
             serde_json::from_value(json!({"spec": {"selector": {}, "template": template}}))
                 .expect("a Deployment")
         };
-        let (one, other) = (deployment("1"), deployment("2"));
-        assert!(rotated(Some(&one), &other).is_some());
-        assert!(rotated(Some(&one), &one).is_none());
-        assert!(rotated(None, &one).is_none(), "a new stage rotates nothing");
+        let (old, new) = (deployment("1"), deployment("2"));
+        assert!(credentials_rotated(Some(&old), &new).is_some());
+        assert!(credentials_rotated(Some(&old), &old).is_none());
+        assert!(
+            credentials_rotated(None, &old).is_none(),
+            "a new stage rotates nothing"
+        );
     }
 }

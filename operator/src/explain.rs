@@ -1,4 +1,6 @@
-//! A decision in words: its inputs, the terms of its formula, its bounds and its gates. Pure.
+//! Explains a scaling decision: its inputs, the terms of the formula, the bounds, the gates and the result. Pure.
+//!
+//! The output of `operator explain`; [`crate::command::explain`] collects the inputs.
 
 use std::fmt::{Display, Write as _};
 
@@ -7,14 +9,14 @@ use crds::stage::{ScalingMode, Target};
 
 use crate::scale::demand::{Demand, need};
 use crate::scale::load::Load;
-use crate::scale::{Followed, Known, LagKnown};
+use crate::scale::{LagDecision, LagState, ScalingInput};
 
-/// Partitions that are listed.
-const WORST: usize = 16;
+/// Maximum number of partitions to list.
+const MAX_LISTED_PARTITIONS: usize = 16;
 
-/// The decision that `followed` from `known`, line by line.
+/// Formats `decision`, which was made from `input`, line by line.
 #[must_use]
-pub fn explain(stage: &StreamStage, known: &Known<'_>, followed: &Followed) -> String {
+pub fn explain(stage: &StreamStage, input: &ScalingInput<'_>, decision: &LagDecision) -> String {
     let scaling = &stage.spec.scaling;
     let mut text = format!(
         "{}/{}: topic {}, group {}, mode {:?}\n\ninputs\n",
@@ -24,151 +26,167 @@ pub fn explain(stage: &StreamStage, known: &Known<'_>, followed: &Followed) -> S
         stage.consumer_group(),
         scaling.mode
     );
-    line(&mut text, "workers now", followed.from);
-    match known.lag {
-        LagKnown::Read(load) => inputs(&mut text, load),
-        LagKnown::Missed(cause) | LagKnown::Unknown(cause) => {
-            line(&mut text, "lag", format_args!("not known: {cause}"));
+    push_line(&mut text, "current replicas", decision.from);
+    match input.lag {
+        LagState::Fresh(load) => push_inputs(&mut text, load),
+        LagState::TransientError(error) | LagState::Unknown(error) => {
+            push_line(&mut text, "lag", format_args!("unknown: {error}"));
         }
-        LagKnown::Pending => line(&mut text, "lag", "read once: no rates yet"),
+        LagState::Pending => push_line(&mut text, "lag", "polled once: no rates yet"),
     }
-    text.push_str("\nterms\n");
-    if let (LagKnown::Read(load), Some(demand)) = (known.lag, &followed.demand) {
-        terms(&mut text, &scaling.target, load, demand);
+    text.push_str("\nformula\n");
+    if let (LagState::Fresh(load), Some(demand)) = (input.lag, &decision.demand) {
+        push_terms(&mut text, &scaling.target, load, demand);
     }
-    bounds(&mut text, stage, followed);
+    push_bounds(&mut text, stage, decision);
     text.push_str("\ngates\n");
-    gates(&mut text, known, followed);
-    let number = followed.replicas;
-    let outcome = match scaling.mode {
-        _ if stage.spec.suspend => "0: paused by spec.suspend".to_owned(),
-        ScalingMode::Auto => format!("{number}: {}", followed.message),
+    push_gates(&mut text, input, decision);
+    let replicas = decision.replicas;
+    let result = match scaling.mode {
+        _ if stage.spec.suspend => "0: suspended by spec.suspend".to_owned(),
+        ScalingMode::Auto => format!("{replicas}: {}", decision.message),
         mode => format!(
-            "{number} would follow, but the mode is {mode:?}: {}",
-            followed.message
+            "{replicas} in the mode Auto, but the mode is {mode:?}: {}",
+            decision.message
         ),
     };
-    let _ = writeln!(text, "\noutcome\n  {outcome}");
+    let _ = writeln!(text, "\nresult\n  {result}");
     text
 }
 
-fn line(text: &mut String, name: impl Display, value: impl Display) {
+fn push_line(text: &mut String, label: impl Display, value: impl Display) {
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "  {:<22} {value}", name.to_string());
+    let _ = writeln!(text, "  {:<22} {value}", label.to_string());
 }
 
-fn inputs(text: &mut String, load: &Load) {
-    line(
+fn push_inputs(text: &mut String, load: &Load) {
+    push_line(
         text,
         "lag",
-        format_args!("{} records in {} partitions", load.total(), load.partitions.len()),
+        format_args!(
+            "{} records in {} partitions",
+            load.total_lag(),
+            load.partitions.len()
+        ),
     );
-    line(
+    push_line(
         text,
-        "arrival",
+        "arrival rate",
         format_args!("{:.1} records/s", load.arrival_per_second()),
     );
-    line(
+    push_line(
         text,
-        "processed",
+        "processing rate",
         format_args!("{:.1} records/s", load.processed_per_second),
     );
+    let label = "throughput per worker";
     match load.worker_rate {
-        Some(rate) => line(text, "rate of a worker", format_args!("{rate:.0} records/s")),
-        None => line(text, "rate of a worker", "not seen yet"),
+        Some(rate) => push_line(text, label, format_args!("{rate:.0} records/s")),
+        None => push_line(text, label, "not measured yet"),
     }
 }
 
-/// The terms of the formula, the largest first.
-fn terms(text: &mut String, target: &Target, load: &Load, demand: &Demand) {
-    let mut behind: Vec<_> = load
+/// Appends the terms of the formula, those of the partitions with the largest lag first.
+fn push_terms(text: &mut String, target: &Target, load: &Load, demand: &Demand) {
+    let mut lagging: Vec<_> = load
         .partitions
         .iter()
         .filter(|partition| partition.lag > 0)
         .collect();
-    behind.sort_by_key(|partition| std::cmp::Reverse(partition.lag));
-    for partition in behind.iter().take(WORST) {
-        let name = format_args!("partition {}", partition.partition);
+    lagging.sort_by_key(|partition| std::cmp::Reverse(partition.lag));
+    for partition in lagging.iter().take(MAX_LISTED_PARTITIONS) {
+        let label = format_args!("partition {}", partition.partition);
         let (lag, arrival) = (partition.lag, partition.arrival_per_second);
         if partition.is_stuck {
-            line(text, name, format_args!("left out: lag {lag}, stuck"));
+            push_line(text, label, format_args!("excluded: lag {lag}, stuck"));
             continue;
         }
         let need = need(target, partition);
-        let needs = format_args!("{need:.1} {}", demand.unit);
-        let value = format_args!("needs {needs}: lag {lag}, {arrival:.1} records/s arrive");
-        line(text, name, value);
+        let unit = demand.unit;
+        push_line(
+            text,
+            label,
+            format_args!("needs {need:.1} {unit}: lag {lag}, arrival rate {arrival:.1} records/s"),
+        );
     }
-    line(text, "needed", format_args!("{:.1} {}", demand.need, demand.unit));
-    line(
+    push_line(text, "need", format_args!("{:.1} {}", demand.need, demand.unit));
+    push_line(
         text,
-        "capacity of a worker",
+        "capacity per worker",
         format_args!("{:.1} {}", demand.capacity, demand.unit),
     );
-    line(
+    push_line(
         text,
         "demand",
         format_args!(
-            "{} ({} if partitions could be shared)",
+            "{} ({} if several workers could read one partition)",
             demand.replicas, demand.unsaturated
         ),
     );
-    line(
+    push_line(
         text,
-        "stuck, left out",
-        format_args!("{} partitions", demand.stuck),
+        "stuck, excluded",
+        format_args!("{} partitions", demand.stuck_partition_count),
     );
 }
 
-fn bounds(text: &mut String, stage: &StreamStage, followed: &Followed) {
-    line(text, "minReplicas", stage.spec.scaling.min_replicas);
-    match followed.ceiling.replicas {
-        u32::MAX => line(text, "ceiling", "not known"),
-        replicas => line(
+fn push_bounds(text: &mut String, stage: &StreamStage, decision: &LagDecision) {
+    push_line(text, "minReplicas", stage.spec.scaling.min_replicas);
+    match decision.ceiling.replicas {
+        u32::MAX => push_line(text, "ceiling", "unknown"),
+        replicas => push_line(
             text,
             "ceiling",
-            format_args!("{replicas}, by {:?}", followed.ceiling.by),
+            format_args!("{replicas}, by {:?}", decision.ceiling.by),
         ),
     }
-    line(text, "wish", followed.wish);
+    push_line(text, "recommendation", decision.recommendation);
 }
 
-/// What may hold a move.
-fn gates(text: &mut String, known: &Known<'_>, followed: &Followed) {
-    let ago = |time| known.now.duration_since(time).as_secs();
-    line(text, "rollout", yes(known.is_rolling));
-    line(text, "rebalancing", yes(known.is_rebalancing));
-    match known.before.last_scale_time {
-        Some(last) => line(text, "last move", format_args!("{} s ago", ago(last))),
-        None => line(text, "last move", "never"),
+fn push_gates(text: &mut String, input: &ScalingInput<'_>, decision: &LagDecision) {
+    let seconds_since = |time| input.now.duration_since(time).as_secs();
+    push_line(text, "rollout", yes_or_no(input.is_rolling));
+    push_line(text, "rebalancing", yes_or_no(input.is_rebalancing));
+    let label = "last scaling step";
+    match input.previous.last_scale_time {
+        Some(last) => push_line(text, label, format_args!("{} s ago", seconds_since(last))),
+        None => push_line(text, label, "never"),
     }
-    let wishes = followed
-        .window
-        .iter()
-        .map(|wish| format!("{} for {} s", wish.replicas, ago(wish.time)));
-    line(text, "wishes since", wishes.collect::<Vec<_>>().join(", "));
+    let recommendations = decision.recommendations.iter().map(|recommendation| {
+        format!(
+            "{} for {} s",
+            recommendation.replicas,
+            seconds_since(recommendation.time)
+        )
+    });
+    push_line(
+        text,
+        "recommendations",
+        recommendations.collect::<Vec<_>>().join(", "),
+    );
 }
 
-fn yes(holds: bool) -> &'static str {
-    if holds { "yes" } else { "no" }
+fn yes_or_no(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
 }
 
 #[cfg(test)]
 mod tests {
+    use crds::status::ScalingStatus;
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
     use crate::scale::load::PartitionLoad;
-    use crate::scale::{Rules, follow};
+    use crate::scale::{ScalingSettings, decide_by_lag};
 
     #[test]
-    fn every_term_of_a_decision_is_told() {
+    fn the_output_contains_every_term_of_the_decision() {
         let stage = serde_saphyr::from_str(
             "{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, metadata: {name: cdm, namespace: orders}, \
              spec: {layer: cdm, source: {bootstrapServers: ['kafka:9092'], topic: facts}, \
              warehouse: {host: postgres, database: orders, connectionBudget: 6, connectionsPerWorker: 2}}}",
         )
-        .expect("a stage");
+        .expect("a valid stage");
         let partitions = (0..4).map(|partition| PartitionLoad {
             partition,
             lag: 60_000,
@@ -179,12 +197,13 @@ mod tests {
             partitions: partitions.collect(),
             ..Load::default()
         };
-        let before = crds::status::ScalingStatus::default();
-        let known = Known {
-            current: Some(1),
-            lag: LagKnown::Read(&load),
-            ..Known::nothing(Timestamp::UNIX_EPOCH, &before)
+        let previous = ScalingStatus::default();
+        let input = ScalingInput {
+            current_replicas: Some(1),
+            lag: LagState::Fresh(&load),
+            ..ScalingInput::new(Timestamp::UNIX_EPOCH, &previous)
         };
-        insta::assert_snapshot!(explain(&stage, &known, &follow(&Rules::from(&stage), &known)));
+        let decision = decide_by_lag(&ScalingSettings::from(&stage), &input);
+        insta::assert_snapshot!(explain(&stage, &input, &decision));
     }
 }

@@ -1,13 +1,13 @@
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
-    reason = "edge: asks Kafka, until a deadline"
+    reason = "edge: queries Kafka, until a deadline"
 )]
-//! Asks Kafka for committed offsets, ends and starts: one client per cluster and credentials, for every group.
+//! Queries Kafka for committed, end and log start offsets. One client per connection serves all groups.
 //!
-//! Every call blocks for at most about the time that it is given, and is made where blocking is fine. What a broker
-//! did not answer is [`Unknown`]; a group or a topic that fails leaves the others as they are. [`crate::lag`] makes a
-//! reading of the answers. Nothing of Kafka is written but by [`Cluster::commit_start`].
+//! Every call blocks for about its timeout, so call it on a blocking thread. A partition without a response makes the
+//! lag of its group a [`LagError`]; other groups and topics are not affected. [`crate::lag`] builds the snapshots.
+//! Writes nothing to Kafka, except for the start offsets in [`Cluster::commit_start`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -22,46 +22,52 @@ use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::lag::{Offsets, Question, Reading, Unknown};
+use crate::lag::offsets::{GroupTopic, LagError, LagResult, Offsets};
 use admin::PartitionOffset;
-use answers::{Committed, Partitions, Topics, by_leader, by_topic, complete, leaders, partitions};
-use trouble::Watch;
+use error::ConnectionErrors;
+use responses::{
+    CommittedOffsets, TopicLeaders, TopicPartitions, all_offsets, group_by_leader, group_by_topic,
+    partition_leaders, partitions,
+};
 
 mod admin;
-mod answers;
+mod error;
+mod responses;
 mod tails;
-mod trouble;
 
-/// How the operator is named to Kafka.
-const CLIENT: &str = "streamstage-operator";
-/// What Kafka gives for a timestamp after the last record.
+/// `client.id` of the operator.
+const CLIENT_ID: &str = "streamstage-operator";
+/// Offset in Kafka's response for a timestamp after the last record.
 const NO_SUCH_RECORD: i64 = -1;
 
-/// A Kafka cluster, seen with one set of credentials.
+/// Client of a Kafka cluster for one connection.
 pub struct Cluster {
-    /// The client, until it is replaced by [`Cluster::renew`].
-    consumer: Mutex<Arc<Client>>,
-    /// Its settings, for the next one, and for the short-lived readers of [`Self::empty_tails`].
+    /// Replaced by [`Cluster::replace_client`].
+    client: Mutex<Arc<Client>>,
+    /// Settings for a replacement, and for the short-lived clients of [`Cluster::find_empty_tails`].
     config: ClientConfig,
-    servers: String,
+    bootstrap_servers: String,
 }
 
 impl Cluster {
-    /// Sets up a client, which connects when it is first asked. `security` is what
-    /// [`crds::kafka_security::settings`] gives.
+    /// Creates a client, which connects at its first request. `client_settings` are those of
+    /// [`crds::kafka::sasl_tls::client_settings`].
     ///
     /// # Errors
-    /// When librdkafka refuses a setting, such as a certificate that is none.
-    pub fn connect(bootstrap_servers: &[String], security: &[(&str, String)]) -> Result<Self, Unknown> {
-        let servers = bootstrap_servers.join(",");
+    /// If librdkafka rejects a setting, such as a malformed certificate.
+    pub fn connect(
+        bootstrap_servers: &[String],
+        client_settings: &[(&str, String)],
+    ) -> Result<Self, LagError> {
+        let bootstrap_servers = bootstrap_servers.join(",");
         let mut config = ClientConfig::new();
         config
-            .set("bootstrap.servers", &servers)
-            .set("client.id", CLIENT)
-            // Nobody joins this group, but without one librdkafka (2.12.1) dereferences null when a group that is asked
-            // about has moved to another coordinator: https://github.com/confluentinc/librdkafka/issues/5040.
-            .set("group.id", CLIENT)
-            // Ends are last stable offsets, so an open transaction leaves no lag that nobody can read.
+            .set("bootstrap.servers", &bootstrap_servers)
+            .set("client.id", CLIENT_ID)
+            // The client never joins this group. Without one, librdkafka (2.12.1) dereferences a null pointer when the
+            // coordinator of a queried group has changed: https://github.com/confluentinc/librdkafka/issues/5040.
+            .set("group.id", CLIENT_ID)
+            // End offsets are last stable offsets, so records of an open transaction do not count as lag.
             .set("isolation.level", "read_committed")
             .set("enable.auto.commit", "false")
             .set("topic.metadata.refresh.interval.ms", "30000")
@@ -69,280 +75,309 @@ impl Cluster {
             .set("socket.connection.setup.timeout.ms", "5000")
             .set("reconnect.backoff.max.ms", "2000")
             .set_log_level(RDKafkaLogLevel::Emerg);
-        for (name, value) in security {
+        for (name, value) in client_settings {
             config.set(*name, value);
         }
-        let consumer = Client::create(&config).map_err(trouble::refused_setting)?;
+        let client = Client::create(&config).map_err(error::invalid_setting)?;
         Ok(Self {
-            consumer: Mutex::new(Arc::new(consumer)),
+            client: Mutex::new(Arc::new(client)),
             config,
-            servers,
+            bootstrap_servers,
         })
     }
 
-    /// Answers the questions, in their order.
+    /// Fetches the offsets of each group and topic, in the order of `queries`.
     ///
-    /// Committed offsets come before the ends, and the ends before the starts, so that what moves meanwhile never
-    /// makes a commit beyond an end. Each step has half of the time that is left, so that one broker that does not
-    /// answer cannot spoil what comes after.
+    /// Committed offsets are fetched before end offsets, and end offsets before log start offsets, so that concurrent
+    /// progress never yields a committed offset beyond the end. Each step gets half of the remaining time, so that one
+    /// broker that does not respond leaves time for the later steps.
     #[must_use]
-    pub fn read(&self, questions: &[Question], within: Duration) -> Vec<Result<Reading, Unknown>> {
-        let used = self.consumer();
-        let (answers, is_lost) = self.asked(questions, Instant::now() + within);
+    pub fn fetch_snapshots(&self, queries: &[GroupTopic], timeout: Duration) -> Vec<LagResult> {
+        let used = self.client();
+        let (results, is_lost) = self.query(queries, Instant::now() + timeout);
         if is_lost {
-            self.renew(&used);
+            self.replace_client(&used);
         }
-        answers
+        results
     }
 
-    /// The answers, and whether the client should be replaced.
-    fn asked(&self, questions: &[Question], until: Instant) -> (Vec<Result<Reading, Unknown>>, bool) {
-        let topics = questions.iter().map(|question| question.topic.as_str());
-        let topics = match self.topics(topics.collect(), half_way(until)) {
+    /// Returns the results, and true if the client must be replaced.
+    fn query(&self, queries: &[GroupTopic], deadline: Instant) -> (Vec<LagResult>, bool) {
+        let topics = queries.iter().map(|query| query.topic.as_str());
+        let topics = match self.topic_leaders(topics.collect(), half_of_remaining(deadline)) {
             Ok(topics) => topics,
-            Err(unknown) => {
-                // A client that has lost all its brokers may not find them again when they are back.
-                return (vec![Err(unknown); questions.len()], true);
+            Err(error) => {
+                // A client that lost all its brokers may not reconnect when they are available again.
+                return (vec![Err(error); queries.len()], true);
             }
         };
-        let (committed, is_lost) = self.committed(questions, &topics, half_way(until));
+        let (committed, is_lost) = self.committed_offsets(queries, &topics, half_of_remaining(deadline));
         let existing = topics
             .iter()
             .filter_map(|(topic, leaders)| Some((*topic, leaders.as_ref().ok()?)));
-        let all = by_leader(
+        let all = group_by_leader(
             &topics,
             existing.flat_map(|(topic, leaders)| partitions(topic, leaders)),
         );
-        let ends = by_topic(self.list(&all, Offset::End, half_way(until)));
-        let needed = by_leader(&topics, answers::needed_starts(&committed, &ends));
-        let starts = by_topic(self.list(&needed, Offset::Beginning, until));
-        let answer = |question| answers::answer(question, &topics, &committed, &ends, &starts);
-        (questions.iter().map(answer).collect(), is_lost)
+        let ends = group_by_topic(self.list_offsets(&all, Offset::End, half_of_remaining(deadline)));
+        let needed = group_by_leader(&topics, responses::needed_log_starts(&committed, &ends));
+        let starts = group_by_topic(self.list_offsets(&needed, Offset::Beginning, deadline));
+        let snapshot = |query| responses::snapshot_for(query, &topics, &committed, &ends, &starts);
+        (queries.iter().map(snapshot).collect(), is_lost)
     }
 
-    /// Those of the groups whose members are just changing: nothing should be scaled while they do.
+    /// Returns those of the groups that are rebalancing: a scaling step now would prolong the rebalance.
     ///
     /// # Errors
-    /// When a broker does not answer: a group that it coordinates could be one of them.
-    pub fn rebalancing(&self, groups: &[&str], within: Duration) -> Result<BTreeSet<String>, Unknown> {
-        let until = Instant::now() + within;
-        match admin::unsettled_groups(self.consumer().client(), until) {
-            Ok(unsettled) => Ok(unsettled
+    /// If a broker does not respond, because it may coordinate one of the groups.
+    pub fn rebalancing_groups(
+        &self,
+        groups: &[&str],
+        timeout: Duration,
+    ) -> Result<BTreeSet<String>, LagError> {
+        let deadline = Instant::now() + timeout;
+        match admin::unstable_groups(self.client().client(), deadline) {
+            Ok(unstable) => Ok(unstable
                 .into_iter()
                 .filter(|group| groups.contains(&group.as_str()))
                 .collect()),
             Err(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::BrokerTransportFailure) => {
-                Err(self.unreachable())
+                Err(self.unreachable_error())
             }
-            Err(code) => Err(trouble::of_group("*", "Describe", code)),
+            Err(code) => Err(error::group_error("*", "Describe", code)),
         }
     }
 
-    /// Commits where a group begins that has no members.
+    /// Commits the start offsets of a group without members.
     ///
     /// # Errors
-    /// When Kafka refuses, or does not answer; then nothing or a part may have been committed.
+    /// If Kafka rejects the commit or does not respond; some partitions may have been committed then.
     pub fn commit_start(
         &self,
-        question: &Question,
+        group_topic: &GroupTopic,
         offsets: &Offsets,
-        within: Duration,
-    ) -> Result<(), Unknown> {
-        let until = Instant::now() + within;
-        let Question { group, topic } = question;
-        let fails = |code| trouble::of_group(group, "Read", code);
+        timeout: Duration,
+    ) -> Result<(), LagError> {
+        let deadline = Instant::now() + timeout;
+        let GroupTopic { group, topic } = group_topic;
+        let group_error = |code| error::group_error(group, "Read", code);
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for (partition, offset) in offsets {
             let offset = Offset::Offset(offset.cast_signed());
             let added = list.add_partition_offset(topic, partition.cast_signed(), offset);
-            added.map_err(|_| fails(RDKafkaErrorCode::InvalidArgument))?;
+            added.map_err(|_| group_error(RDKafkaErrorCode::InvalidArgument))?;
         }
-        let name = CString::new(group.as_str()).map_err(|_| fails(RDKafkaErrorCode::InvalidArgument))?;
+        let group_id =
+            CString::new(group.as_str()).map_err(|_| group_error(RDKafkaErrorCode::InvalidArgument))?;
         let altered =
-            admin::alter(self.consumer().client(), &name, &list, until).map_err(|code| match code {
-                RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::BrokerTransportFailure => {
-                    self.unreachable()
+            admin::alter_offsets(self.client().client(), &group_id, &list, deadline).map_err(|code| {
+                match code {
+                    RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::BrokerTransportFailure => {
+                        self.unreachable_error()
+                    }
+                    code => group_error(code),
                 }
-                code => fails(code),
             })?;
-        let answered = altered
+        let committed = altered
             .into_iter()
-            .map(|partition| partition.offset.map_err(fails));
-        if answered.collect::<Result<Vec<_>, _>>()?.len() == offsets.len() {
+            .map(|partition| partition.offset.map_err(group_error));
+        if committed.collect::<Result<Vec<_>, _>>()?.len() == offsets.len() {
             Ok(())
         } else {
-            Err(fails(RDKafkaErrorCode::BadMessage))
+            Err(group_error(RDKafkaErrorCode::BadMessage))
         }
     }
 
-    /// Where a group on this topic begins, of every partition. A timestamp after the last record is the end.
+    /// Resolves `startFrom` to the start offset of every partition. A time after the last record resolves to the end.
     ///
     /// # Errors
-    /// When the topic or one of its partitions is not known.
-    pub fn offsets_at(&self, topic: &str, start: StartFrom, within: Duration) -> Result<Offsets, Unknown> {
-        let until = Instant::now() + within;
-        let topics = self.topics([topic].into(), half_way(until))?;
-        let leaders = topics[topic].as_ref().map_err(Unknown::clone)?;
-        let all = by_leader(&topics, partitions(topic, leaders));
-        let listed = |at, until| self.list(&all, at, until);
-        match start {
-            StartFrom::Earliest => complete(topic, leaders, listed(Offset::Beginning, until)),
-            StartFrom::Latest => complete(topic, leaders, listed(Offset::End, until)),
-            StartFrom::Timestamp(instant) => {
-                // The ends first: a record that arrives meanwhile is not passed over.
-                let ends = complete(topic, leaders, listed(Offset::End, half_way(until)))?;
-                let at = Offset::Offset(instant.as_millisecond().max(0));
-                let found = listed(at, until).into_iter().map(|mut found| {
-                    if found.offset == Ok(NO_SUCH_RECORD) {
-                        let end = u32::try_from(found.partition)
+    /// If the topic or the offset of a partition is unknown.
+    pub fn start_offsets(
+        &self,
+        topic: &str,
+        start_from: StartFrom,
+        timeout: Duration,
+    ) -> Result<Offsets, LagError> {
+        let deadline = Instant::now() + timeout;
+        let topics = self.topic_leaders([topic].into(), half_of_remaining(deadline))?;
+        let leaders = topics[topic].as_ref().map_err(LagError::clone)?;
+        let all = group_by_leader(&topics, partitions(topic, leaders));
+        let list = |offset, deadline| self.list_offsets(&all, offset, deadline);
+        match start_from {
+            StartFrom::Earliest => all_offsets(topic, leaders, list(Offset::Beginning, deadline)),
+            StartFrom::Latest => all_offsets(topic, leaders, list(Offset::End, deadline)),
+            StartFrom::Timestamp(time) => {
+                // End offsets come first, so that a record that arrives in between is not skipped.
+                let ends = all_offsets(topic, leaders, list(Offset::End, half_of_remaining(deadline)))?;
+                let timestamp = Offset::Offset(time.as_millisecond().max(0));
+                let resolved = list(timestamp, deadline).into_iter().map(|mut resolved| {
+                    if resolved.offset == Ok(NO_SUCH_RECORD) {
+                        let end = u32::try_from(resolved.partition)
                             .ok()
-                            .and_then(|number| ends.get(&number));
-                        found.offset = Ok(end.map_or(NO_SUCH_RECORD, |end| end.cast_signed()));
+                            .and_then(|partition| ends.get(&partition));
+                        resolved.offset = Ok(end.map_or(NO_SUCH_RECORD, |end| end.cast_signed()));
                     }
-                    found
+                    resolved
                 });
-                complete(topic, leaders, found.collect())
+                all_offsets(topic, leaders, resolved.collect())
             }
         }
     }
 
-    /// Those of the partitions, given as `(partition, committed, end)`, in which there is no record from `committed`
-    /// to before `end`: markers of transactions and gaps of compaction, which no consumer can ever read.
+    /// Returns the partitions with an empty tail: no readable record from the position to the end.
     ///
-    /// It opens a client of its own and reads records, so it is for tails that have stood still for a while.
+    /// Transaction markers and compacted gaps occupy offsets that no consumer can read. `tails` are
+    /// `(partition, position, end)`. Opens a client of its own and reads records, so pass only unchanged tails.
     ///
     /// # Errors
-    /// When a partition cannot be read, or is not read to its end in time.
-    pub fn empty_tails(
+    /// If a partition cannot be read, or not to its end within the timeout.
+    pub fn find_empty_tails(
         &self,
         topic: &str,
         tails: &[(u32, u64, u64)],
-        within: Duration,
-    ) -> Result<BTreeSet<u32>, Unknown> {
-        tails::empty(&self.config, &self.servers, topic, tails, Instant::now() + within)
+        timeout: Duration,
+    ) -> Result<BTreeSet<u32>, LagError> {
+        let deadline = Instant::now() + timeout;
+        tails::find_empty_tails(&self.config, &self.bootstrap_servers, topic, tails, deadline)
     }
 
-    /// Who leads the partitions of the topics: one request for all, and one for each that is not among them.
-    fn topics<'q>(&self, wanted: BTreeSet<&'q str>, until: Instant) -> Result<Topics<'q>, Unknown> {
+    /// Fetches the leaders of the partitions of each topic: one request for all topics, and one for each topic that is
+    /// missing in the response.
+    fn topic_leaders<'q>(
+        &self,
+        topics: BTreeSet<&'q str>,
+        deadline: Instant,
+    ) -> Result<TopicLeaders<'q>, LagError> {
         let metadata = self
-            .consumer()
-            .fetch_metadata(None, left(until))
-            .map_err(|_| self.unreachable())?;
-        self.consumer().context().forget();
-        let known: BTreeMap<&str, &MetadataTopic> = metadata
+            .client()
+            .fetch_metadata(None, remaining(deadline))
+            .map_err(|_| self.unreachable_error())?;
+        self.client().context().clear();
+        let by_name: BTreeMap<&str, &MetadataTopic> = metadata
             .topics()
             .iter()
             .map(|topic| (topic.name(), topic))
             .collect();
-        let led = wanted.into_iter().map(|topic| {
-            let leaders = match known.get(topic) {
-                Some(found) => leaders(found),
-                None => self.missing(topic, until),
+        let with_leaders = topics.into_iter().map(|topic| {
+            let leaders = match by_name.get(topic) {
+                Some(metadata) => partition_leaders(metadata),
+                None => self.describe_topic(topic, deadline),
             };
             (topic, leaders)
         });
-        Ok(led.collect())
+        Ok(with_leaders.collect())
     }
 
-    /// A topic that is not in the list of all: only when asked for by name does Kafka say that it is forbidden.
-    fn missing(&self, topic: &str, until: Instant) -> Result<Vec<i32>, Unknown> {
-        let asked = self.consumer().fetch_metadata(Some(topic), left(until));
-        let metadata = asked.map_err(|error| {
+    /// Fetches the leaders of one topic. Only a request by name distinguishes a forbidden topic from an unknown one.
+    fn describe_topic(&self, topic: &str, deadline: Instant) -> Result<Vec<i32>, LagError> {
+        let response = self.client().fetch_metadata(Some(topic), remaining(deadline));
+        let metadata = response.map_err(|error| {
             let code = error.rdkafka_error_code();
-            trouble::of_topic(topic, code.unwrap_or(RDKafkaErrorCode::InvalidTopic))
+            error::topic_error(topic, code.unwrap_or(RDKafkaErrorCode::InvalidTopic))
         })?;
-        let unknown = || trouble::of_topic(topic, RDKafkaErrorCode::UnknownTopic);
-        metadata.topics().first().map_or_else(|| Err(unknown()), leaders)
+        let unknown = || error::topic_error(topic, RDKafkaErrorCode::UnknownTopic);
+        metadata
+            .topics()
+            .first()
+            .map_or_else(|| Err(unknown()), partition_leaders)
     }
 
-    /// What the groups have committed, one request for each group; and whether one has lost its coordinator.
-    fn committed(&self, questions: &[Question], topics: &Topics<'_>, until: Instant) -> (Committed, bool) {
-        let mut committed: Committed = questions
+    /// Fetches the committed offsets, with one request per group. Returns true with them if the client lost the
+    /// coordinator of a group.
+    fn committed_offsets(
+        &self,
+        queries: &[GroupTopic],
+        topics: &TopicLeaders<'_>,
+        deadline: Instant,
+    ) -> (CommittedOffsets, bool) {
+        let mut committed: CommittedOffsets = queries
             .iter()
-            .map(|question| (question.clone(), Ok(BTreeMap::new())))
+            .map(|query| (query.clone(), Ok(BTreeMap::new())))
             .collect();
-        let mut lists = BTreeMap::<&str, BTreeSet<&str>>::new();
-        for Question { group, topic } in questions {
-            lists.entry(group).or_default().insert(topic);
+        let mut topics_by_group = BTreeMap::<&str, BTreeSet<&str>>::new();
+        for GroupTopic { group, topic } in queries {
+            topics_by_group.entry(group).or_default().insert(topic);
         }
-        let requests = lists.into_iter().filter_map(|(group, wanted)| {
-            let known = wanted
+        let requests = topics_by_group.into_iter().filter_map(|(group, names)| {
+            let existing = names
                 .into_iter()
                 .filter_map(|topic| Some((topic, topics[topic].as_ref().ok()?)));
             let mut list = TopicPartitionList::new();
-            for (topic, partition) in known.flat_map(|(topic, leaders)| partitions(topic, leaders)) {
+            for (topic, partition) in existing.flat_map(|(topic, leaders)| partitions(topic, leaders)) {
                 list.add_partition(topic, partition.cast_signed());
             }
-            let name = CString::new(group).ok()?;
-            (list.count() > 0).then_some((group, (name, list)))
+            let group_id = CString::new(group).ok()?;
+            (list.count() > 0).then_some((group, (group_id, list)))
         });
         let (groups, requests): (Vec<&str>, Vec<_>) = requests.unzip();
-        let answers = admin::committed(self.consumer().client(), &requests, until);
-        let is_lost = answers.iter().any(admin::is_lost);
-        for (group, answer) in groups.into_iter().zip(answers) {
-            answers::add_committed(&mut committed, group, answer);
+        let results = admin::committed_offsets(self.client().client(), &requests, deadline);
+        let is_lost = results.iter().any(admin::is_coordinator_lost);
+        for (group, result) in groups.into_iter().zip(results) {
+            responses::add_committed(&mut committed, group, result);
         }
         (committed, is_lost)
     }
 
-    /// Offsets of partitions, by leader: one request for each.
-    fn list(&self, led: &[Partitions<'_>], at: Offset, until: Instant) -> Vec<PartitionOffset> {
-        let lists = led.iter().filter_map(|partitions| {
+    /// Lists offsets of partitions, with one request per leader.
+    fn list_offsets(
+        &self,
+        by_leader: &[TopicPartitions<'_>],
+        offset: Offset,
+        deadline: Instant,
+    ) -> Vec<PartitionOffset> {
+        let lists = by_leader.iter().filter_map(|partitions| {
             let mut list = TopicPartitionList::with_capacity(partitions.len());
             for (topic, partition) in partitions {
                 list.add_partition(topic, partition.cast_signed());
             }
-            list.set_all_offsets(at).ok().map(|()| list)
+            list.set_all_offsets(offset).ok().map(|()| list)
         });
-        admin::list_offsets(self.consumer().client(), &lists.collect::<Vec<_>>(), until)
+        admin::list_offsets(self.client().client(), &lists.collect::<Vec<_>>(), deadline)
     }
 
-    /// No answer, by what the client has said of its connections until now.
-    fn unreachable(&self) -> Unknown {
-        // Errors are handed to the context by polling; there is nothing else to poll for.
-        let consumer = self.consumer();
-        while consumer.poll(Duration::ZERO).is_some() {}
-        trouble::unreachable(&self.servers, consumer.context().last())
+    /// Error for a missing response, with the cause that the client reported for its connections.
+    fn unreachable_error(&self) -> LagError {
+        // Polling delivers the errors to the context; the client has no records to poll.
+        let client = self.client();
+        while client.poll(Duration::ZERO).is_some() {}
+        error::unreachable_error(&self.bootstrap_servers, client.context().last())
     }
 
-    fn consumer(&self) -> Arc<Client> {
-        self.consumer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    fn client(&self) -> Arc<Client> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Leaves a client that no broker answers, or that has lost a coordinator, and with it the requests: see
-    /// [`admin::is_lost`]. Of readings that fail together one has it replaced.
-    fn renew(&self, used: &Arc<Client>) {
-        let mut consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&consumer, used) {
+    /// Replaces a client that lost all brokers or a coordinator; see [`admin::is_coordinator_lost`]. Of several polls
+    /// that fail with the same client, only the first one replaces it.
+    fn replace_client(&self, used: &Arc<Client>) {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&client, used) {
             return;
         }
-        // Without a new one the old one goes on.
-        if let Ok(fresh) = Client::create(&self.config) {
-            *consumer = Arc::new(fresh);
+        // If no new client can be created, the old one stays in use.
+        if let Ok(new) = Client::create(&self.config) {
+            *client = Arc::new(new);
         }
     }
 }
 
-/// A client of librdkafka. Closing it may take as long as what it waits for, so whoever drops it last does not wait.
-struct Client(Option<BaseConsumer<Watch>>);
+/// librdkafka client that closes on a thread of its own: closing waits for its pending requests.
+struct Client(Option<BaseConsumer<ConnectionErrors>>);
 
 impl Client {
     fn create(config: &ClientConfig) -> KafkaResult<Self> {
-        let consumer = config.create_with_context(Watch::default())?;
+        let consumer = config.create_with_context(ConnectionErrors::default())?;
         Ok(Self(Some(consumer)))
     }
 }
 
 impl Deref for Client {
-    type Target = BaseConsumer<Watch>;
+    type Target = BaseConsumer<ConnectionErrors>;
 
     fn deref(&self) -> &Self::Target {
         match &self.0 {
             Some(consumer) => consumer,
-            None => unreachable!("it is taken by drop alone"),
+            None => unreachable!("only drop removes the consumer"),
         }
     }
 }
@@ -354,11 +389,11 @@ impl Drop for Client {
     }
 }
 
-fn half_way(until: Instant) -> Instant {
+fn half_of_remaining(deadline: Instant) -> Instant {
     let now = Instant::now();
-    now + until.saturating_duration_since(now) / 2
+    now + deadline.saturating_duration_since(now) / 2
 }
 
-fn left(until: Instant) -> Duration {
-    until.saturating_duration_since(Instant::now())
+fn remaining(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }

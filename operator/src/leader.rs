@@ -1,12 +1,13 @@
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
-    reason = "edge: holds the lease, and looks whether it still does"
+    reason = "edge: joins the leader election and reads the Lease"
 )]
-//! Which of several operators works: the one that holds the lease.
+//! Leader election: the operator that holds the Lease is the leader, the others are standbys.
 //!
-//! Must never let two work at once: who loses the lease ends, and starts anew as the one that waits. What renews the
-//! lease is silent about renewals that fail, so the lease is read beside it.
+//! Two leaders must never act at the same time, so a leader that cannot confirm its lease exits and restarts as a
+//! standby. `kube-lease-manager` does not report failed renewals; therefore [`Leadership::wait_lost`] reads the Lease
+//! itself.
 
 use std::time::Duration;
 
@@ -19,27 +20,27 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// Time after which a lease that nobody renews is free.
-const DURATION: Duration = Duration::from_secs(10);
-/// Time before that, at which its holder renews it.
-const GRACE: Duration = Duration::from_secs(6);
-/// Time between two looks at a lease that is held.
-const LOOK: Duration = Duration::from_secs(1);
+/// Time after the last renewal at which a standby may acquire the Lease.
+const LEASE_DURATION: Duration = Duration::from_secs(10);
+/// Time before the end of [`LEASE_DURATION`] at which the leader renews the Lease.
+const RENEWAL_MARGIN: Duration = Duration::from_secs(6);
+/// Interval at which a leader reads its Lease.
+const LEASE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A claim to the lease.
+/// Membership of this process in the leader election, as the leader or as a standby.
 pub struct Leadership {
     leases: Api<Lease>,
     name: String,
     identity: String,
-    state: watch::Receiver<bool>,
-    keeping: JoinHandle<kube_lease_manager::Result<kube_lease_manager::LeaseManager>>,
+    is_leader: watch::Receiver<bool>,
+    manager: JoinHandle<kube_lease_manager::Result<kube_lease_manager::LeaseManager>>,
 }
 
-/// Begins to claim the lease `name` as `identity`.
+/// Joins the election for the Lease `name` as the candidate `identity`, which must be unique.
 ///
 /// # Errors
-/// When the lease cannot be read or created.
-pub async fn claim(
+/// Fails if the Lease cannot be read or created.
+pub async fn join_election(
     client: Client,
     namespace: &str,
     name: &str,
@@ -49,70 +50,78 @@ pub async fn claim(
     let manager = LeaseManagerBuilder::new(client, name)
         .with_namespace(namespace)
         .with_identity(identity)
-        .with_duration(DURATION.as_secs())
-        .with_grace(GRACE.as_secs())
+        .with_duration(LEASE_DURATION.as_secs())
+        .with_grace(RENEWAL_MARGIN.as_secs())
         .build()
         .await
-        .with_context(|| format!("cannot claim the lease {name} in the namespace {namespace}"))?;
-    let (state, keeping) = manager.watch().await;
+        .with_context(|| {
+            format!(
+                "cannot read or create the Lease {name} in the namespace {namespace}; \
+                 run `operator check` to verify the permissions"
+            )
+        })?;
+    let (is_leader, manager) = manager.watch().await;
     Ok(Leadership {
         leases,
         name: name.to_owned(),
         identity: identity.to_owned(),
-        state,
-        keeping,
+        is_leader,
+        manager,
     })
 }
 
 impl Leadership {
-    /// Waits until the lease is held.
+    /// Waits until this process acquires the Lease and is the leader.
     ///
     /// # Errors
-    /// When the lease can no longer be claimed.
-    pub async fn held(&mut self) -> anyhow::Result<()> {
-        let state = self.state.wait_for(|held| *held).await;
-        state.map(|_| ()).context("the lease can no longer be claimed")
+    /// Fails if the lease manager ended.
+    pub async fn wait_acquired(&mut self) -> anyhow::Result<()> {
+        let acquired = self.is_leader.wait_for(|is_leader| *is_leader).await;
+        acquired
+            .map(|_| ())
+            .context("the lease manager ended before the Lease was acquired")
     }
 
-    /// Waits until another operator may hold the lease, and says why.
-    pub async fn lost(&self) -> &'static str {
-        let mut until = Instant::now() + DURATION;
+    /// Waits until another operator may be the leader; returns the reason for the log.
+    pub async fn wait_lost(&self) -> &'static str {
+        let mut expiry = Instant::now() + LEASE_DURATION;
         loop {
-            match timeout_at(until, self.leases.get_opt(&self.name)).await {
+            match timeout_at(expiry, self.leases.get_opt(&self.name)).await {
                 Ok(Ok(Some(Lease {
                     spec: Some(lease), ..
                 }))) if lease.holder_identity.as_ref() == Some(&self.identity) => {
-                    until = until.max(Instant::now() + left(&lease, Timestamp::now()));
+                    expiry = expiry.max(Instant::now() + remaining(&lease, Timestamp::now()));
                 }
-                Ok(Ok(_)) => return "another operator has it, or it was deleted",
-                Ok(Err(error)) => tracing::warn!(%error, "the lease was not read"),
+                Ok(Ok(_)) => return "another operator acquired it, or it was deleted",
+                Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "failed to read lease"),
                 Err(_) => {}
             }
             let now = Instant::now();
-            if now >= until {
-                return "no renewal of it was read in time";
+            if now >= expiry {
+                return "lease not renewed in time";
             }
-            sleep_until(until.min(now + LOOK)).await;
+            sleep_until(expiry.min(now + LEASE_CHECK_INTERVAL)).await;
         }
     }
 
-    /// Gives the lease back, so that another operator need not wait until it expires.
+    /// Releases the Lease, so that a standby acquires it without waiting for its expiry.
     ///
     /// # Errors
-    /// When the lease cannot be written.
+    /// Fails if the Lease cannot be written.
     pub async fn release(self) -> anyhow::Result<()> {
-        drop(self.state);
-        self.keeping.await?.context("cannot give the lease back")?;
+        // The lease manager releases the Lease when its last receiver is dropped.
+        drop(self.is_leader);
+        self.manager.await?.context("cannot release the Lease")?;
         Ok(())
     }
 }
 
-/// How long the lease holds without another renewal.
-fn left(lease: &LeaseSpec, now: Timestamp) -> Duration {
-    let passed = lease
+/// Time until the Lease expires without another renewal; zero if it was never renewed.
+fn remaining(lease: &LeaseSpec, now: Timestamp) -> Duration {
+    let elapsed = lease
         .renew_time
         .as_ref()
         .map(|renewed| now.duration_since(renewed.0));
-    let passed = passed.and_then(|passed| Duration::try_from(passed.max(SignedDuration::ZERO)).ok());
-    passed.map_or(Duration::ZERO, |passed| DURATION.saturating_sub(passed))
+    let elapsed = elapsed.and_then(|elapsed| Duration::try_from(elapsed.max(SignedDuration::ZERO)).ok());
+    elapsed.map_or(Duration::ZERO, |elapsed| LEASE_DURATION.saturating_sub(elapsed))
 }

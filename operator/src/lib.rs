@@ -1,40 +1,60 @@
-//! The operator: keeps the workers of every `StreamStage` as the resource describes them.
+//! StreamStage operator: reconciles every `StreamStage` into a worker Deployment and scales it by consumer lag.
 //!
-//! One reconcile reads like a sentence: [`observe`] -> [`validate`] -> [`plan`] -> [`apply`] -> [`status`] -> [`report`].
-//! What decides is a function of its arguments; what reaches the cluster says `edge:` in its first line.
+//! # The reconcile loop
 //!
-//! - [`command`]: the command line
-//! - [`controller`]: which changes lead to a reconcile, and the reconcile itself
-//! - [`outline`]: what is kept of every stage in between
-//! - [`observe`], [`apply`], [`report`]: the edges, where objects are read and written
-//! - [`validate`], [`plan`], [`scale`], [`status`], [`events`], [`policy`]: the decisions
-//! - [`poll`]: reads the lag of every stage and asks for a reconcile when there is news; [`kafka`]: the edge that asks
-//!   Kafka, over a [`connection`]; [`lag`]: what its answers make together
-//! - [`simulate`], [`explain`]: the same decision over a trace, and in words
-//! - [`leader`], [`serve`], [`metrics`], [`rights`]: what surrounds them
+//! A watch event, a change of the lag or a resync triggers [`controller::reconcile`] for one stage. Each step is a module:
+//!
+//! 1. [`observe`] reads the owned objects, the referenced Secrets and the lag of the last poll.
+//! 2. [`validate`] checks the stage. A violation is a terminal error: the stage is `Stalled` until a user fixes it.
+//! 3. [`scale`] decides on the replicas, and [`plan`] builds the five owned objects.
+//! 4. [`apply`] writes the objects that drifted, by server-side apply.
+//! 5. [`status`] computes the status, and [`events`] the events.
+//! 6. [`report`] writes the status, if it changed, and publishes the events.
+//!
+//! A failed step requeues the stage with [`backoff`]; [`policy`] separates terminal from transient errors. Between
+//! reconciles the operator caches only the [`stage_summary`] of each stage.
+//!
+//! # Where to find what
+//!
+//! | topic | place |
+//! | --- | --- |
+//! | lag: poll interval, offsets, rates, stuck partitions | [`lag`], from [`lag::poller`] to [`lag::view`] |
+//! | requests to Kafka | [`kafka`], over a [`connection`] |
+//! | scaling formula: recommended workers for a lag | [`scale::demand`], with the bounds of [`scale::ceiling`] |
+//! | stabilization windows, cooldown, rollout and rebalance gates | [`scale::gate`], [`scale::stabilization`] |
+//! | trigger of a reconcile after a lag poll | [`status::needs_reconcile`] |
+//! | conditions, and the values of the printer columns | [`status`] |
+//! | schema, CEL rules and printer columns of the CRD | [`crds::stage`] |
+//! | names, labels and field managers of the owned objects | [`owned`] |
+//! | defaults of the workers | [`defaults`] |
+//! | leader election | [`leader`] |
+//! | RBAC rules | [`rbac`] |
+//! | metrics, health endpoints, logging | [`metrics`], [`http`], [`telemetry::log`] |
+//! | command line | [`command`]; [`explain`] and [`simulate`] run the scaling decision without writing anything |
+//!
+//! Decisions are pure functions. A module that does I/O or reads a clock says `edge:` in its first lines.
 
 pub mod apply;
+pub mod backoff;
 pub mod command;
 pub mod connection;
 pub mod controller;
 pub mod defaults;
 pub mod events;
 pub mod explain;
+pub mod http;
 pub mod kafka;
 pub mod lag;
 pub mod leader;
-pub mod log;
 pub mod metrics;
 pub mod observe;
-pub mod outline;
 pub mod owned;
 pub mod plan;
 pub mod policy;
-pub mod poll;
+pub mod rbac;
 pub mod report;
-pub mod rights;
 pub mod scale;
-pub mod serve;
 pub mod simulate;
+pub mod stage_summary;
 pub mod status;
 pub mod validate;

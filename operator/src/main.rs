@@ -1,4 +1,4 @@
-//! The operator's command line.
+//! Binary of the operator: parses the command line and runs the command.
 
 use clap::Parser as _;
 use operator::command::{Cli, Command, check, crd, explain, run, simulate};

@@ -1,11 +1,11 @@
 #![expect(
     clippy::disallowed_types,
-    reason = "edge: reads what one reconcile needs from the cluster"
+    reason = "edge: reads the input of a reconcile from the API server"
 )]
-//! First step: everything that a reconcile looks at, read once.
+//! Step 1 of a reconcile: reads everything that the later steps need, once.
 //!
-//! Must never write, nor wait for Kafka: what is known of the lag is taken as it is. The owned objects are read anew each time, rather than kept: ten thousand Deployments in
-//! memory would weigh more than the answers to a few GETs.
+//! Never writes and never waits for Kafka; the lag is the poller's last result. Owned objects are read on every
+//! reconcile, not cached: ten thousand Deployments in memory would cost more than a few GET requests.
 
 use std::collections::BTreeMap;
 
@@ -18,109 +18,113 @@ use kube::api::ListParams;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use sha2::{Digest as _, Sha256};
 
-use crate::connection::{Connection, servers};
-use crate::lag::view::View;
-use crate::outline::{Outline, Stages};
-use crate::owned::{self, FIELD_MANAGER, Owned, SCALE_FIELD_MANAGER, STAGE_LABEL};
-use crate::poll::Lags;
-use crate::scale::Known;
-use crate::status::is_rolling;
+use crate::connection::{KafkaConnection, bootstrap_servers};
+use crate::lag::store::LagStore;
+use crate::lag::view::LagView;
+use crate::owned::rollout::RolloutProgress;
+use crate::owned::{self, FIELD_MANAGER, OwnedObjects, SCALE_FIELD_MANAGER, STAGE_LABEL};
+use crate::scale::ScalingInput;
+use crate::stage_summary::{StageStore, StageSummary};
 
-/// What one reconcile looks at.
+/// Input of one reconcile.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// The stage.
+    /// Stage as read from the API server.
     pub stage: StreamStage,
-    /// The Secrets that the stage names; none for one that is not there.
-    pub secrets: BTreeMap<String, Option<Keys>>,
-    /// The stage's objects, or others of their names.
-    pub owned: Owned,
-    /// The stage's pods, when not all of them are ready.
+    /// Referenced Secrets by name; `None` for a Secret that does not exist.
+    pub secrets: BTreeMap<String, Option<SecretKeys>>,
+    /// Objects with the names of the owned objects. Another owner may have created them.
+    pub owned: OwnedObjects,
+    /// Pods of the stage; read only while some are not ready, else empty.
     pub pods: Vec<Pod>,
-    /// An older stage, as `namespace/name`, that reads the same topic with the same consumer group.
-    pub rival: Option<String>,
-    /// How the stage's Kafka is reached; none when the Secret for it is missing, or has a key that nothing can be
-    /// done with.
-    pub connection: Option<Connection>,
-    /// What is known of the lag.
-    pub view: View,
+    /// Older stage with the same topic and consumer group, as `namespace/name`.
+    pub conflicting_stage: Option<String>,
+    /// Kafka connection; `None` if the Secret for it is missing or has an invalid key.
+    pub connection: Option<KafkaConnection>,
+    /// Lag at the time of the reconcile.
+    pub view: LagView,
 }
 
 impl Observed {
-    /// What the number of workers is decided by.
+    /// Input of the scaling decision; `previous` is `status.scaling` of the last reconcile.
     #[must_use]
-    pub fn known<'o>(&'o self, before: &'o ScalingStatus) -> Known<'o> {
+    pub fn scaling_input<'o>(&'o self, previous: &'o ScalingStatus) -> ScalingInput<'o> {
         let deployment = self.owned.deployment.as_ref();
-        let deployment = deployment.filter(|deployment| owned::is_own(&self.stage, &deployment.metadata));
-        Known {
+        let deployment =
+            deployment.filter(|deployment| owned::is_owned_by(&self.stage, &deployment.metadata));
+        ScalingInput {
             now: self.view.now,
-            current: current(&self.stage, deployment),
-            lag: self.view.known(),
-            is_rolling: deployment.is_some_and(is_rolling),
+            current_replicas: current_replicas(&self.stage, deployment),
+            lag: self.view.lag_state(),
+            is_rolling: deployment
+                .is_some_and(|deployment| RolloutProgress::from_deployment(deployment).is_rolling()),
             is_rebalancing: self.view.is_rebalancing,
-            before,
+            previous,
         }
     }
 }
 
-/// The number of workers by the last decision: the Deployment's, unless somebody else wrote it there.
-fn current(stage: &StreamStage, deployment: Option<&Deployment>) -> Option<u32> {
+/// Desired replicas of the last decision. The Deployment has them, unless another field manager changed its replicas.
+fn current_replicas(stage: &StreamStage, deployment: Option<&Deployment>) -> Option<u32> {
     let replicas = deployment
         .and_then(|deployment| deployment.spec.as_ref()?.replicas)
         .and_then(|replicas| u32::try_from(replicas).ok());
-    let is_ours = deployment.is_some_and(|deployment| {
+    let is_managed = deployment.is_some_and(|deployment| {
         [SCALE_FIELD_MANAGER, FIELD_MANAGER]
             .iter()
             .any(|manager| owned::owns_replicas(deployment, manager))
     });
-    let told = stage.status.as_ref().and_then(|status| status.desired_replicas);
-    if is_ours { replicas } else { told.or(replicas) }
+    let reported = stage.status.as_ref().and_then(|status| status.desired_replicas);
+    if is_managed {
+        replicas
+    } else {
+        reported.or(replicas)
+    }
 }
 
-/// The keys of a Secret. Its values stay where they are.
+/// Keys of a Secret, without its values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Keys {
-    /// Names of the keys.
+pub struct SecretKeys {
+    /// Key names, sorted.
     pub names: Vec<String>,
-    /// SHA-256 over names and values.
+    /// SHA-256 of all names and values.
     pub digest: Vec<u8>,
 }
 
-/// Reads everything that one reconcile of `stage` looks at.
+/// Reads the input of one reconcile of `stage`, and registers the stage with the lag poller.
 ///
 /// # Errors
-/// When the API server does not answer, or refuses.
+/// If a request to the API server fails.
 pub async fn observe(
     stage: &StreamStage,
-    stages: &Stages,
-    lags: &Lags,
+    stages: &StageStore,
+    lag_store: &LagStore,
     client: &Client,
 ) -> kube::Result<Observed> {
     let (owned, secrets) = futures::try_join!(read_owned(stage, client), read_secrets(stage, client))?;
-    let connection = connection(stage, &secrets);
+    let connection = kafka_connection(stage, &secrets);
     let secrets = secrets
         .into_iter()
-        .map(|(name, secret)| (name, secret.as_ref().map(keys)))
+        .map(|(name, secret)| (name, secret.as_ref().map(secret_keys)))
         .collect();
     let pods = match &owned.deployment {
         Some(deployment) if !is_ready(deployment) => read_pods(stage, client).await?,
         _ => Vec::new(),
     };
-    let rival = rival(stage, stages);
     Ok(Observed {
         stage: stage.clone(),
         secrets,
         owned,
         pods,
-        rival,
-        view: lags.view(stage, connection.as_ref()),
+        conflicting_stage: conflicting_stage(stage, stages),
+        view: lag_store.register(stage, connection.as_ref()),
         connection,
     })
 }
 
-async fn read_owned(stage: &StreamStage, client: &Client) -> kube::Result<Owned> {
+async fn read_owned(stage: &StreamStage, client: &Client) -> kube::Result<OwnedObjects> {
     let namespace = stage.namespace();
-    let name = owned::name(stage);
+    let name = owned::object_name(stage);
     let (service_accounts, config_maps, services, budgets, deployments) = (
         Api::namespaced(client.clone(), namespace),
         Api::namespaced(client.clone(), namespace),
@@ -135,7 +139,7 @@ async fn read_owned(stage: &StreamStage, client: &Client) -> kube::Result<Owned>
         budgets.get_opt(&name),
         deployments.get_opt(&name),
     )?;
-    Ok(Owned {
+    Ok(OwnedObjects {
         service_account,
         config_map,
         service,
@@ -149,25 +153,28 @@ async fn read_secrets(
     client: &Client,
 ) -> kube::Result<BTreeMap<String, Option<Secret>>> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), stage.namespace());
-    let mut found = BTreeMap::new();
-    for (_, name) in stage.secrets() {
-        found.insert(name.to_owned(), secrets.get_opt(name).await?);
+    let mut by_name = BTreeMap::new();
+    for (_, name) in stage.referenced_secrets() {
+        by_name.insert(name.to_owned(), secrets.get_opt(name).await?);
     }
-    Ok(found)
+    Ok(by_name)
 }
 
-/// How the stage's Kafka is reached.
-fn connection(stage: &StreamStage, secrets: &BTreeMap<String, Option<Secret>>) -> Option<Connection> {
+/// Returns `None` if the Secret of the source is missing or has an invalid key; validation reports that.
+fn kafka_connection(
+    stage: &StreamStage,
+    secrets: &BTreeMap<String, Option<Secret>>,
+) -> Option<KafkaConnection> {
     let source = &stage.spec.source;
-    let none = BTreeMap::new();
-    let data = match &source.auth_secret {
-        None => &none,
-        Some(name) => secrets.get(name)?.as_ref()?.data.as_ref().unwrap_or(&none),
+    let empty = BTreeMap::new();
+    let data = match &source.auth_secret_name {
+        None => &empty,
+        Some(name) => secrets.get(name)?.as_ref()?.data.as_ref().unwrap_or(&empty),
     };
-    Connection::new(&servers(stage), data).ok()
+    KafkaConnection::new(&bootstrap_servers(stage), data).ok()
 }
 
-fn keys(secret: &Secret) -> Keys {
+fn secret_keys(secret: &Secret) -> SecretKeys {
     let data = secret.data.iter().flatten();
     let digest = data.clone().fold(Sha256::new(), |digest, (name, value)| {
         let digest = digest
@@ -177,14 +184,14 @@ fn keys(secret: &Secret) -> Keys {
             .chain_update((value.0.len() as u64).to_be_bytes())
             .chain_update(&value.0)
     });
-    Keys {
+    SecretKeys {
         names: data.map(|(name, _)| name.clone()).collect(),
         digest: digest.finalize().to_vec(),
     }
 }
 
 fn is_ready(deployment: &Deployment) -> bool {
-    let wanted = deployment
+    let desired = deployment
         .spec
         .as_ref()
         .and_then(|spec| spec.replicas)
@@ -193,7 +200,7 @@ fn is_ready(deployment: &Deployment) -> bool {
         .status
         .as_ref()
         .and_then(|status| status.ready_replicas);
-    ready.unwrap_or(0) == wanted
+    ready.unwrap_or(0) == desired
 }
 
 async fn read_pods(stage: &StreamStage, client: &Client) -> kube::Result<Vec<Pod>> {
@@ -202,17 +209,17 @@ async fn read_pods(stage: &StreamStage, client: &Client) -> kube::Result<Vec<Pod
     Ok(pods.list(&of_stage).await?.items)
 }
 
-/// The oldest other stage that reads the same topic with the same consumer group, if it is older than `stage`.
-fn rival(stage: &StreamStage, stages: &Stages) -> Option<String> {
-    fn age(stage: &Outline) -> (Option<Timestamp>, Option<String>) {
+/// Returns the oldest other stage with the same topic and consumer group, if it is older than `stage`.
+fn conflicting_stage(stage: &StreamStage, stages: &StageStore) -> Option<String> {
+    fn age(stage: &StageSummary) -> (Option<Timestamp>, Option<String>) {
         (stage.creation_timestamp().map(|time| time.0), stage.uid())
     }
-    let own = Outline::from(stage.clone());
+    let this = StageSummary::from(stage.clone());
     let others = stages.state();
-    let others = others.iter().filter_map(|guarded| guarded.0.as_ref().ok());
-    let rivals = others.filter(|other| other.meta().uid != own.meta().uid && own.shares_group(other));
-    rivals
-        .filter(|other| age(other) < age(&own))
+    let others = others.iter().filter_map(|cached| cached.0.as_ref().ok());
+    let conflicting = others.filter(|other| other.meta().uid != this.meta().uid && this.shares_group(other));
+    conflicting
+        .filter(|other| age(other) < age(&this))
         .min_by_key(|other| age(other))
         .map(|other| format!("{}/{}", other.namespace().unwrap_or_default(), other.name()))
 }

@@ -1,6 +1,8 @@
-//! The five objects that a stage owns, and the names that hold them together.
+//! Owned objects of a stage: their names, labels, annotations and field managers.
 //!
-//! Must never change a label of the selector: a Deployment's selector is immutable.
+//! Never change a label of the selector: the selector of a Deployment is immutable.
+
+pub mod rollout;
 
 use std::collections::BTreeMap;
 
@@ -11,51 +13,52 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 
-/// The field manager of everything but the number of workers.
+/// Field manager of all owned fields except `spec.replicas` of the Deployment.
 pub const FIELD_MANAGER: &str = "streamstage-operator";
-/// The field manager of the number of workers: another one, so that a change of the pod template never carries a
-/// number, and a change of the number never carries a template.
+/// Field manager of `spec.replicas`. It is separate, so that an apply of the pod template never changes the replicas,
+/// and a scaling step never changes the template.
 pub const SCALE_FIELD_MANAGER: &str = "streamstage-operator-scale";
-/// The label that the Deployment selects its pods by.
+/// Label in the pod selector of the Deployment; its value is the name of the stage.
 pub const STAGE_LABEL: &str = "streamstage.dev/stage";
-/// The label of everything that the operator owns, with [`FIELD_MANAGER`] as its value.
+/// Label of every owned object, with the value [`FIELD_MANAGER`]. The operator watches objects by it.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
-/// Digest of the object as it was planned. A field that is planned no more leaves no other trace.
+/// Annotation with the digest of the planned object. Without it, a field that is no longer planned would remain
+/// unnoticed in the cluster.
 pub const PLAN_ANNOTATION: &str = "streamstage.dev/plan";
-/// Digest of the worker's document, on its pods: another document rolls them.
+/// Pod annotation with the digest of the worker's configuration: a new configuration rolls the pods.
 pub const DOCUMENT_ANNOTATION: &str = "streamstage.dev/document";
-/// Digest of the Secrets that the stage names, on its pods: another content rolls them.
+/// Pod annotation with the digest of the referenced Secrets: new contents roll the pods.
 pub const SECRETS_ANNOTATION: &str = "streamstage.dev/secrets";
 
-/// The objects of a stage as they are in the cluster.
+/// Live owned objects of a stage; `None` for an object that does not exist.
 #[derive(Clone, Debug, Default)]
-pub struct Owned {
-    /// The identity of the workers, without a token.
+pub struct OwnedObjects {
+    /// Identity of the worker pods, without an API token.
     pub service_account: Option<ServiceAccount>,
-    /// The worker's document.
+    /// Configuration of the workers: the stage as a YAML document.
     pub config_map: Option<ConfigMap>,
-    /// Where the figures of the workers are scraped.
+    /// Headless Service for scraping the metrics of the workers.
     pub service: Option<Service>,
-    /// How many workers an eviction may take at a time.
+    /// Limit on the workers that are evicted at a time.
     pub disruption_budget: Option<PodDisruptionBudget>,
-    /// The workers.
+    /// Runs the workers.
     pub deployment: Option<Deployment>,
 }
 
-/// The name of all five.
+/// Name that all owned objects of a stage share.
 #[must_use]
-pub fn name(stage: &StreamStage) -> String {
+pub fn object_name(stage: &StreamStage) -> String {
     format!("{}-worker", stage.name())
 }
 
-/// Whether an object belongs to the stage, rather than only having its name.
+/// Returns true if the stage is an owner of the object. An object of the same name may belong to someone else.
 #[must_use]
-pub fn is_own(stage: &StreamStage, object: &ObjectMeta) -> bool {
+pub fn is_owned_by(stage: &StreamStage, object: &ObjectMeta) -> bool {
     let mut owners = object.owner_references.iter().flatten();
     owners.any(|owner| Some(&owner.uid) == stage.metadata.uid.as_ref())
 }
 
-/// Whether a field manager owns the number of workers by an apply.
+/// Returns true if `manager` owns `spec.replicas` of the Deployment through server-side apply.
 #[must_use]
 pub fn owns_replicas(deployment: &Deployment, manager: &str) -> bool {
     deployment.managed_fields().iter().any(|entry| {
@@ -68,13 +71,13 @@ pub fn owns_replicas(deployment: &Deployment, manager: &str) -> bool {
     })
 }
 
-/// What the Deployment, its Service and its disruption budget select pods by.
+/// Pod selector of the Deployment, the Service and the disruption budget.
 #[must_use]
 pub fn selector(stage: &StreamStage) -> BTreeMap<String, String> {
     BTreeMap::from([(STAGE_LABEL.to_owned(), stage.name_any())])
 }
 
-/// The labels of all five, and of the pods.
+/// Labels of all owned objects and of the pods.
 #[must_use]
 pub fn labels(stage: &StreamStage) -> BTreeMap<String, String> {
     let named = [
@@ -89,4 +92,13 @@ pub fn labels(stage: &StreamStage) -> BTreeMap<String, String> {
         .into_iter()
         .map(|(label, value)| (label.to_owned(), value.to_owned()))
         .collect()
+}
+
+/// Returns the first 64 bits of a digest in hexadecimal: enough to distinguish two versions of one object.
+pub(crate) fn short_digest(digest: &[u8]) -> String {
+    let bits = digest
+        .iter()
+        .take(8)
+        .fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+    format!("{bits:016x}")
 }

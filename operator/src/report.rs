@@ -3,9 +3,9 @@
     clippy::disallowed_methods,
     reason = "edge: writes statuses and events to the cluster"
 )]
-//! Last step: tells the resource's status, and what happened, to the cluster.
+//! Step 6 of a reconcile: writes the status and publishes the events.
 //!
-//! Must never write a status that is there already, nor an event that was told within half an hour.
+//! Must never write an unchanged status, nor repeat an event within `EVENT_REPEAT_INTERVAL`.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,51 +17,51 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource as _};
 use serde_json::json;
 
-use crate::events::Happened;
+use crate::events::StageEvent;
 use crate::metrics::Metrics;
 use crate::owned::FIELD_MANAGER;
-use crate::poll::Place;
+use crate::stage_summary::StageRef;
 use crate::status::is_stalled;
 
-/// How long an event is not repeated.
-const QUIET: Duration = Duration::from_mins(30);
-/// The longest note that the API server takes, in bytes.
-const LONGEST_NOTE: usize = 1024;
+/// Minimum time between two identical events of a stage.
+const EVENT_REPEAT_INTERVAL: Duration = Duration::from_mins(30);
+/// Maximum size of an event's note; the API server rejects a longer one.
+const MAX_NOTE_BYTES: usize = 1024;
 
-/// Events that were told, with when.
+/// Events of the last `EVENT_REPEAT_INTERVAL`, by the UID of their stage, with the time of publishing.
 #[derive(Debug, Default)]
-pub struct Told(Mutex<HashMap<(String, Happened), Instant>>);
+pub struct PublishedEvents(Mutex<HashMap<(String, StageEvent), Instant>>);
 
-impl Told {
-    /// Whether an event of the stage `uid` is new, or was told long ago.
-    fn is_news(&self, uid: &str, happened: &Happened) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+impl PublishedEvents {
+    /// Records the event; returns true if it was not published within the interval.
+    fn should_publish(&self, uid: &str, event: &StageEvent) -> bool {
+        let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        told.retain(|_, when| now.duration_since(*when) < QUIET);
-        let event = (uid.to_owned(), happened.clone());
-        let is_news = !told.contains_key(&event);
-        told.entry(event).or_insert(now);
-        is_news
+        published.retain(|_, time| now.duration_since(*time) < EVENT_REPEAT_INTERVAL);
+        let key = (uid.to_owned(), event.clone());
+        let is_new = !published.contains_key(&key);
+        published.entry(key).or_insert(now);
+        is_new
     }
 }
 
-/// Writes the status of `stage`, if it changed.
+/// Writes the status of `stage`, if it differs from the present one.
 ///
 /// # Errors
-/// When the API server does not answer, or refuses.
+/// Fails if the API server is unreachable or rejects the status.
 pub async fn write_status(
     stage: &StreamStage,
     status: &StreamStageStatus,
     client: &Client,
     metrics: &Metrics,
 ) -> kube::Result<()> {
-    let place = Place::new(stage.name()).within(stage.namespace());
-    metrics.stalled(&place, is_stalled(status));
-    if stage.status.clone().map(in_order) == Some(in_order(status.clone())) {
+    let stage_ref = StageRef::new(stage.name()).within(stage.namespace());
+    metrics.stages.set_stalled(&stage_ref, is_stalled(status));
+    if stage.status.clone().map(sort_conditions) == Some(sort_conditions(status.clone())) {
         return Ok(());
     }
     let resource = ApiResource::erase::<StreamStage>(&());
-    // The answer is not read as a stage: an older operator must not stumble over a newer field.
+    // The response is not parsed as a StreamStage: a newer CRD may have fields that this operator does not know.
     let stages: Api<DynamicObject> = Api::namespaced_with(client.clone(), stage.namespace(), &resource);
     let patch = json!({
         "apiVersion": StreamStage::api_version(&()),
@@ -73,37 +73,36 @@ pub async fn write_status(
     stages
         .patch_status(stage.name(), &parameters, &Patch::Apply(patch))
         .await?;
-    metrics.wrote("StreamStage/status");
+    metrics.record_api_write("StreamStage/status");
     Ok(())
 }
 
-/// The API server may keep the conditions in an order of its own.
-fn in_order(mut status: StreamStageStatus) -> StreamStageStatus {
+/// Sorts the conditions by type: the API server may return them in another order than they were applied in.
+fn sort_conditions(mut status: StreamStageStatus) -> StreamStageStatus {
     status
         .conditions
-        .sort_by(|one, other| one.type_.cmp(&other.type_));
+        .sort_by(|left, right| left.type_.cmp(&right.type_));
     status
 }
 
-/// Publishes what happened to `stage`. An event that cannot be told is logged, and changes nothing else.
-pub async fn publish(stage: &StreamStage, happened: Vec<Happened>, recorder: &Recorder, told: &Told) {
+/// Publishes and logs the events of `stage`. An event that cannot be published is logged and dropped.
+pub async fn publish(
+    stage: &StreamStage,
+    events: Vec<StageEvent>,
+    recorder: &Recorder,
+    published: &PublishedEvents,
+) {
     let uid = stage.metadata.uid.as_deref().unwrap_or_default();
-    for happened in happened
+    for event in events
         .into_iter()
-        .filter(|happened| told.is_news(uid, happened))
+        .filter(|event| published.should_publish(uid, event))
     {
-        let Happened {
+        let StageEvent {
             is_warning,
             reason,
             note,
-        } = happened;
-        tracing::info!(
-            namespace = stage.namespace(),
-            stage = stage.name(),
-            reason,
-            note,
-            "event"
-        );
+        } = event;
+        tracing::info!(reason, note, "event");
         let event = Event {
             type_: if is_warning {
                 EventType::Warning
@@ -111,19 +110,20 @@ pub async fn publish(stage: &StreamStage, happened: Vec<Happened>, recorder: &Re
                 EventType::Normal
             },
             action: "Reconcile".to_owned(),
-            note: Some(shortened(note)),
+            note: Some(truncate_note(note)),
             reason,
             secondary: None,
         };
         if let Err(error) = recorder.publish(&event, &stage.object_ref(&())).await {
-            tracing::warn!(namespace = stage.namespace(), stage = stage.name(), %error, "event not published");
+            tracing::warn!(reason = event.reason, %error, "failed to publish event");
         }
     }
 }
 
-fn shortened(mut note: String) -> String {
-    if note.len() > LONGEST_NOTE {
-        note.truncate(note.floor_char_boundary(LONGEST_NOTE));
+/// Cuts a note to [`MAX_NOTE_BYTES`], between two characters.
+fn truncate_note(mut note: String) -> String {
+    if note.len() > MAX_NOTE_BYTES {
+        note.truncate(note.floor_char_boundary(MAX_NOTE_BYTES));
     }
     note
 }
@@ -133,23 +133,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_news_once_for_each_stage() {
-        let told = Told::default();
-        let happened = |note: &str| Happened {
+    fn an_event_is_published_once_per_stage_and_note() {
+        let published = PublishedEvents::default();
+        let event = |note: &str| StageEvent {
             is_warning: true,
-            reason: "ImagePull".to_owned(),
+            reason: "ImagePullFailed".to_owned(),
             note: note.to_owned(),
         };
-        assert!(told.is_news("1", &happened("a")));
-        assert!(!told.is_news("1", &happened("a")));
-        assert!(told.is_news("1", &happened("b")));
-        assert!(told.is_news("2", &happened("a")));
+        assert!(published.should_publish("1", &event("a")));
+        assert!(!published.should_publish("1", &event("a")));
+        assert!(published.should_publish("1", &event("b")));
+        assert!(published.should_publish("2", &event("a")));
     }
 
     #[test]
     fn a_long_note_is_cut_between_characters() {
-        let note = shortened("ж".repeat(LONGEST_NOTE));
-        assert_eq!(note.len(), LONGEST_NOTE);
-        assert_eq!(shortened("short".to_owned()), "short");
+        let note = truncate_note("ж".repeat(MAX_NOTE_BYTES));
+        assert_eq!(note.len(), MAX_NOTE_BYTES);
+        assert_eq!(truncate_note("short".to_owned()), "short");
     }
 }

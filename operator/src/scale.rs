@@ -1,353 +1,386 @@
-//! How many workers a stage should have: a function of what its resource says of them and of what is known about its lag.
+//! Decides how many workers a stage should have, from its settings and its lag.
 //!
-//! Must never read a clock or reach the cluster: the operator, the simulator and the tests call the same function.
-//! The last decision before [`crate::plan`].
+//! A pure function: it must never read a clock or access the cluster, because the operator, the simulator and the tests
+//! call the same code. It is the last decision before [`crate::plan`].
+//!
+//! Flow: lag -> [`mod@demand`] -> recommendation (within the bounds) -> tolerance -> [`gate`] -> desired replicas.
 
 pub mod ceiling;
 pub mod demand;
 pub mod gate;
 pub mod load;
-pub mod rules;
-pub mod window;
+pub mod settings;
+pub mod stabilization;
 
 use crds::stage::{OnLagUnknown, ScalingMode};
-use crds::status::{LimitedBy, Reason, ScalingStatus, Wish};
+use crds::status::{LimitedBy, Reason, Recommendation, ScalingStatus};
 use k8s_openapi::jiff::Timestamp;
 
 use self::ceiling::{Ceiling, ceiling};
 use self::demand::{Demand, demand};
-use self::gate::Gates;
+use self::gate::GateInput;
 use self::load::Load;
-pub use self::rules::Rules;
+pub use self::settings::ScalingSettings;
 
-/// A move of less than this share of the present number is not worth its rebalance.
+/// Scaling steps up to this share of the current replicas are skipped: a rebalance costs more than they gain.
 const TOLERANCE: f64 = 0.1;
 
-/// What a decision looks at beside the rules.
+/// Observations that a scaling decision depends on, besides the [`ScalingSettings`].
 #[derive(Clone, Copy, Debug)]
-pub struct Known<'k> {
-    /// The time of the decision.
+pub struct ScalingInput<'a> {
+    /// Time of the decision.
     pub now: Timestamp,
-    /// Workers that should exist by the last decision; none before there was one.
-    pub current: Option<u32>,
-    /// What is known of the lag.
-    pub lag: LagKnown<'k>,
-    /// Whether pods of an older template are being replaced.
+    /// Desired replicas of the previous decision; `None` before the first one.
+    pub current_replicas: Option<u32>,
+    /// Lag of the stage.
+    pub lag: LagState<'a>,
+    /// True while a rollout replaces pods of an older template.
     pub is_rolling: bool,
-    /// Whether the group is assigning its partitions.
+    /// True while the consumer group rebalances.
     pub is_rebalancing: bool,
-    /// What was decided before.
-    pub before: &'k ScalingStatus,
+    /// Scaling status that the previous decision left.
+    pub previous: &'a ScalingStatus,
 }
 
-impl<'k> Known<'k> {
-    /// What is known when nothing could be read.
+impl<'a> ScalingInput<'a> {
+    /// Input without any observation: the replicas are unknown and the lag is pending.
     #[must_use]
-    pub fn nothing(now: Timestamp, before: &'k ScalingStatus) -> Self {
+    pub fn new(now: Timestamp, previous: &'a ScalingStatus) -> Self {
         Self {
             now,
-            current: None,
-            lag: LagKnown::Pending,
+            current_replicas: None,
+            lag: LagState::Pending,
             is_rolling: false,
             is_rebalancing: false,
-            before,
+            previous,
         }
     }
 
-    fn gates<'g>(&self, window: &'g [Wish]) -> Gates<'g> {
-        Gates {
+    fn gate_input<'r>(&self, recommendations: &'r [Recommendation]) -> GateInput<'r> {
+        GateInput {
             now: self.now,
             is_rolling: self.is_rolling,
             is_rebalancing: self.is_rebalancing,
-            last_scale_time: self.before.last_scale_time,
-            window,
+            last_scale_time: self.previous.last_scale_time,
+            recommendations,
         }
     }
 }
 
-/// What is known of the lag.
+/// State of the lag of a stage, as far as decisions may rely on it. The texts are error messages.
 #[derive(Clone, Copy, Debug)]
-pub enum LagKnown<'k> {
-    /// It has not been read twice yet: there are no rates.
+pub enum LagState<'a> {
+    /// Fewer than two polls have succeeded, so the rates are unknown.
     Pending,
-    /// The last reading failed, and it is too soon to act on that; in words.
-    Missed(&'k str),
-    /// It could not be read for a while, or only in part, or long ago; in words.
-    Unknown(&'k str),
-    /// It was read.
-    Read(&'k Load),
+    /// The last poll failed, but too recently to act on it.
+    TransientError(&'a str),
+    /// The lag is unknown: polls keep failing, return partial offsets, or the last result is too old.
+    Unknown(&'a str),
+    /// The last poll succeeded and is recent enough.
+    Fresh(&'a Load),
 }
 
-/// How many workers a stage should have, and why.
+/// Number of workers that a stage should have, and the reason.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wanted {
-    /// The number that is enforced; none when another controller writes it into the Deployment.
+pub struct ReplicaDecision {
+    /// Replicas to enforce; `None` if another controller writes them to the Deployment.
     pub replicas: Option<u32>,
-    /// The number that a new Deployment starts with.
+    /// Replicas of a Deployment that is created now.
     pub initial: u32,
-    /// The number that the lag leads to, in the mode Recommend.
+    /// Recommended replicas; set in the mode `Recommend` only.
     pub recommended: Option<u32>,
-    /// What limits it.
+    /// Bound or gate that limited the decision.
     pub limited_by: LimitedBy,
-    /// Who decides; the reason of the condition `ScalingActive`.
+    /// Reason of the condition `ScalingActive`.
     pub reason: Reason,
-    /// The decision in words.
+    /// Message for the status and for events.
     pub message: String,
-    /// The wishes of the stabilization windows.
-    pub window: Vec<Wish>,
+    /// Recommendations within the stabilization windows, oldest first.
+    pub recommendations: Vec<Recommendation>,
 }
 
-/// Decides how many workers a stage with these rules should have.
+/// Decides the replicas of a stage according to its scaling mode.
 #[must_use]
-pub fn wanted(rules: &Rules, known: &Known<'_>) -> Wanted {
-    let scaling = &rules.scaling;
+pub fn decide_replicas(settings: &ScalingSettings, input: &ScalingInput<'_>) -> ReplicaDecision {
+    let scaling = &settings.scaling;
     let fixed = scaling.replicas.unwrap_or(scaling.min_replicas);
     match scaling.mode {
-        _ if rules.is_suspended => Wanted {
+        _ if settings.is_suspended => ReplicaDecision {
             limited_by: LimitedBy::Suspended,
-            ..enforced(0, Reason::Suspended, "paused by spec.suspend".to_owned())
+            ..enforce_replicas(0, Reason::Suspended, "suspended by spec.suspend".to_owned())
         },
         ScalingMode::Manual => {
-            let message = format!("spec.scaling asks for {fixed} in the mode Manual");
-            within_budget(rules, enforced(fixed, Reason::Manual, message))
+            let message = format!("{fixed} replicas set in spec.scaling (mode Manual)");
+            apply_connection_budget(settings, enforce_replicas(fixed, Reason::Manual, message))
         }
-        ScalingMode::External => within_budget(rules, external(rules)),
-        ScalingMode::Auto => follow(rules, known).into(),
+        ScalingMode::External => apply_connection_budget(settings, decide_external(settings)),
+        ScalingMode::Auto => decide_by_lag(settings, input).into(),
         ScalingMode::Recommend => {
-            let followed = follow(rules, known);
-            Wanted {
+            let decision = decide_by_lag(settings, input);
+            ReplicaDecision {
                 replicas: None,
-                recommended: Some(followed.replicas),
-                initial: scaling.min_replicas.min(ceiling(rules, None).replicas),
+                recommended: Some(decision.replicas),
+                initial: scaling.min_replicas.min(ceiling(settings, None).replicas),
                 reason: Reason::Recommend,
-                ..followed.into()
+                ..decision.into()
             }
         }
     }
 }
 
-fn enforced(replicas: u32, reason: Reason, message: String) -> Wanted {
-    Wanted {
+fn enforce_replicas(replicas: u32, reason: Reason, message: String) -> ReplicaDecision {
+    ReplicaDecision {
         replicas: Some(replicas),
         initial: replicas,
         recommended: None,
         limited_by: LimitedBy::None,
         reason,
         message,
-        window: Vec::new(),
+        recommendations: Vec::new(),
     }
 }
 
-fn external(rules: &Rules) -> Wanted {
-    let scaling = &rules.scaling;
-    let (number, message) = match scaling.replicas {
+fn decide_external(settings: &ScalingSettings) -> ReplicaDecision {
+    let scaling = &settings.scaling;
+    let (initial, message) = match scaling.replicas {
         Some(replicas) => (
             replicas,
-            format!("another controller asks for {replicas} through the scale subresource"),
+            format!("{replicas} replicas set through the scale subresource (mode External)"),
         ),
         None => (
             scaling.min_replicas,
-            "the Deployment's replicas are left to another controller".to_owned(),
+            "another controller sets the replicas of the Deployment (mode External)".to_owned(),
         ),
     };
-    Wanted {
+    ReplicaDecision {
         replicas: scaling.replicas,
-        ..enforced(number, Reason::External, message)
+        ..enforce_replicas(initial, Reason::External, message)
     }
 }
 
-/// Caps the number by the connections that the warehouse has for this stage: exhausting it would stop every other
-/// user of the database too.
-fn within_budget(rules: &Rules, wanted: Wanted) -> Wanted {
-    let (Some(budget), Some(ceiling)) = (rules.connection_budget, rules.affordable()) else {
-        return wanted;
+/// Caps the replicas by the connection budget of the warehouse: exhausting its connections would also lock out every
+/// other user of the database.
+fn apply_connection_budget(settings: &ScalingSettings, decision: ReplicaDecision) -> ReplicaDecision {
+    let (Some(budget), Some(max)) = (settings.connection_budget, settings.max_replicas_by_connections())
+    else {
+        return decision;
     };
-    if wanted.initial <= ceiling {
-        return wanted;
+    if decision.initial <= max {
+        return decision;
     }
-    Wanted {
-        replicas: wanted.replicas.map(|replicas| replicas.min(ceiling)),
-        initial: ceiling,
+    ReplicaDecision {
+        replicas: decision.replicas.map(|replicas| replicas.min(max)),
+        initial: max,
         limited_by: LimitedBy::ConnectionBudget,
         message: format!(
-            "{}, limited to {ceiling}: connectionBudget {budget} / connectionsPerWorker {}",
-            wanted.message, rules.connections_per_worker
+            "{}, limited to {max}: connectionBudget {budget} / connectionsPerWorker {}",
+            decision.message, settings.connections_per_worker
         ),
-        ..wanted
+        ..decision
     }
 }
 
-/// A number of workers that follows the lag, with every term of the decision.
+/// Decision of the lag-based algorithm, with every intermediate result.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Followed {
-    /// Workers before.
+pub struct LagDecision {
+    /// Replicas before the decision.
     pub from: u32,
-    /// Workers after.
+    /// Desired replicas, after the gates.
     pub replicas: u32,
-    /// What the lag asks for; none while it is not known.
+    /// Demand of the load; `None` while the lag is unknown.
     pub demand: Option<Demand>,
-    /// The most workers.
+    /// Upper bound of the replicas.
     pub ceiling: Ceiling,
-    /// The number between `minReplicas` and the ceiling, before the gates.
-    pub wish: u32,
-    /// What limits it.
+    /// Demand clamped to `minReplicas` and the ceiling, before the gates.
+    pub recommendation: u32,
+    /// Bound or gate that limited the decision.
     pub limited_by: LimitedBy,
-    /// Whether the lag decides, or why not.
+    /// [`Reason::FollowsLag`], or why the lag did not decide.
     pub reason: Reason,
-    /// The wishes of the stabilization windows, this one included.
-    pub window: Vec<Wish>,
-    /// The decision in words.
+    /// Recommendations within the stabilization windows, oldest first; the last one is from this decision.
+    pub recommendations: Vec<Recommendation>,
+    /// Message for the status and for events.
     pub message: String,
 }
 
-impl From<Followed> for Wanted {
-    fn from(followed: Followed) -> Self {
+impl From<LagDecision> for ReplicaDecision {
+    fn from(decision: LagDecision) -> Self {
         Self {
-            limited_by: followed.limited_by,
-            window: followed.window,
-            ..enforced(followed.replicas, followed.reason, followed.message)
+            limited_by: decision.limited_by,
+            recommendations: decision.recommendations,
+            ..enforce_replicas(decision.replicas, decision.reason, decision.message)
         }
     }
 }
 
-/// The number of workers that follows the lag: demand, bounds, tolerance, gates.
+/// Decides the replicas by the lag: demand, bounds, tolerance, gates. While the lag is unknown, it applies
+/// `onLagUnknown`.
 #[must_use]
-pub fn follow(rules: &Rules, known: &Known<'_>) -> Followed {
-    let scaling = &rules.scaling;
-    match known.lag {
-        LagKnown::Read(load) => follow_load(rules, known, load),
-        LagKnown::Missed(cause) | LagKnown::Unknown(cause) => {
-            let held = known.current.unwrap_or(scaling.min_replicas);
-            let words = format!("the lag is not known: {cause}");
-            let why = (LimitedBy::LagUnknown, Reason::LagUnknown, words);
-            match (scaling.on_lag_unknown, known.lag) {
-                (OnLagUnknown::Min, LagKnown::Unknown(_)) => retreat(rules, known, held, why),
-                _ => held_at(rules, known, held, why),
+pub fn decide_by_lag(settings: &ScalingSettings, input: &ScalingInput<'_>) -> LagDecision {
+    let scaling = &settings.scaling;
+    let current = input.current_replicas.unwrap_or(scaling.min_replicas);
+    match input.lag {
+        LagState::Fresh(load) => decide_by_load(settings, input, load),
+        LagState::TransientError(error) | LagState::Unknown(error) => {
+            let cause = (
+                LimitedBy::LagUnknown,
+                Reason::LagUnknown,
+                format!("lag unknown: {error}"),
+            );
+            match (scaling.on_lag_unknown, input.lag) {
+                (OnLagUnknown::Min, LagState::Unknown(_)) => {
+                    step_down_to_min(settings, input, current, cause)
+                }
+                _ => hold_at(settings, input, current, cause),
             }
         }
-        LagKnown::Pending => {
-            let to = known.current.unwrap_or(scaling.min_replicas);
-            let words = "the lag is being read".to_owned();
-            held_at(
-                rules,
-                known,
-                to,
-                (known.before.limited_by, Reason::LagPending, words),
-            )
+        LagState::Pending => {
+            let cause = (
+                input.previous.limited_by,
+                Reason::LagPending,
+                "lag not measured yet".to_owned(),
+            );
+            hold_at(settings, input, current, cause)
         }
     }
 }
 
-/// A number that the lag does not decide; the bounds hold all the same.
-fn held_at(
-    rules: &Rules,
-    known: &Known<'_>,
-    to: u32,
-    (limited_by, reason, words): (LimitedBy, Reason, String),
-) -> Followed {
-    let ceiling = ceiling(rules, None);
-    let replicas = bounded(rules, to, ceiling);
-    Followed {
-        from: known.current.unwrap_or(replicas),
+/// Returns `replicas`, clamped to the bounds, as a decision that does not depend on the lag.
+fn hold_at(
+    settings: &ScalingSettings,
+    input: &ScalingInput<'_>,
+    replicas: u32,
+    (limited_by, reason, cause): (LimitedBy, Reason, String),
+) -> LagDecision {
+    let ceiling = ceiling(settings, None);
+    let replicas = clamp_replicas(settings, replicas, ceiling);
+    LagDecision {
+        from: input.current_replicas.unwrap_or(replicas),
         replicas,
         demand: None,
         ceiling,
-        wish: replicas,
+        recommendation: replicas,
         limited_by,
         reason,
-        window: known.before.window.clone(),
-        message: format!("holding {replicas}: {words}"),
+        recommendations: input.previous.recommendations.clone(),
+        message: format!("holding at {replicas} replicas: {cause}"),
     }
 }
 
-/// The way to `minReplicas` while the lag is not known, as slow as any other move.
-fn retreat(rules: &Rules, known: &Known<'_>, held: u32, why: (LimitedBy, Reason, String)) -> Followed {
-    let scaling = &rules.scaling;
-    // Nothing is known, so nothing goes to zero either.
-    let aim = scaling.min_replicas.max(1).min(held);
-    let window = window::with(&known.before.window, held, aim, known.now, gate::memory(scaling));
-    let (to, _) = gate::pass(scaling, held, aim, &known.gates(&window));
-    Followed {
-        window,
-        ..held_at(rules, known, to, why)
+/// Scales down to `minReplicas` while the lag is unknown, through the same gates as every other scaling step.
+fn step_down_to_min(
+    settings: &ScalingSettings,
+    input: &ScalingInput<'_>,
+    current: u32,
+    cause: (LimitedBy, Reason, String),
+) -> LagDecision {
+    let scaling = &settings.scaling;
+    // Only a known lag of zero justifies zero workers.
+    let target = scaling.min_replicas.max(1).min(current);
+    let recommendations = stabilization::push_recommendation(
+        &input.previous.recommendations,
+        current,
+        target,
+        input.now,
+        gate::longest_window(scaling),
+    );
+    let (replicas, _) = gate::apply_gates(scaling, current, target, &input.gate_input(&recommendations));
+    LagDecision {
+        recommendations,
+        ..hold_at(settings, input, replicas, cause)
     }
 }
 
-fn follow_load(rules: &Rules, known: &Known<'_>, load: &Load) -> Followed {
-    let scaling = &rules.scaling;
-    let from = known.current.unwrap_or(scaling.min_replicas);
-    let ceiling = ceiling(rules, Some(load.partitions.len()));
+fn decide_by_load(settings: &ScalingSettings, input: &ScalingInput<'_>, load: &Load) -> LagDecision {
+    let scaling = &settings.scaling;
+    let from = input.current_replicas.unwrap_or(scaling.min_replicas);
+    let ceiling = ceiling(settings, Some(load.partitions.len()));
     let demand = demand(scaling, load, from == 0);
-    let wish = bounded(rules, demand.replicas, ceiling);
-    let window = window::with(&known.before.window, from, wish, known.now, gate::memory(scaling));
-    let aim = if is_negligible(rules, from, wish, ceiling) {
+    let recommendation = clamp_replicas(settings, demand.replicas, ceiling);
+    let recommendations = stabilization::push_recommendation(
+        &input.previous.recommendations,
+        from,
+        recommendation,
+        input.now,
+        gate::longest_window(scaling),
+    );
+    let target = if is_within_tolerance(settings, from, recommendation, ceiling) {
         from
     } else {
-        wish
+        recommendation
     };
-    let (to, gate) = gate::pass(scaling, from, aim, &known.gates(&window));
-    // Bounds that a person has moved hold at once, whatever the gates say.
-    let replicas = bounded(rules, to, ceiling);
+    let (allowed, gate) = gate::apply_gates(scaling, from, target, &input.gate_input(&recommendations));
+    // Changed bounds apply at once, whatever the gates allow.
+    let replicas = clamp_replicas(settings, allowed, ceiling);
     let limited_by = if gate == LimitedBy::None {
-        bound(&demand, wish, ceiling)
+        limiting_bound(&demand, recommendation, ceiling)
     } else {
         gate
     };
-    Followed {
+    LagDecision {
         from,
         replicas,
         ceiling,
-        wish,
+        recommendation,
         limited_by,
         reason: Reason::FollowsLag,
-        message: words(load, &demand, wish, replicas, limited_by),
+        message: decision_message(load, &demand, recommendation, replicas, limited_by),
         demand: Some(demand),
-        window,
+        recommendations,
     }
 }
 
-fn bounded(rules: &Rules, replicas: u32, ceiling: Ceiling) -> u32 {
-    let floor = rules.scaling.min_replicas.min(ceiling.replicas);
+fn clamp_replicas(settings: &ScalingSettings, replicas: u32, ceiling: Ceiling) -> u32 {
+    let floor = settings.scaling.min_replicas.min(ceiling.replicas);
     replicas.clamp(floor, ceiling.replicas)
 }
 
-/// Whether a move is too small; one to a bound never is, or the bound would never be reached.
-fn is_negligible(rules: &Rules, from: u32, wish: u32, ceiling: Ceiling) -> bool {
-    let at_bound = wish == ceiling.replicas || wish <= rules.scaling.min_replicas;
-    !at_bound && f64::from(from.abs_diff(wish)) <= TOLERANCE * f64::from(from)
+/// True if the step is too small to be worth it. A step to a bound never is: the bound could not be reached otherwise.
+fn is_within_tolerance(settings: &ScalingSettings, from: u32, recommendation: u32, ceiling: Ceiling) -> bool {
+    let is_at_bound = recommendation == ceiling.replicas || recommendation <= settings.scaling.min_replicas;
+    !is_at_bound && f64::from(from.abs_diff(recommendation)) <= TOLERANCE * f64::from(from)
 }
 
-/// What keeps the wish from being what all the lag asks for.
-fn bound(demand: &Demand, wish: u32, ceiling: Ceiling) -> LimitedBy {
-    if demand.replicas < wish {
+/// Bound that makes the recommendation differ from the demand.
+fn limiting_bound(demand: &Demand, recommendation: u32, ceiling: Ceiling) -> LimitedBy {
+    if demand.replicas < recommendation {
         LimitedBy::Min
-    } else if demand.replicas > wish || (demand.unsaturated > wish && wish == ceiling.replicas) {
+    } else if demand.replicas > recommendation
+        || (demand.unsaturated > recommendation && recommendation == ceiling.replicas)
+    {
         ceiling.by
-    } else if demand.unsaturated > wish {
+    } else if demand.unsaturated > recommendation {
         LimitedBy::HotPartition
     } else {
         LimitedBy::None
     }
 }
 
-/// The decision in one sentence, with its figures.
-fn words(load: &Load, demand: &Demand, wish: u32, replicas: u32, limited_by: LimitedBy) -> String {
+fn decision_message(
+    load: &Load,
+    demand: &Demand,
+    recommendation: u32,
+    replicas: u32,
+    limited_by: LimitedBy,
+) -> String {
+    let lag = load.total_lag();
     let Demand {
-        replicas: asked,
+        replicas: recommended,
         need,
         capacity,
         unit,
         ..
     } = demand;
-    let lag = load.total();
     let limit = match limited_by {
         LimitedBy::None => String::new(),
         limit => format!("; limited by {limit:?}"),
     };
-    let held = if replicas == wish {
+    let difference = if replicas == recommendation {
         String::new()
     } else {
-        format!(", {replicas} instead of {wish}")
+        format!(", {replicas} instead of {recommendation}")
     };
-    format!("lag {lag} asks for {asked}: {need:.0} {unit} needed, {capacity:.0} a worker{limit}{held}")
+    format!(
+        "lag {lag}: {recommended} workers recommended ({need:.0} {unit} needed, {capacity:.0} per worker){limit}{difference}"
+    )
 }

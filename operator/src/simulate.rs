@@ -1,194 +1,199 @@
-//! Plays a trace of arrivals against the decision that the operator makes.
+//! Replays an arrival trace through the operator's scaling algorithm.
 //!
-//! Pure: time is that of the trace. Lag and rates are followed by [`crate::lag::track`] and decided by [`crate::scale`],
-//! as in a cluster; only the workers are made up here: each commits a fixed number of records per second, and begins
-//! some time after it was asked for.
+//! Pure: the time is that of the trace. Lag and rates come from [`crate::lag::tracker`] and decisions from
+//! [`crate::scale`], as in a cluster. Only the workers are modeled: each commits a fixed number of records per second and
+//! starts with a delay after a scale-up. [`crate::command::simulate`] is its only caller.
 
-pub mod draw;
+pub mod chart;
+pub mod sample;
 pub mod trace;
 
 use crds::status::{LimitedBy, ScalingStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use self::sample::Sample;
 use self::trace::Trace;
-use crate::lag::track::{Surroundings, Track};
-use crate::lag::{PartitionReading, Reading};
-use crate::scale::{Known, Rules, follow};
+use crate::lag::offsets::{OffsetSnapshot, PartitionSnapshot};
+use crate::lag::tracker::{LagTracker, SnapshotContext};
+use crate::scale::{ScalingInput, ScalingSettings, decide_by_lag};
 
-/// How the made-up workers work.
+/// Assumptions about the simulated workers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Workers {
-    /// Records that one worker commits per second.
-    pub rate: u64,
-    /// Seconds until a worker that was asked for begins.
-    pub start_seconds: u32,
+pub struct WorkerModel {
+    /// Throughput per worker, in records per second.
+    pub records_per_second: u64,
+    /// Time between a scale-up and the first commit of the new workers, in seconds.
+    pub startup_seconds: u32,
 }
 
-/// What happened in one second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Second {
-    /// Records that are not committed yet.
-    pub lag: u64,
-    /// Workers that should exist.
-    pub replicas: u32,
-}
-
-/// A change of the number of workers, or of what limits it.
+/// Scaling step, or a decision that only changed what limits the replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// Seconds since the beginning.
+pub struct SimulatedDecision {
+    /// Seconds since the start of the trace.
     pub second: u32,
-    /// Workers before.
+    /// Replicas before the decision.
     pub from: u32,
-    /// Workers after.
+    /// Replicas after the decision.
     pub to: u32,
-    /// What limits it.
+    /// Bound or gate that limited the decision.
     pub limited_by: LimitedBy,
-    /// The decision in words.
-    pub words: String,
+    /// Message as in `status.scaling.message`.
+    pub message: String,
 }
 
-/// Plays the trace; every second, and every step of the decision.
+/// Replays the trace. Returns one sample per second, and the decisions that changed something.
 #[must_use]
-pub fn simulate(rules: &Rules, trace: &Trace, workers: Workers) -> (Vec<Second>, Vec<Step>) {
-    let mut world = World::new(trace, workers, rules.scaling.min_replicas);
-    let mut decider = Decider::new(rules);
-    let interval = u32::try_from(decider.poll_interval.as_secs()).unwrap_or(1).max(1);
-    let (mut seconds, mut steps) = (Vec::new(), Vec::new());
-    for second in 0..=trace.seconds() {
-        world.pass(second);
+pub fn simulate(
+    settings: &ScalingSettings,
+    trace: &Trace,
+    workers: WorkerModel,
+) -> (Vec<Sample>, Vec<SimulatedDecision>) {
+    let mut topic = SimulatedTopic::new(trace, workers, settings.scaling.min_replicas);
+    let mut operator = SimulatedOperator::new(settings);
+    let interval = u32::try_from(operator.poll_interval.as_secs())
+        .unwrap_or(1)
+        .max(1);
+    let (mut samples, mut decisions) = (Vec::new(), Vec::new());
+    for second in 0..=trace.duration_seconds() {
+        topic.tick(second);
         if second % interval == 0
-            && let Some(step) = decider.decide(&mut world, second)
+            && let Some(decision) = operator.poll_and_decide(&mut topic, second)
         {
-            steps.push(step);
+            decisions.push(decision);
         }
-        seconds.push(Second {
-            lag: world.reading().partitions.iter().map(PartitionReading::lag).sum(),
-            replicas: world.replicas,
+        samples.push(Sample {
+            lag: topic
+                .snapshot()
+                .partitions
+                .iter()
+                .map(PartitionSnapshot::lag)
+                .sum(),
+            replicas: topic.replicas,
         });
     }
-    (seconds, steps)
+    (samples, decisions)
 }
 
-/// The topic and the workers of the trace.
-struct World<'t> {
+/// Topic of the trace, with the workers that consume it.
+struct SimulatedTopic<'t> {
     trace: &'t Trace,
-    workers: Workers,
-    /// Committed offset and end of each partition.
+    workers: WorkerModel,
+    /// Committed offset and end offset of each partition.
     offsets: Vec<(u64, u64)>,
     replicas: u32,
-    /// Workers that work, and when the next ones begin.
-    ready: u32,
-    coming: Option<(u32, u32)>,
+    ready_replicas: u32,
+    /// Second at which a scale-up takes effect, and the ready replicas from then.
+    pending_start: Option<(u32, u32)>,
 }
 
-impl<'t> World<'t> {
-    fn new(trace: &'t Trace, workers: Workers, replicas: u32) -> Self {
+impl<'t> SimulatedTopic<'t> {
+    fn new(trace: &'t Trace, workers: WorkerModel, replicas: u32) -> Self {
         Self {
             trace,
             workers,
             offsets: vec![(0, 0); trace.partitions()],
             replicas,
-            ready: replicas,
-            coming: None,
+            ready_replicas: replicas,
+            pending_start: None,
         }
     }
 
-    /// Lets one second pass: records arrive, workers begin, and commit what they can.
-    fn pass(&mut self, second: u32) {
+    /// Advances by one second: records arrive, starting workers become ready, and each worker commits what it can.
+    fn tick(&mut self, second: u32) {
         for ((_, end), arrived) in self.offsets.iter_mut().zip(self.trace.arrivals(second)) {
             *end += arrived;
         }
-        if let Some((_, ready)) = self.coming.take_if(|(at, _)| *at <= second) {
-            self.ready = ready;
+        if let Some((_, ready)) = self.pending_start.take_if(|(at, _)| *at <= second) {
+            self.ready_replicas = ready;
         }
-        let readers = usize::try_from(self.ready)
+        let readers = usize::try_from(self.ready_replicas)
             .unwrap_or(usize::MAX)
             .min(self.offsets.len());
         for reader in 0..readers {
-            let mut left = self.workers.rate;
+            let mut budget = self.workers.records_per_second;
             for (committed, end) in self.offsets.iter_mut().skip(reader).step_by(readers) {
-                let done = left.min(*end - *committed);
-                *committed += done;
-                left -= done;
+                let processed = budget.min(*end - *committed);
+                *committed += processed;
+                budget -= processed;
             }
         }
     }
 
     fn scale(&mut self, second: u32, replicas: u32) {
         self.replicas = replicas;
-        if replicas < self.ready {
-            self.ready = replicas;
+        // A scale-down takes effect at once.
+        if replicas < self.ready_replicas {
+            self.ready_replicas = replicas;
         }
-        self.coming = Some((second + self.workers.start_seconds, replicas));
+        self.pending_start = Some((second + self.workers.startup_seconds, replicas));
     }
 
-    fn reading(&self) -> Reading {
+    fn snapshot(&self) -> OffsetSnapshot {
         let partitions = self
             .offsets
             .iter()
             .zip(0..)
-            .map(|(&(committed, end), partition)| PartitionReading {
+            .map(|(&(committed, end), partition)| PartitionSnapshot {
                 partition,
                 start: 0,
                 end,
                 committed: Some(committed),
             });
-        Reading {
+        OffsetSnapshot {
             partitions: partitions.collect(),
         }
     }
 }
 
-/// What the operator remembers of the stage.
-struct Decider<'s> {
-    rules: &'s Rules,
+/// State that the operator carries from poll to poll.
+struct SimulatedOperator<'s> {
+    settings: &'s ScalingSettings,
     poll_interval: SignedDuration,
-    track: Track,
-    before: ScalingStatus,
+    tracker: LagTracker,
+    status: ScalingStatus,
 }
 
-impl<'s> Decider<'s> {
-    fn new(rules: &'s Rules) -> Self {
-        let interval = rules.scaling.poll_interval.as_std();
+impl<'s> SimulatedOperator<'s> {
+    fn new(settings: &'s ScalingSettings) -> Self {
+        let interval = settings.scaling.poll_interval.as_std();
         Self {
-            rules,
+            settings,
             poll_interval: SignedDuration::try_from(interval).unwrap_or(SignedDuration::from_secs(5)),
-            track: Track::default(),
-            before: ScalingStatus::default(),
+            tracker: LagTracker::default(),
+            status: ScalingStatus::default(),
         }
     }
 
-    /// One poll; a step when the number of workers, or its limit, changes.
-    fn decide(&mut self, world: &mut World<'_>, second: u32) -> Option<Step> {
+    /// Runs one lag poll and decides on it. Returns the decision if the replicas or their limit changed.
+    fn poll_and_decide(&mut self, topic: &mut SimulatedTopic<'_>, second: u32) -> Option<SimulatedDecision> {
         let now = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::from(second));
-        let stuck_after = self.rules.scaling.stuck_after.as_std();
-        let around = Surroundings {
-            ready: world.ready,
+        let stuck_after = self.settings.scaling.stuck_after.as_std();
+        let context = SnapshotContext {
+            ready_replicas: topic.ready_replicas,
             stuck_after: SignedDuration::try_from(stuck_after).unwrap_or(SignedDuration::MAX),
         };
-        self.track.read(&world.reading(), now, around);
-        let known = Known {
-            current: Some(world.replicas),
-            lag: self.track.known(now, self.poll_interval),
-            ..Known::nothing(now, &self.before)
+        self.tracker.record(&topic.snapshot(), now, context);
+        let input = ScalingInput {
+            current_replicas: Some(topic.replicas),
+            lag: self.tracker.lag_state(now, self.poll_interval),
+            ..ScalingInput::new(now, &self.status)
         };
-        let followed = follow(self.rules, &known);
-        let step = Step {
+        let lag_decision = decide_by_lag(self.settings, &input);
+        let decision = SimulatedDecision {
             second,
-            from: followed.from,
-            to: followed.replicas,
-            limited_by: followed.limited_by,
-            words: followed.message,
+            from: lag_decision.from,
+            to: lag_decision.replicas,
+            limited_by: lag_decision.limited_by,
+            message: lag_decision.message,
         };
-        let is_new = step.from != step.to || step.limited_by != self.before.limited_by;
-        if step.from != step.to {
-            self.before.last_scale_time = Some(now);
-            world.scale(second, step.to);
+        let is_change = decision.from != decision.to || decision.limited_by != self.status.limited_by;
+        if decision.from != decision.to {
+            self.status.last_scale_time = Some(now);
+            topic.scale(second, decision.to);
         }
-        self.before.window = followed.window;
-        self.before.limited_by = step.limited_by;
-        is_new.then_some(step)
+        self.status.recommendations = lag_decision.recommendations;
+        self.status.limited_by = decision.limited_by;
+        is_change.then_some(decision)
     }
 }
 
@@ -198,47 +203,43 @@ mod tests {
 
     use super::*;
 
-    fn rules(scaling: &str) -> Rules {
-        let text = format!(
+    fn settings(scaling: &str) -> ScalingSettings {
+        let document = format!(
             "{{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, metadata: {{name: cdm}}, spec: {{layer: cdm, \
              source: {{bootstrapServers: ['kafka:9092'], topic: facts}}, \
              warehouse: {{host: postgres, database: orders}}, scaling: {scaling}}}}}"
         );
-        Rules::from(&serde_saphyr::from_str::<StreamStage>(&text).expect("a stage"))
+        ScalingSettings::from(&serde_saphyr::from_str::<StreamStage>(&document).expect("a valid stage"))
     }
 
     #[test]
-    fn a_burst_is_met_in_one_move_and_left_in_one() {
+    fn a_burst_causes_one_scale_up_and_one_scale_down() {
         let trace: Trace = "seconds,records_per_second\n0,0\n10,20000\n20,0\n400,0\n"
             .parse()
-            .expect("a trace");
-        let trace = trace.over(6);
-        let workers = Workers {
-            rate: 1000,
-            start_seconds: 5,
+            .expect("a valid trace");
+        let workers = WorkerModel {
+            records_per_second: 1000,
+            startup_seconds: 5,
         };
-        let (seconds, steps) = simulate(&rules("{pollInterval: 1s}"), &trace, workers);
-        let moves: Vec<(u32, u32)> = steps
+        let (samples, decisions) = simulate(&settings("{pollInterval: 1s}"), &trace.spread_over(6), workers);
+        let steps: Vec<(u32, u32)> = decisions
             .iter()
-            .filter(|step| step.from != step.to)
-            .map(|step| (step.from, step.to))
+            .filter(|decision| decision.from != decision.to)
+            .map(|decision| (decision.from, decision.to))
             .collect();
-        assert_eq!(moves, [(1, 6), (6, 1)], "{steps:#?}");
-        assert!(steps[0].second <= 12, "{steps:#?}");
-        assert_eq!(seconds.last().map(|second| second.lag), Some(0));
+        assert_eq!(steps, [(1, 6), (6, 1)], "{decisions:#?}");
+        assert!(decisions[0].second <= 12, "{decisions:#?}");
+        assert_eq!(samples.last().map(|sample| sample.lag), Some(0));
     }
 
     #[test]
-    fn nothing_arrives_and_nobody_works_with_no_minimum() {
-        let trace: Trace = "seconds,0,1\n0,0,0\n60,0,0\n".parse().expect("a trace");
-        let (seconds, steps) = simulate(
-            &rules("{minReplicas: 0}"),
-            &trace,
-            Workers {
-                rate: 1,
-                start_seconds: 0,
-            },
-        );
-        assert!(seconds.iter().all(|second| second.replicas == 0), "{steps:?}");
+    fn an_idle_topic_with_min_replicas_0_stays_at_zero_workers() {
+        let trace: Trace = "seconds,0,1\n0,0,0\n60,0,0\n".parse().expect("a valid trace");
+        let workers = WorkerModel {
+            records_per_second: 1,
+            startup_seconds: 0,
+        };
+        let (samples, decisions) = simulate(&settings("{minReplicas: 0}"), &trace, workers);
+        assert!(samples.iter().all(|sample| sample.replicas == 0), "{decisions:?}");
     }
 }

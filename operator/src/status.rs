@@ -1,80 +1,84 @@
-//! Fifth step: what the resource's status should say.
+//! Step 5 of a reconcile: computes the status of the stage from the outcome.
 //!
-//! Must never read a clock: the time is passed in. Only objects that were applied, or a refusal, lead to a status.
+//! Does no I/O and reads no clock: the time is an argument. The status reports what the API server returned or a refusal,
+//! never what was only planned.
 
-mod lag;
-mod news;
-mod progress;
+mod change_detection;
+pub(crate) mod conditions;
+mod lag_conditions;
+mod pod_failure;
 mod ready;
-mod trouble;
+mod rollout;
 
 use crds::status::{ConditionType, Decision, LimitedBy, Reason, ScalingStatus};
 use crds::{StreamStage, StreamStageStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use self::progress::Progress;
-use crate::lag::view::View;
+use self::conditions::{ConditionState, ConditionUpdate, has_status, merge_conditions, stage_condition};
+use self::rollout::reconciling_condition;
+use crate::lag::view::LagView;
 use crate::owned::STAGE_LABEL;
+use crate::owned::rollout::RolloutProgress;
 use crate::plan::{Applied, Resources};
-use crate::scale::{LagKnown, Wanted};
+use crate::scale::{LagState, ReplicaDecision};
 use crate::validate::Refusal;
 
-pub use self::news::{Shown, Workers, is_news, moves};
-pub use self::progress::is_rolling;
+pub use self::change_detection::{needs_reconcile, would_scale};
 
-/// Decisions that the status remembers.
-const DECISIONS: usize = 10;
+/// Maximum number of decisions in the status, as in the CRD.
+const MAX_DECISIONS: usize = 10;
 
-/// How a reconcile ended.
+/// Outcome of a reconcile, with the objects that it read or wrote.
 #[derive(Clone, Copy, Debug)]
-pub enum Outcome<'a> {
-    /// Every object is as planned; with the pods, when not all of them are ready.
+pub enum ReconcileOutcome<'a> {
+    /// Every object is as planned. The pods are empty if all of them are ready.
     Applied(&'a Resources<Applied>, &'a [Pod]),
-    /// A person must change something first; with the Deployment as it is.
+    /// A terminal error, with the live Deployment if the stage owns one.
     Refused(&'a Refusal, Option<&'a Deployment>),
-    /// A person must change something before anything can be read.
+    /// A terminal error before the owned objects were read.
     Unread(&'a Refusal),
 }
 
-/// What was decided about the number of workers, and from which reading.
+/// Replica decision of a reconcile, with the lag that it was based on.
 #[derive(Clone, Copy, Debug)]
-pub struct Decided<'a> {
-    /// What is known of the lag.
-    pub view: &'a View,
-    /// How many workers there should be, and why.
-    pub wanted: &'a Wanted,
+pub struct DecisionContext<'a> {
+    /// Lag of the stage.
+    pub view: &'a LagView,
+    /// Decision on the replicas.
+    pub decision: &'a ReplicaDecision,
 }
 
-/// A condition without its time.
-struct Finding {
-    type_: ConditionType,
-    holds: bool,
-    reason: Reason,
-    message: String,
-}
-
-/// The status of `stage` after a reconcile.
+/// Returns the status of `stage` after a reconcile.
 #[must_use]
 pub fn status(
     stage: &StreamStage,
-    outcome: Outcome<'_>,
-    decided: Decided<'_>,
+    outcome: ReconcileOutcome<'_>,
+    context: DecisionContext<'_>,
     now: Timestamp,
 ) -> StreamStageStatus {
     let before = stage.status.clone().unwrap_or_default();
     let (progress, image) = match outcome {
-        Outcome::Applied(applied, _) => (Progress::of(&applied.deployment), image(&applied.deployment)),
-        Outcome::Refused(_, Some(deployment)) => (Progress::of(deployment), image(deployment)),
-        Outcome::Refused(_, None) => (Progress::default(), String::new()),
-        Outcome::Unread(_) => (Progress::known(&before), before.image.clone()),
+        ReconcileOutcome::Applied(applied, _) => (
+            RolloutProgress::from_deployment(&applied.deployment),
+            worker_image(&applied.deployment),
+        ),
+        ReconcileOutcome::Refused(_, Some(deployment)) => (
+            RolloutProgress::from_deployment(deployment),
+            worker_image(deployment),
+        ),
+        ReconcileOutcome::Refused(_, None) => (RolloutProgress::default(), String::new()),
+        ReconcileOutcome::Unread(_) => (RolloutProgress::from_status(&before), before.image.clone()),
     };
-    let mut findings = findings(stage, outcome, &progress, decided.view);
-    findings.extend(lag::shown(stage, decided.view, decided.wanted));
-    let (lag, partitions) = lag::figures(&before, decided.view);
-    let move_ = before
+    let mut updates = outcome_conditions(stage, outcome, &progress, context.view);
+    updates.extend(lag_conditions::visible_updates(
+        stage,
+        context.view,
+        context.decision,
+    ));
+    let (lag, lagging_partitions) = lag_conditions::lag_status(&before, context.view);
+    let step = before
         .desired_replicas
         .zip(progress.desired)
         .filter(|(from, to)| from != to);
@@ -83,94 +87,94 @@ pub fn status(
         replicas: progress.replicas,
         ready_replicas: progress.ready,
         desired_replicas: progress.desired,
-        recommended_replicas: match decided.view.known() {
-            LagKnown::Pending => before.recommended_replicas,
-            _ => decided.wanted.recommended,
+        recommended_replicas: match context.view.lag_state() {
+            LagState::Pending => before.recommended_replicas,
+            _ => context.decision.recommended,
         },
-        workers: progress.workers(),
+        workers: progress.ready_of_desired(),
         selector: format!("{STAGE_LABEL}={}", stage.name()),
         consumer_group: stage.consumer_group(),
         image,
         lag,
-        partitions,
-        scaling: Some(scaling(outcome, &before, decided, move_.map(|_| now))),
-        decisions: decisions(&before, decided, move_, now),
-        conditions: conditions(stage, &before, findings, now),
+        lagging_partitions,
+        scaling: Some(scaling_status(outcome, &before, context, step.map(|_| now))),
+        decisions: decisions(&before, context, step, now),
+        conditions: merge_conditions(stage, &before, updates, now),
     }
 }
 
-/// The status of `stage` while the API server fails, in these words: what is known of the workers stays.
+/// Returns the present status with the error of a failed reconcile in the condition `Reconciling`.
 #[must_use]
-pub fn retrying(stage: &StreamStage, words: &str, now: Timestamp) -> StreamStageStatus {
+pub fn status_with_retry(stage: &StreamStage, error: &str, now: Timestamp) -> StreamStageStatus {
     let mut status = stage.status.clone().unwrap_or_default();
-    let finding = Finding {
+    let update = ConditionUpdate {
         type_: ConditionType::Reconciling,
-        holds: true,
-        reason: Reason::Retrying,
-        message: words.to_owned(),
+        state: ConditionState::new(true, Reason::Retrying, error),
     };
-    status.conditions = conditions(stage, &status, vec![finding], now);
+    status.conditions = merge_conditions(stage, &status, vec![update], now);
     status
 }
 
-/// What limits the number of workers, and when it last changed.
-fn scaling(
-    outcome: Outcome<'_>,
+/// Computes `status.scaling`. `scaled_at` is the time of the scaling step, if there was one.
+fn scaling_status(
+    outcome: ReconcileOutcome<'_>,
     before: &StreamStageStatus,
-    decided: Decided<'_>,
-    moved_at: Option<Timestamp>,
+    context: DecisionContext<'_>,
+    scaled_at: Option<Timestamp>,
 ) -> ScalingStatus {
-    let scaling = before.scaling.clone().unwrap_or_default();
-    let Decided { view, wanted } = decided;
-    let rate = view.load().and_then(|load| load.worker_rate);
-    // The message has figures of the lag in it: both are told together. What a successor has yet to read, its
-    // predecessor has told.
-    let is_told = match wanted.reason {
+    let previous = before.scaling.clone().unwrap_or_default();
+    let DecisionContext { view, decision } = context;
+    let worker_rate = view.load().and_then(|load| load.worker_rate);
+    // The message contains the lag, so it is updated together with `status.lag`. After a change of leader the message of
+    // the previous leader remains until the lag has been polled.
+    let is_reported = match decision.reason {
         Reason::FollowsLag => {
-            wanted.limited_by == scaling.limited_by && lag::moved(before.lag.as_ref(), view).is_none()
+            decision.limited_by == previous.limited_by
+                && lag_conditions::changed_lag(before.lag.as_ref(), view).is_none()
         }
-        Reason::LagPending => !scaling.message.is_empty(),
+        Reason::LagPending => !previous.message.is_empty(),
         _ => false,
     };
     ScalingStatus {
         limited_by: match outcome {
-            Outcome::Applied(..) => wanted.limited_by,
-            _ => scaling.limited_by,
+            ReconcileOutcome::Applied(..) => decision.limited_by,
+            _ => previous.limited_by,
         },
-        message: if is_told && moved_at.is_none() {
-            scaling.message
+        message: if is_reported && scaled_at.is_none() {
+            previous.message
         } else {
-            wanted.message.clone()
+            decision.message.clone()
         },
-        last_scale_time: moved_at.or(scaling.last_scale_time),
-        records_per_second_of_a_worker: rate.or(scaling.records_per_second_of_a_worker),
-        window: wanted.window.clone(),
+        last_scale_time: scaled_at.or(previous.last_scale_time),
+        records_per_second_per_worker: worker_rate.or(previous.records_per_second_per_worker),
+        recommendations: decision.recommendations.clone(),
     }
 }
 
-/// The last moves, the newest first.
+/// Returns the last [`MAX_DECISIONS`] scaling steps, newest first; `step` is the one of this reconcile.
 fn decisions(
     before: &StreamStageStatus,
-    decided: Decided<'_>,
-    move_: Option<(u32, u32)>,
+    context: DecisionContext<'_>,
+    step: Option<(u32, u32)>,
     now: Timestamp,
 ) -> Vec<Decision> {
-    let load = decided.view.read();
-    let made = move_.map(|(from, to)| Decision {
+    let load = context.view.fresh_load();
+    let newest = step.map(|(from, to)| Decision {
         time: now,
         from,
         to,
-        reason: decided.wanted.message.clone(),
-        lag: load.map(crate::scale::load::Load::total),
-        drain_seconds: lag::drain_seconds(load),
+        reason: context.decision.message.clone(),
+        lag: load.map(crate::scale::load::Load::total_lag),
+        drain_seconds: lag_conditions::drain_seconds(load),
     });
-    made.into_iter()
+    newest
+        .into_iter()
         .chain(before.decisions.iter().cloned())
-        .take(DECISIONS)
+        .take(MAX_DECISIONS)
         .collect()
 }
 
-fn image(deployment: &Deployment) -> String {
+fn worker_image(deployment: &Deployment) -> String {
     let pod = deployment
         .spec
         .as_ref()
@@ -181,26 +185,29 @@ fn image(deployment: &Deployment) -> String {
         .unwrap_or_default()
 }
 
-fn findings(stage: &StreamStage, outcome: Outcome<'_>, progress: &Progress, view: &View) -> Vec<Finding> {
+/// Conditions that follow from the outcome: `Ready`, `Reconciling`, `Stalled` and `Suspended`.
+fn outcome_conditions(
+    stage: &StreamStage,
+    outcome: ReconcileOutcome<'_>,
+    progress: &RolloutProgress,
+    view: &LagView,
+) -> Vec<ConditionUpdate> {
     let (ready, reconciling, stalled) = match outcome {
-        Outcome::Refused(refusal, _) | Outcome::Unread(refusal) => {
-            let why = (refusal.reason, refusal.message.clone());
-            let waiting = (Reason::Converged, "waiting for a change by a person".to_owned());
-            ((false, why.clone()), (false, waiting), (true, why))
-        }
-        Outcome::Applied(applied, pods) => (
-            ready::ready(stage, &applied.deployment, pods, (progress, view)),
-            progress.reconciling(is_edited(stage)),
-            (
-                false,
-                (Reason::NotStalled, "nothing stands in the way".to_owned()),
-            ),
+        ReconcileOutcome::Refused(refusal, _) | ReconcileOutcome::Unread(refusal) => (
+            ConditionState::new(false, refusal.reason, &refusal.message),
+            ConditionState::new(false, Reason::Converged, "Waiting for manual intervention"),
+            ConditionState::new(true, refusal.reason, &refusal.message),
+        ),
+        ReconcileOutcome::Applied(applied, pods) => (
+            ready::ready_condition(stage, &applied.deployment, pods, (progress, view)),
+            reconciling_condition(progress, is_spec_changed(stage)),
+            ConditionState::new(false, Reason::NotStalled, "No blocking error"),
         ),
     };
     let suspended = if stage.spec.suspend {
-        (true, (Reason::Suspended, "paused by spec.suspend".to_owned()))
+        ConditionState::new(true, Reason::Suspended, "Suspended by spec.suspend")
     } else {
-        (false, (Reason::NotSuspended, "not paused".to_owned()))
+        ConditionState::new(false, Reason::NotSuspended, "Not suspended")
     };
     [
         (ConditionType::Ready, ready),
@@ -209,81 +216,29 @@ fn findings(stage: &StreamStage, outcome: Outcome<'_>, progress: &Progress, view
         (ConditionType::Suspended, suspended),
     ]
     .into_iter()
-    .map(|(type_, (holds, (reason, message)))| Finding {
-        type_,
-        holds,
-        reason,
-        message,
-    })
+    .map(|(type_, state)| ConditionUpdate { type_, state })
     .collect()
 }
 
-/// Whether the resource was edited since the last status, or that status was about an edit.
-fn is_edited(stage: &StreamStage) -> bool {
-    let told = stage.status.as_ref().map(|status| status.observed_generation);
-    let reconciling = condition(stage, ConditionType::Reconciling);
-    told != stage.metadata.generation
-        || reconciling.is_some_and(|told| told.reason == Reason::RollingOut.to_string())
+/// Returns true if the spec changed since the last status, or if the rollout of that change is still in progress.
+fn is_spec_changed(stage: &StreamStage) -> bool {
+    let observed = stage.status.as_ref().map(|status| status.observed_generation);
+    let reconciling = stage_condition(stage, ConditionType::Reconciling);
+    observed != stage.metadata.generation
+        || reconciling.is_some_and(|condition| condition.reason == Reason::RollingOut.to_string())
 }
 
-/// What the stage's status says of this.
-fn condition(stage: &StreamStage, type_: ConditionType) -> Option<&Condition> {
-    told(stage.status.as_ref()?, type_)
-}
-
-/// What a status says of this.
-fn told(status: &StreamStageStatus, type_: ConditionType) -> Option<&Condition> {
-    let type_ = type_.to_string();
-    let mut conditions = status.conditions.iter();
-    conditions.find(|condition| condition.type_ == type_)
-}
-
-/// The findings as conditions; the time of one whose status did not change stays. What nothing was found about stays
-/// as it was.
-fn conditions(
-    stage: &StreamStage,
-    before: &StreamStageStatus,
-    findings: Vec<Finding>,
-    now: Timestamp,
-) -> Vec<Condition> {
-    let mut conditions = before.conditions.clone();
-    for finding in findings {
-        let type_ = finding.type_.to_string();
-        let status = if finding.holds { "True" } else { "False" };
-        let known = conditions.iter().position(|known| known.type_ == type_);
-        let same = known.filter(|known| conditions[*known].status == status);
-        let condition = Condition {
-            last_transition_time: same
-                .map_or(Time(now), |known| conditions[known].last_transition_time.clone()),
-            message: finding.message,
-            observed_generation: stage.metadata.generation,
-            reason: finding.reason.to_string(),
-            status: status.to_owned(),
-            type_,
-        };
-        match known {
-            Some(known) => conditions[known] = condition,
-            None => conditions.push(condition),
-        }
-    }
-    conditions
-}
-
-/// Whether nothing is left to look after: no pods are on their way, and nothing is wrong.
+/// Returns true if nothing is in progress and nothing is wrong, so that the next resync is soon enough.
 #[must_use]
-pub fn is_settled(status: &StreamStageStatus) -> bool {
-    let limited = status.scaling.as_ref().map(|scaling| scaling.limited_by);
-    is(status, ConditionType::Reconciling, "False")
+pub fn is_converged(status: &StreamStageStatus) -> bool {
+    let limited_by = status.scaling.as_ref().map(|scaling| scaling.limited_by);
+    has_status(status, ConditionType::Reconciling, "False")
         && !is_stalled(status)
-        && (is(status, ConditionType::Ready, "True") || limited == Some(LimitedBy::Suspended))
+        && (has_status(status, ConditionType::Ready, "True") || limited_by == Some(LimitedBy::Suspended))
 }
 
-/// Whether a person must change something first.
+/// Returns true if the stage needs manual intervention: the condition `Stalled` is `True`.
 #[must_use]
 pub fn is_stalled(status: &StreamStageStatus) -> bool {
-    is(status, ConditionType::Stalled, "True")
-}
-
-fn is(status: &StreamStageStatus, type_: ConditionType, wanted: &str) -> bool {
-    told(status, type_).is_some_and(|told| told.status == wanted)
+    has_status(status, ConditionType::Stalled, "True")
 }

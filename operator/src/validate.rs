@@ -1,10 +1,10 @@
-//! Second step: whether the stage can be kept as it stands. All failure is spent here.
+//! Step 2 of a reconcile: checks that the objects of the stage can be planned.
 //!
-//! Must never reach the cluster. What passes can be planned without another question.
+//! Does no I/O. Planning cannot fail: every check of the stage and of what it refers to is here.
 
 use crds::StreamStage;
-use crds::document::worker_document;
-use crds::stage::validate as violations;
+use crds::document::render_worker_document;
+use crds::stage::validate as validate_spec;
 use crds::status::Reason;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -12,72 +12,74 @@ use kube::Resource;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::observe::{Keys, Observed};
+use crate::observe::{Observed, SecretKeys};
 use crate::owned;
 
-/// A stage that can be planned.
+/// Stage that passed every check, with what planning derives from it.
 #[derive(Clone, Debug)]
 pub struct Valid<'a> {
-    /// The stage.
+    /// The stage itself.
     pub stage: &'a StreamStage,
-    /// What ties the objects to the stage, so that they go when it goes.
+    /// Owner reference of the owned objects: they are garbage-collected with the stage.
     pub owner: OwnerReference,
-    /// The document that the workers read.
+    /// Stage file of the workers, as YAML.
     pub document: String,
-    /// Digest of the Secrets that the stage names; none when it names none.
-    pub secrets: Option<String>,
-    /// What the user merges into the pod template.
+    /// Digest of the referenced Secrets; `None` if the stage references none of them.
+    pub secrets_digest: Option<String>,
+    /// `spec.worker.podTemplate`, which is merged into the pod template.
     pub overlay: PodTemplateSpec,
 }
 
-/// Why a stage cannot be kept, until a person changes something.
+/// Terminal error: the stage is stalled until a user fixes the cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The reason of the condition `Stalled`.
+    /// Reason of the condition `Stalled`.
     pub reason: Reason,
-    /// What is wrong, with the field, and what to do.
+    /// Cause with the field, and the remedy.
     pub message: String,
 }
 
 /// Checks everything that planning relies on.
 ///
 /// # Errors
-/// The first thing that stands in the way.
+/// Returns the first terminal error; violations of the spec are reported together.
 pub fn validate(observed: &Observed) -> Result<Valid<'_>, Refusal> {
     let stage = &observed.stage;
     let invalid = |message: String| Refusal {
         reason: Reason::ConfigInvalid,
         message,
     };
-    violations(stage).map_err(|found| {
-        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-        invalid(found.join("; "))
+    validate_spec(stage).map_err(|violations| {
+        let violations: Vec<String> = violations.iter().map(ToString::to_string).collect();
+        invalid(violations.join("; "))
     })?;
-    let overlay = overlay(stage).map_err(invalid)?;
-    let document =
-        worker_document(stage).map_err(|error| invalid(format!("cannot be written as YAML: {error}")))?;
+    let overlay = parse_overlay(stage).map_err(invalid)?;
+    let document = render_worker_document(stage)
+        .map_err(|error| invalid(format!("cannot write the stage file as YAML: {error}")))?;
     let owner = stage.controller_owner_ref(&()).ok_or_else(|| {
-        invalid("metadata.uid is missing: only a stage of a cluster can own objects".to_owned())
+        invalid("metadata.uid is missing: only a stage in a cluster can own objects".to_owned())
     })?;
-    refuse_rival(observed)?;
-    refuse_taken_names(observed)?;
+    check_consumer_group(observed)?;
+    check_object_names(observed)?;
     Ok(Valid {
         stage,
         owner,
         document,
-        secrets: secrets_digest(observed)?,
+        secrets_digest: secrets_digest(observed)?,
         overlay,
     })
 }
 
-/// The user's pod template, with no field that Kubernetes does not know.
-fn overlay(stage: &StreamStage) -> Result<PodTemplateSpec, String> {
+/// Parses `spec.worker.podTemplate`. The CRD allows any field there, and parsing drops unknown ones silently; so they
+/// are found by a comparison with the result.
+fn parse_overlay(stage: &StreamStage) -> Result<PodTemplateSpec, String> {
     let given = Value::Object(stage.spec.worker.pod_template.clone().into_iter().collect());
-    let typed: PodTemplateSpec = serde_json::from_value(given.clone())
-        .map_err(|error| format!("spec.worker.podTemplate is no pod template: {error}; correct it"))?;
-    let known = serde_json::to_value(&typed).unwrap_or_default();
-    match lost(&given, &known) {
-        None => Ok(typed),
+    let parsed: PodTemplateSpec = serde_json::from_value(given.clone()).map_err(|error| {
+        format!("spec.worker.podTemplate is not a valid pod template: {error}; correct it")
+    })?;
+    let recognized = serde_json::to_value(&parsed).unwrap_or_default();
+    match unknown_field(&given, &recognized) {
+        None => Ok(parsed),
         Some(path) => Err(format!(
             "spec.worker.podTemplate has the unknown field `{}`: remove it",
             &path[1..]
@@ -85,50 +87,51 @@ fn overlay(stage: &StreamStage) -> Result<PodTemplateSpec, String> {
     }
 }
 
-/// The path of the first field of `given` that `known` lacks.
-fn lost(given: &Value, known: &Value) -> Option<String> {
-    match (given, known) {
-        (Value::Object(given), known) => {
+/// Path of the first field of `given` that `recognized` lacks, such as `.spec.nodeSelectors`.
+fn unknown_field(given: &Value, recognized: &Value) -> Option<String> {
+    match (given, recognized) {
+        (Value::Object(given), recognized) => {
             given
                 .iter()
                 .filter(|(_, value)| !value.is_null())
                 .find_map(|(field, value)| {
-                    let inner = known
+                    let inner = recognized
                         .get(field)
-                        .map_or(Some(String::new()), |known| lost(value, known));
+                        .map_or(Some(String::new()), |recognized| unknown_field(value, recognized));
                     inner.map(|inner| format!(".{field}{inner}"))
                 })
         }
-        (Value::Array(given), Value::Array(known)) => {
-            let mut pairs = given.iter().zip(known).enumerate();
-            pairs.find_map(|(index, (given, known))| {
-                lost(given, known).map(|inner| format!("[{index}]{inner}"))
+        (Value::Array(given), Value::Array(recognized)) => {
+            let mut pairs = given.iter().zip(recognized).enumerate();
+            pairs.find_map(|(index, (given, recognized))| {
+                unknown_field(given, recognized).map(|inner| format!("[{index}]{inner}"))
             })
         }
         _ => None,
     }
 }
 
-fn refuse_rival(observed: &Observed) -> Result<(), Refusal> {
-    let Some(rival) = &observed.rival else {
+/// Checks that no older stage consumes the same topic in the same group: each would get only a part of the partitions.
+fn check_consumer_group(observed: &Observed) -> Result<(), Refusal> {
+    let Some(older) = &observed.conflicting_stage else {
         return Ok(());
     };
     let source = &observed.stage.spec.source;
     Err(Refusal {
-        reason: Reason::Conflict,
+        reason: Reason::ConsumerGroupConflict,
         message: format!(
-            "spec.source.consumerGroup: the older stage {rival} reads {} with the same group {}; \
-             create this stage anew with another group, or delete the older one",
+            "spec.source.consumerGroup: the older stage {older} consumes {} with the same group {}; \
+             recreate this stage with another group, or delete the older one",
             source.topic,
             observed.stage.consumer_group()
         ),
     })
 }
 
-/// Refuses to take over an object that the stage does not own.
-fn refuse_taken_names(observed: &Observed) -> Result<(), Refusal> {
+/// Checks that no object with the name of an owned object has another owner: it must not be overwritten.
+fn check_object_names(observed: &Observed) -> Result<(), Refusal> {
     let owned = &observed.owned;
-    let found = [
+    let objects = [
         ("Deployment", owned.deployment.as_ref().map(Resource::meta)),
         ("ConfigMap", owned.config_map.as_ref().map(Resource::meta)),
         (
@@ -141,23 +144,25 @@ fn refuse_taken_names(observed: &Observed) -> Result<(), Refusal> {
             owned.disruption_budget.as_ref().map(Resource::meta),
         ),
     ];
-    let is_foreign = |meta: &ObjectMeta| !owned::is_own(&observed.stage, meta);
-    match found.into_iter().find(|(_, meta)| meta.is_some_and(is_foreign)) {
+    let is_foreign = |meta: &ObjectMeta| !owned::is_owned_by(&observed.stage, meta);
+    match objects.into_iter().find(|(_, meta)| meta.is_some_and(is_foreign)) {
         None => Ok(()),
         Some((kind, _)) => Err(Refusal {
-            reason: Reason::NameTaken,
+            reason: Reason::ResourceExists,
             message: format!(
-                "metadata.name: a {kind} named {} exists and is not this stage's own; rename one of them",
-                owned::name(&observed.stage)
+                "metadata.name: a {kind} named {} exists and is not owned by this stage; \
+                 delete it, or rename the stage",
+                owned::object_name(&observed.stage)
             ),
         }),
     }
 }
 
-/// The digest of the Secrets that the stage names, each with the keys that it must have.
+/// Digest of the referenced Secrets; `None` if the stage references none of them. Fails if a Secret or a required key
+/// is missing.
 fn secrets_digest(observed: &Observed) -> Result<Option<String>, Refusal> {
-    let named = observed.stage.secrets();
-    if named.is_empty() {
+    let referenced = observed.stage.referenced_secrets();
+    if referenced.is_empty() {
         return Ok(None);
     }
     let missing = |message: String| Refusal {
@@ -165,32 +170,32 @@ fn secrets_digest(observed: &Observed) -> Result<Option<String>, Refusal> {
         message,
     };
     let mut digest = Sha256::new();
-    for (field, name) in named {
+    for (field, name) in referenced {
         let Some(keys) = observed.secrets.get(name).and_then(Option::as_ref) else {
             return Err(missing(format!(
-                "{field}: there is no Secret {name} in the namespace; create it"
+                "{field}: Secret {name} not found in the namespace of the stage; create it"
             )));
         };
         if let Some(key) = missing_key(field, keys) {
             return Err(missing(format!(
-                "{field}: the Secret {name} has no key {key}; add it"
+                "{field}: Secret {name} has no key {key}; add it"
             )));
         }
         digest.update(&keys.digest);
     }
-    Ok(Some(crate::plan::short(&digest.finalize())))
+    Ok(Some(owned::short_digest(&digest.finalize())))
 }
 
-/// The first key that a Secret must have for `field`, and has not.
-fn missing_key(field: &str, keys: &Keys) -> Option<&'static str> {
+/// First key that the Secret referenced by `field` requires and lacks.
+fn missing_key(field: &str, keys: &SecretKeys) -> Option<&'static str> {
     let has = |key: &str| keys.names.iter().any(|name| name == key);
-    let needed: &[&'static str] = match field {
-        "spec.warehouse.authSecret" => &["username"],
-        "spec.dictionary.authSecret" => &["password"],
+    let required: &[&'static str] = match field {
+        "spec.warehouse.authSecretName" => &["username"],
+        "spec.referenceData.authSecretName" => &["password"],
         _ if has("username") => &["password"],
         _ => &[],
     };
-    needed.iter().copied().find(|key| !has(key))
+    required.iter().copied().find(|key| !has(key))
 }
 
 #[cfg(test)]
@@ -200,30 +205,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_that_kubernetes_does_not_know_is_found_at_any_depth() {
+    fn a_field_unknown_to_kubernetes_is_found_at_any_depth() {
         let given =
             json!({"spec": {"containers": [{"name": "worker", "env": [{"name": "A", "valeu": "1"}]}]}});
-        let known = json!({"spec": {"containers": [{"name": "worker", "env": [{"name": "A"}]}], "more": 1}});
+        let recognized =
+            json!({"spec": {"containers": [{"name": "worker", "env": [{"name": "A"}]}], "more": 1}});
         assert_eq!(
-            lost(&given, &known).as_deref(),
+            unknown_field(&given, &recognized).as_deref(),
             Some(".spec.containers[0].env[0].valeu")
         );
-        assert_eq!(lost(&known["spec"], &known["spec"]), None);
+        assert_eq!(unknown_field(&recognized["spec"], &recognized["spec"]), None);
     }
 
     #[test]
-    fn each_secret_must_have_the_keys_of_its_service() {
+    fn each_secret_needs_the_keys_of_its_dependency() {
         for (field, names, missing) in [
-            ("spec.warehouse.authSecret", &["password"][..], Some("username")),
-            ("spec.warehouse.authSecret", &["username"], None),
-            ("spec.dictionary.authSecret", &["username"], Some("password")),
-            ("spec.dictionary.authSecret", &["password"], None),
-            ("spec.source.authSecret", &["username"], Some("password")),
-            ("spec.source.authSecret", &["ca.crt"], None),
+            (
+                "spec.warehouse.authSecretName",
+                &["password"][..],
+                Some("username"),
+            ),
+            ("spec.warehouse.authSecretName", &["username"], None),
+            (
+                "spec.referenceData.authSecretName",
+                &["username"],
+                Some("password"),
+            ),
+            ("spec.referenceData.authSecretName", &["password"], None),
+            ("spec.source.authSecretName", &["username"], Some("password")),
+            ("spec.source.authSecretName", &["ca.crt"], None),
         ] {
-            let keys = Keys {
+            let keys = SecretKeys {
                 names: names.iter().map(ToString::to_string).collect(),
-                ..Keys::default()
+                ..SecretKeys::default()
             };
             assert_eq!(missing_key(field, &keys), missing, "{field} {names:?}");
         }

@@ -1,118 +1,122 @@
-//! A batch on its path, by type: fetched, decoded, enriched, written, published. Pure.
+//! A batch in the pipeline, by type: fetched, decoded, enriched, written, published. Pure.
 //!
-//! A step takes the batch of the step before it and gives the next one, so a batch that was not published cannot
-//! be committed: there is no such function. Only the spans go all the way.
+//! Every step takes the batch of the previous step and returns the next one. A batch that was not published can never
+//! be committed, because no function does that. Only the offset ranges are the same in every state.
 
 use std::collections::BTreeMap;
 
-use crate::layer::Effects;
-use crate::position::{Claim, Spans};
+use crate::layer::interface::Effects;
+use crate::position::{ApplyPlan, OffsetRanges};
 use crate::record::{Item, Record};
 use crate::rejection::{Code, Rejection};
 
 /// A batch in the state `S`.
 #[derive(Clone, Debug)]
 pub struct Batch<S> {
-    /// The offsets that it covers, by partition.
-    pub spans: Spans,
-    /// What the last step made of its records.
+    /// Offset ranges that the batch covers, by partition.
+    pub ranges: OffsetRanges,
+    /// Records, as the last step left them.
     pub state: S,
 }
 
-/// As the consumer gathered it.
+/// Records as the consumer read them.
 #[derive(Clone, Debug)]
 pub struct Fetched {
-    /// The records, in the order of arrival: within a partition by offset.
+    /// Records in the order of arrival, which is offset order within a partition.
     pub records: Vec<Record>,
 }
 
-/// A record on its way to the dead letters.
+/// A record that becomes a dead letter.
 #[derive(Clone, Debug)]
-pub struct Rejected {
-    /// The record as it came.
+pub struct RejectedRecord {
+    /// The record as received.
     pub record: Record,
-    /// Why.
+    /// Code and detail of the dead letter.
     pub rejection: Rejection,
 }
 
-/// Read, or refused, record by record.
+/// Records after decoding: each is an item or a rejected record.
 #[derive(Clone, Debug)]
 pub struct Decoded<T> {
-    /// Records that keep their contract.
+    /// Records that conform to the contract.
     pub items: Vec<Item<T>>,
-    /// Records that do not.
-    pub rejected: Vec<Rejected>,
+    /// Records that violate the contract.
+    pub rejected: Vec<RejectedRecord>,
 }
 
-/// With everything that the write needs.
+/// Records with everything that the write needs.
 #[derive(Clone, Debug)]
 pub struct Enriched<T> {
     /// Records to write.
     pub items: Vec<Item<T>>,
-    /// Records that cannot be used.
-    pub rejected: Vec<Rejected>,
+    /// Records to dead-letter.
+    pub rejected: Vec<RejectedRecord>,
 }
 
-/// In the open transaction: effects, dead letters and positions are written.
+/// Effects, dead letters and positions, written in the open transaction.
 #[derive(Debug)]
 pub struct Written<'b, T> {
-    /// What was applied, the records that had been applied before left out.
+    /// Items of the apply plan; records that were applied before are absent.
     pub items: Vec<&'b Item<T>>,
-    /// What the write did to the items.
+    /// Effects of the write, by item.
     pub effects: Effects,
-    /// The dead letters that are new.
-    pub dead: Vec<Rejected>,
-    /// What becomes of the partitions.
-    pub moves: Moves,
+    /// Dead letters that were not stored before.
+    pub dead_letters: Vec<RejectedRecord>,
+    /// Offsets from which the partitions continue.
+    pub offset_updates: OffsetUpdates,
 }
 
-/// Every output and dead letter is acknowledged: the only state that can be committed.
+/// A batch whose outputs and dead letters are all acknowledged: the only state that can be committed.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
-    /// What the write did, by count.
+    /// Effects of the write, as counts.
     pub effects: Effects,
     /// Codes of the new dead letters.
-    pub dead: Vec<Code>,
-    /// What becomes of the partitions.
-    pub moves: Moves,
-    /// Kafka timestamp of the newest record, in milliseconds since the Unix epoch.
-    pub newest: Option<i64>,
+    pub dead_letters: Vec<Code>,
+    /// Offsets from which the partitions continue.
+    pub offset_updates: OffsetUpdates,
+    /// Kafka timestamp of the newest record, in milliseconds since the Unix epoch. `None` if no record has one.
+    pub newest_timestamp: Option<i64>,
 }
 
-/// Where the partitions of a batch go on.
+/// Blocked partitions, each with the offset of the failing record and the error.
+pub type BlockedPartitions = BTreeMap<i32, (i64, String)>;
+
+/// Offsets from which the partitions of a batch continue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Moves {
-    /// New positions, stored with the effects.
+pub struct OffsetUpdates {
+    /// New positions, stored in the same transaction as the effects.
     pub positions: BTreeMap<i32, i64>,
     /// Partitions to read again from an earlier offset.
     pub seeks: BTreeMap<i32, i64>,
-    /// Partitions to hold: the offset of the record that fails, and how.
-    pub held: BTreeMap<i32, (i64, String)>,
+    /// Partitions to block at a failing record.
+    pub blocked: BlockedPartitions,
 }
 
-impl Moves {
-    /// Every partition that the claim covers moves past the batch, or stops at the record that it is held at.
+impl OffsetUpdates {
+    /// Advances every partition of the plan to the end of its range, or to the record that blocks it.
     #[must_use]
-    pub fn of(spans: &Spans, claim: Claim, held: BTreeMap<i32, (i64, String)>) -> Self {
+    pub fn new(ranges: &OffsetRanges, plan: ApplyPlan, blocked: BlockedPartitions) -> Self {
         let end = |partition: &i32| {
-            held.get(partition)
-                .map_or(spans[partition].to, |(offset, _)| *offset)
+            blocked
+                .get(partition)
+                .map_or(ranges[partition].to, |(offset, _)| *offset)
         };
-        let positions = claim
-            .floors
+        let positions = plan
+            .apply_from
             .keys()
             .map(|partition| (*partition, end(partition)))
             .collect();
         Self {
             positions,
-            seeks: claim.seeks,
-            held,
+            seeks: plan.seeks,
+            blocked,
         }
     }
 }
 
 impl Batch<Fetched> {
-    /// Reads every record with `decode`.
+    /// Decodes every record with `decode`; a record that it rejects is passed on as a rejected record.
     #[must_use]
     pub fn decode<T>(self, decode: impl Fn(&Record) -> Result<T, Rejection>) -> Batch<Decoded<T>> {
         let mut items = Vec::with_capacity(self.state.records.len());
@@ -120,18 +124,18 @@ impl Batch<Fetched> {
         for record in self.state.records {
             match decode(&record) {
                 Ok(value) => items.push(Item { record, value }),
-                Err(rejection) => rejected.push(Rejected { record, rejection }),
+                Err(rejection) => rejected.push(RejectedRecord { record, rejection }),
             }
         }
         Batch {
-            spans: self.spans,
+            ranges: self.ranges,
             state: Decoded { items, rejected },
         }
     }
 }
 
 impl<T> Batch<Decoded<T>> {
-    /// Joins every item with what `enrich` knows.
+    /// Enriches every item with `enrich`; an item that it rejects is passed on as a rejected record.
     #[must_use]
     pub fn enrich<E>(self, enrich: impl Fn(T) -> Result<E, Rejection>) -> Batch<Enriched<E>> {
         let Decoded { items, mut rejected } = self.state;
@@ -139,11 +143,11 @@ impl<T> Batch<Decoded<T>> {
         for Item { record, value } in items {
             match enrich(value) {
                 Ok(value) => enriched.push(Item { record, value }),
-                Err(rejection) => rejected.push(Rejected { record, rejection }),
+                Err(rejection) => rejected.push(RejectedRecord { record, rejection }),
             }
         }
         Batch {
-            spans: self.spans,
+            ranges: self.ranges,
             state: Enriched {
                 items: enriched,
                 rejected,
@@ -153,11 +157,11 @@ impl<T> Batch<Decoded<T>> {
 }
 
 impl<T> Batch<Enriched<T>> {
-    /// Rejects the items that `refuse` finds fault with.
-    pub fn reject(&mut self, refuse: impl Fn(&T) -> Option<Rejection>) {
+    /// Rejects the items for which `find_rejection` returns a rejection.
+    pub fn reject(&mut self, find_rejection: impl Fn(&T) -> Option<Rejection>) {
         for item in std::mem::take(&mut self.state.items) {
-            match refuse(&item.value) {
-                Some(rejection) => self.state.rejected.push(Rejected {
+            match find_rejection(&item.value) {
+                Some(rejection) => self.state.rejected.push(RejectedRecord {
                     record: item.record,
                     rejection,
                 }),
@@ -166,31 +170,31 @@ impl<T> Batch<Enriched<T>> {
         }
     }
 
-    /// Rejects the item of the largest `size`, if that is more than none.
+    /// Rejects the item of the largest `size`. Items of size 0 stay: they have no output.
     pub fn reject_largest(&mut self, size: impl Fn(&T) -> usize, rejection: Rejection) {
-        let sized = self.state.items.iter().map(|item| size(&item.value));
-        let largest = sized.enumerate().max_by_key(|(_, size)| *size);
-        if let Some((place, 1..)) = largest {
-            let record = self.state.items.remove(place).record;
-            self.state.rejected.push(Rejected { record, rejection });
+        let sizes = self.state.items.iter().map(|item| size(&item.value));
+        let largest = sizes.enumerate().max_by_key(|(_, size)| *size);
+        if let Some((index, 1..)) = largest {
+            let record = self.state.items.remove(index).record;
+            self.state.rejected.push(RejectedRecord { record, rejection });
         }
     }
 
-    /// The items and the rejected records that the claim covers.
+    /// Items and rejected records that the plan includes.
     #[must_use]
-    pub fn claimed(&self, claim: &Claim) -> (Vec<&Item<T>>, Vec<&Rejected>) {
-        let covered = |record: &Record| claim.covers(record.partition, record.offset);
+    pub fn records_to_apply(&self, plan: &ApplyPlan) -> (Vec<&Item<T>>, Vec<&RejectedRecord>) {
+        let is_included = |record: &Record| plan.includes(record.partition, record.offset);
         let items = self
             .state
             .items
             .iter()
-            .filter(|item| covered(&item.record))
+            .filter(|item| is_included(&item.record))
             .collect();
         let rejected = self
             .state
             .rejected
             .iter()
-            .filter(|rejected| covered(&rejected.record))
+            .filter(|rejected| is_included(&rejected.record))
             .collect();
         (items, rejected)
     }
@@ -199,7 +203,7 @@ impl<T> Batch<Enriched<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::position::Span;
+    use crate::position::OffsetRange;
 
     fn record(partition: i32, offset: i64) -> Record {
         Record {
@@ -211,21 +215,21 @@ mod tests {
 
     #[test]
     fn every_record_is_either_an_item_or_rejected() {
-        let spans = Spans::from([(0, Span { from: 0, to: 4 })]);
+        let ranges = OffsetRanges::from([(0, OffsetRange { from: 0, to: 4 })]);
         let batch = Batch {
-            spans,
+            ranges,
             state: Fetched {
                 records: (0..4).map(|offset| record(0, offset)).collect(),
             },
         };
-        let odd = |record: &Record| {
+        let reject_odd = |record: &Record| {
             if record.offset % 2 == 0 {
                 Ok(record.offset)
             } else {
                 Err(Rejection::new(Code::ParseError, "odd"))
             }
         };
-        let decoded = batch.decode(odd);
+        let decoded = batch.decode(reject_odd);
         assert!(decoded.state.items.iter().map(|item| item.value).eq([0, 2]));
         assert!(
             decoded
@@ -238,19 +242,20 @@ mod tests {
     }
 
     #[test]
-    fn a_held_partition_stops_at_the_record_that_fails() {
-        let spans = Spans::from([
-            (0, Span { from: 0, to: 9 }),
-            (1, Span { from: 0, to: 9 }),
-            (2, Span { from: 5, to: 9 }),
+    fn the_position_of_a_blocked_partition_stops_at_the_failing_record() {
+        let ranges = OffsetRanges::from([
+            (0, OffsetRange { from: 0, to: 9 }),
+            (1, OffsetRange { from: 0, to: 9 }),
+            (2, OffsetRange { from: 5, to: 9 }),
         ]);
-        let claim = Claim {
-            floors: BTreeMap::from([(0, 0), (1, 0)]),
+        let plan = ApplyPlan {
+            apply_from: BTreeMap::from([(0, 0), (1, 0)]),
             seeks: BTreeMap::from([(2, 3)]),
         };
-        let moves = Moves::of(&spans, claim, BTreeMap::from([(1, (4, "P0001".to_owned()))]));
-        assert_eq!(moves.positions, BTreeMap::from([(0, 9), (1, 4)]));
-        assert_eq!(moves.seeks, BTreeMap::from([(2, 3)]));
+        let blocked = BTreeMap::from([(1, (4, "P0001".to_owned()))]);
+        let updates = OffsetUpdates::new(&ranges, plan, blocked);
+        assert_eq!(updates.positions, BTreeMap::from([(0, 9), (1, 4)]));
+        assert_eq!(updates.seeks, BTreeMap::from([(2, 3)]));
     }
 
     #[test]
@@ -270,25 +275,25 @@ mod tests {
             },
         ];
         let batch = Batch {
-            spans: Spans::new(),
+            ranges: OffsetRanges::new(),
             state: Enriched {
                 items,
                 rejected: Vec::new(),
             },
         };
-        let claim = Claim {
-            floors: BTreeMap::from([(0, 6)]),
+        let plan = ApplyPlan {
+            apply_from: BTreeMap::from([(0, 6)]),
             seeks: BTreeMap::new(),
         };
-        let (items, _) = batch.claimed(&claim);
+        let (items, _) = batch.records_to_apply(&plan);
         assert_eq!(items.len(), 1);
         assert_eq!((items[0].record.partition, items[0].record.offset), (0, 6));
     }
 
     #[test]
-    fn an_item_that_is_refused_later_goes_to_the_rejected_records() {
+    fn an_enriched_item_that_is_rejected_becomes_a_rejected_record() {
         let mut batch = Batch {
-            spans: Spans::new(),
+            ranges: OffsetRanges::new(),
             state: Enriched {
                 items: (0..3)
                     .map(|offset| Item {
@@ -308,7 +313,7 @@ mod tests {
             Rejection::new(Code::OutputTooLarge, "2"),
         );
         assert_eq!(batch.state.rejected[1].record.offset, 2);
-        // Nothing is left that has an output.
+        // The items that remain have no output.
         batch.reject_largest(|_| 0, Rejection::new(Code::OutputTooLarge, "0"));
         assert_eq!(batch.state.items.len(), 1);
     }

@@ -1,22 +1,21 @@
-//! The commands of the worker, and the flags that they share.
-
-use std::path::{Path, PathBuf};
-
-use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
-use crds::StreamStage;
+//! Command line of the worker: its commands, and the help that teaches them.
 
 pub mod check;
 pub mod migrate;
 pub mod redrive;
 pub mod reset_offsets;
 pub mod run;
+pub mod stage_selection;
 
-/// Turns a Kafka stream of orders into a PostgreSQL warehouse, stage by stage.
+use clap::{Parser, Subcommand};
+
+/// Loads a Kafka stream of orders into a PostgreSQL warehouse, in micro-batches
 ///
-/// A stage is a StreamStage document: the same file that a cluster gets by `kubectl apply -f`.
-/// First `migrate` creates the schemas, `check` shows whether every service answers, then `run` drains the topics
-/// until it is stopped.
+/// A stage consumes one topic and writes one layer of the warehouse: stg, dds or cdm. It is a YAML document of the kind
+/// StreamStage, the same file that `kubectl apply -f` takes. One file can have several stages.
+///
+/// First steps: `migrate` creates the schemas, `check` tests every dependency, `run` consumes the topics until it is
+/// stopped. Later, `redrive` retries dead letters, and `reset-offsets` repairs a position that is out of range.
 #[derive(Debug, Parser)]
 #[command(
     name = "worker",
@@ -27,86 +26,104 @@ Examples:
   worker check -f examples/local.yaml
   worker run -f examples/local.yaml
   worker run -f examples/local.yaml --stage stg
-  worker redrive -f examples/local.yaml --stage stg --code DictionaryMissing
+  worker redrive -f examples/local.yaml --stage stg --code ReferenceDataMissing
+  worker reset-offsets -f examples/local.yaml --stage stg --to earliest
 
-Secrets that a document names are folders below --secrets-dir, one file per key. A stage that names none takes
-PGUSER, PGPASSWORD, PGSSLROOTCERT, KAFKA_USERNAME, KAFKA_PASSWORD, KAFKA_SASL_MECHANISM, KAFKA_SECURITY_PROTOCOL,
-KAFKA_CA_FILE, REDIS_USERNAME, REDIS_PASSWORD and REDIS_CA_FILE from the environment.
+Secrets: a stage names its Secrets in authSecretName.
+Each is a subdirectory of --secrets-dir, with one file per key.
+Without authSecretName, the keys come from these environment variables:
+  Kafka       KAFKA_USERNAME, KAFKA_PASSWORD, KAFKA_SASL_MECHANISM, KAFKA_SECURITY_PROTOCOL,
+              KAFKA_CA_FILE, KAFKA_CERTIFICATE_FILE, KAFKA_KEY_FILE
+  PostgreSQL  PGUSER, PGPASSWORD, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY
+  Redis       REDIS_USERNAME, REDIS_PASSWORD, REDIS_CA_FILE
 
-Exit codes: 0 done, or stopped by SIGTERM or SIGINT; 1 a stage cannot go on, or a check failed; 2 wrong usage."
+Logs: JSON on standard error, or text on a terminal. RUST_LOG sets the filter, e.g. RUST_LOG=debug.
+
+Exit codes:
+  0  success, also after SIGTERM or SIGINT
+  1  a stage or a check failed
+  2  invalid arguments"
 )]
 pub struct Cli {
-    /// What to do.
+    /// Command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the worker can do.
+/// Commands of the worker.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Drain the source topics of the stages until SIGTERM or SIGINT
+    /// Consume the source topics until SIGTERM or SIGINT
+    ///
+    /// Runs every stage of the file in one process. An unavailable dependency is retried, never skipped; /readyz and
+    /// the log name it. A shutdown finishes the in-flight batches first.
+    #[command(after_help = "\
+Examples:
+  worker run -f examples/local.yaml                    all stages of the file
+  worker run -f examples/local.yaml --stage stg,dds    two of them
+  curl -s http://127.0.0.1:8080/readyz                 health, by stage")]
     Run(run::Run),
-    /// Create or upgrade the schemas in every warehouse that the file names
+    /// Create or upgrade the schemas in every warehouse of the file
+    ///
+    /// Applies the missing migrations; running it again changes nothing. The login needs the
+    /// privileges to create schemas in the database and to create roles. Workers need less, so use another login.
+    #[command(after_help = "\
+Examples:
+  worker migrate -f examples/local.yaml
+  PGUSER=postgres PGPASSWORD=secret worker migrate -f examples/local.yaml
+
+Then grant the role of the workers to their login:
+  GRANT streamstage_worker TO orders_login;")]
     Migrate(migrate::Migrate),
-    /// Validate the file, and reach every service that it names: one line each
+    /// Validate the file and test every dependency, one line per check
+    ///
+    /// Changes nothing. Tests the topics, Redis and PostgreSQL with the credentials of the stage. Exit code 1 if a check
+    /// fails; its line names the cause and the remedy.
+    #[command(after_help = "\
+Examples:
+  worker check -f examples/local.yaml
+  worker check -f examples/local.yaml --stage stg")]
     Check(check::Check),
-    /// Send dead letters back to where they came from, after a repair
+    /// Redrive dead letters to the source topic
+    ///
+    /// Repair the cause first, then redrive: every dead letter is processed again, and becomes a dead letter again if it
+    /// still fails. A stored order whose reference data was missing becomes pending again instead of being produced.
+    #[command(after_help = "\
+Examples:
+  worker redrive -f examples/local.yaml --stage stg
+  worker redrive -f examples/local.yaml --stage stg --code ReferenceDataMissing
+
+Find the codes:
+  SELECT stage, code, count(*) FROM streamstage.dead_letter
+  WHERE redriven_at IS NULL GROUP BY stage, code;")]
     Redrive(redrive::Redrive),
-    /// Say where a stage starts reading, when its position is no longer in the log
+    /// Reset stored positions that are out of the log's range
+    ///
+    /// A stage stops with `OffsetOutOfRange` if its topic no longer has the stored position, for example because the
+    /// retention period was too short. Check the dry run first, then add --execute and restart the stage.
+    #[command(after_help = "\
+Examples:
+  worker reset-offsets -f examples/local.yaml --stage stg --to earliest
+  worker reset-offsets -f examples/local.yaml --stage stg --to earliest --execute
+  worker reset-offsets -f examples/local.yaml --stage stg --to earliest --all --execute
+
+The last one makes the stage read its whole topic again; stored records are skipped as duplicates.")]
     ResetOffsets(reset_offsets::ResetOffsets),
 }
 
-/// Which stages to work on.
-#[derive(Debug, Args)]
-pub struct Documents {
-    /// File with one or several StreamStage documents
-    #[arg(short, long = "file", env = "STREAMSTAGE_FILE", value_name = "FILE")]
-    pub file: PathBuf,
-    /// Only the stages of these names
-    #[arg(
-        long = "stage",
-        env = "STREAMSTAGE_STAGE",
-        value_name = "NAME",
-        value_delimiter = ','
-    )]
-    pub stages: Vec<String>,
-    /// Folder of the secrets: one folder per secret, one file per key
-    #[arg(
-        long,
-        env = "STREAMSTAGE_SECRETS_DIR",
-        value_name = "DIR",
-        default_value = "/etc/streamstage/secrets"
-    )]
-    pub secrets_dir: PathBuf,
-}
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
 
-impl Documents {
-    /// The stages of the file that were asked for.
-    ///
-    /// # Errors
-    /// When the file cannot be read, a document is not valid, or a name is not in the file.
-    pub fn read(&self) -> anyhow::Result<Vec<StreamStage>> {
-        let stages = parse(&self.file)?;
-        if let Some(unknown) = self
-            .stages
-            .iter()
-            .find(|name| !stages.iter().any(|stage| stage.name() == **name))
-        {
-            let known: Vec<&str> = stages.iter().map(StreamStage::name).collect();
-            anyhow::bail!(
-                "{} has no stage {unknown:?}; it has {}",
-                self.file.display(),
-                known.join(", ")
-            );
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_examples() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands_mut() {
+            let name = format!("worker {}", command.get_name());
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Examples:") && help.contains(&name), "{help}");
         }
-        let asked = |stage: &StreamStage| {
-            self.stages.is_empty() || self.stages.iter().any(|name| name == stage.name())
-        };
-        Ok(stages.into_iter().filter(asked).collect())
     }
-}
-
-fn parse(file: &Path) -> anyhow::Result<Vec<StreamStage>> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    crds::document::parse(&text).with_context(|| format!("{} is not valid", file.display()))
 }

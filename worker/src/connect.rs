@@ -3,106 +3,113 @@
     clippy::disallowed_methods,
     reason = "edge: reads secrets and sets up the clients"
 )]
-//! How a stage reaches its services: its document, and the secrets that the document names.
+//! Client settings for the dependencies of a stage, from its spec and the Secrets that the spec names.
 //!
-//! A secret is a folder with one file per key, as Kubernetes mounts it. A stage that names none takes the
-//! environment's usual variables. No value of a secret ever stands in an error or in the log.
+//! A Secret is a directory with one file per key, as Kubernetes mounts it. A stage without a Secret uses the usual
+//! environment variables. An error or log line never contains the value of a key.
+//!
+//! [`crds::kafka::sasl_tls`] (`crds/src/kafka/sasl_tls.rs`) derives the SASL and TLS settings for Kafka. To support
+//! another mechanism, follow "Add a SASL mechanism" in `CONTRIBUTING.md`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crds::StreamStage;
-use crds::kafka_security::{self, BadKey, KafkaKeys, Pem};
-use crds::stage::SslMode;
+use crds::kafka::sasl_tls::{self, InvalidKey, KafkaKeys, PemSource};
+use crds::stage::{ReferenceData, SslMode};
 use rdkafka::ClientConfig;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{IntoConnectionInfo as _, TlsCertificates};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-/// How long Redis may take for an answer, or for a connection.
-const REDIS_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+/// Timeout of a request to Redis, and of a connection attempt.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a stage cannot be connected.
+/// Error in the connection settings of a stage.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// A secret that the stage names is not there.
+    /// The directory of a Secret that the stage names does not exist.
     #[error(
-        "SecretNotFound: {field} names the secret {secret:?}, but there is no folder {folder}; mount it, or give --secrets-dir"
+        "SecretNotFound: {field} names the Secret {secret:?}, but the directory {directory} does not exist; mount the \
+         Secret, or set --secrets-dir"
     )]
     SecretNotFound {
-        /// The field of the document.
+        /// Field that names the Secret.
         field: &'static str,
-        /// The secret.
+        /// Name of the Secret.
         secret: String,
-        /// Where it was looked for.
-        folder: PathBuf,
+        /// Expected directory.
+        directory: PathBuf,
     },
-    /// A file of a secret cannot be read.
-    #[error("cannot read {file}: {source}")]
+    /// A file of a Secret cannot be read.
+    #[error("cannot read {file}: {source}; check its permissions")]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
-    /// A key of a secret has a value that nothing can be done with, or is missing.
-    #[error("{field}: the key {key}: {cause}")]
-    BadKey {
-        /// The field of the document that names the secret.
+    /// A key of a Secret is missing or has an invalid value.
+    #[error("{field}: the key {key} {cause}")]
+    InvalidKey {
+        /// Field that names the Secret.
         field: &'static str,
-        /// The key.
+        /// Name of the key.
         key: &'static str,
-        /// What is wrong with it.
+        /// Cause and remedy, without the value.
         cause: &'static str,
     },
-    /// The dictionary's address is none.
-    #[error("spec.dictionary.url: {0}; it should be like redis://host:6379/0, or rediss:// for TLS")]
-    DictionaryUrl(redis::RedisError),
+    /// The URL of the reference data is invalid.
+    #[error("spec.referenceData.url: {0}; use redis://host:6379/0, or rediss:// for TLS")]
+    ReferenceDataUrl(redis::RedisError),
 }
 
-/// Where the secrets of a document are.
+/// Directory with the Secrets of a stage file.
 #[derive(Clone, Debug)]
 pub struct Secrets {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Secrets {
-    /// Secrets below this folder.
+    /// Secrets in the subdirectories of this directory.
     #[must_use]
-    pub fn in_folder(folder: &Path) -> Self {
+    pub fn in_directory(directory: &Path) -> Self {
         Self {
-            folder: folder.to_owned(),
+            directory: directory.to_owned(),
         }
     }
 
-    /// The keys of the secret that `field` names, or of the environment when it names none.
-    fn open(&self, field: &'static str, secret: Option<&str>) -> Result<Keys, ConnectError> {
+    /// Loads the Secret that `field` names. Without a name, the keys come from environment variables.
+    fn load(&self, field: &'static str, secret: Option<&str>) -> Result<SecretKeys, ConnectError> {
         let Some(secret) = secret else {
-            return Ok(Keys { folder: None });
+            return Ok(SecretKeys { directory: None });
         };
-        let folder = self.folder.join(secret);
-        if folder.is_dir() {
-            return Ok(Keys { folder: Some(folder) });
+        let directory = self.directory.join(secret);
+        if directory.is_dir() {
+            let directory = Some(directory);
+            return Ok(SecretKeys { directory });
         }
         Err(ConnectError::SecretNotFound {
             field,
             secret: secret.to_owned(),
-            folder,
+            directory,
         })
     }
 }
 
-/// The keys of one secret.
-struct Keys {
-    folder: Option<PathBuf>,
+/// Keys of one Secret, or environment variables in place of them.
+struct SecretKeys {
+    /// `None` selects the environment variables.
+    directory: Option<PathBuf>,
 }
 
-impl Keys {
-    /// The value of a key, or of its environment variable.
+impl SecretKeys {
+    /// Reads the value of a key, or its environment variable. `None` if it is not set.
     fn value(&self, key: &str, variable: &str) -> Result<Option<String>, ConnectError> {
-        let Some(folder) = &self.folder else {
+        let Some(directory) = &self.directory else {
             return Ok(std::env::var(variable).ok());
         };
-        let file = folder.join(key);
+        let file = directory.join(key);
         match std::fs::read_to_string(&file) {
             Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -110,27 +117,29 @@ impl Keys {
         }
     }
 
-    /// The path of a key's file, or the path that its environment variable names.
+    /// Returns the path of a key's file, or the path in its environment variable. `None` if it is not set.
     fn file(&self, key: &str, variable: &str) -> Option<PathBuf> {
-        match &self.folder {
-            Some(folder) => Some(folder.join(key)).filter(|file| file.is_file()),
+        match &self.directory {
+            Some(directory) => Some(directory.join(key)).filter(|file| file.is_file()),
             None => std::env::var_os(variable).map(PathBuf::from),
         }
     }
 }
 
-/// Client settings for the stage's Kafka: servers, security protocol and credentials.
+/// Returns the client settings for the stage's Kafka: servers, security protocol and credentials.
 ///
-/// Keys of the secret (and variables without one): `security.protocol` (`KAFKA_SECURITY_PROTOCOL`),
+/// Keys of the Secret (and variables without a Secret): `security.protocol` (`KAFKA_SECURITY_PROTOCOL`),
 /// `mechanism` (`KAFKA_SASL_MECHANISM`), `username` (`KAFKA_USERNAME`), `password` (`KAFKA_PASSWORD`), and as
 /// files `ca.crt` (`KAFKA_CA_FILE`), `tls.crt` (`KAFKA_CERTIFICATE_FILE`), `tls.key` (`KAFKA_KEY_FILE`).
-/// The protocol is by default `SASL_SSL` with a `username`, else `SSL` with a `ca.crt` or a `tls.crt`, else
-/// `PLAINTEXT`.
+/// The default protocol is `SASL_SSL` with a `username`, else `SSL` with a `ca.crt` or a `tls.crt`, else `PLAINTEXT`.
 ///
 /// # Errors
-/// When the secret cannot be read.
-pub fn kafka(stage: &StreamStage, secrets: &Secrets) -> Result<ClientConfig, ConnectError> {
-    let keys = secrets.open("spec.source.authSecret", stage.spec.source.auth_secret.as_deref())?;
+/// If the Secret cannot be read, or a key is missing or invalid.
+pub fn kafka_config(stage: &StreamStage, secrets: &Secrets) -> Result<ClientConfig, ConnectError> {
+    let keys = secrets.load(
+        "spec.source.authSecretName",
+        stage.spec.source.auth_secret_name.as_deref(),
+    )?;
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", stage.spec.source.bootstrap_servers.join(","))
@@ -143,15 +152,17 @@ pub fn kafka(stage: &StreamStage, secrets: &Secrets) -> Result<ClientConfig, Con
         password: keys.value("password", "KAFKA_PASSWORD")?,
         mechanism: keys.value("mechanism", "KAFKA_SASL_MECHANISM")?,
         protocol: keys.value("security.protocol", "KAFKA_SECURITY_PROTOCOL")?,
-        authority: path(keys.file("ca.crt", "KAFKA_CA_FILE")),
-        certificate: path(keys.file("tls.crt", "KAFKA_CERTIFICATE_FILE")),
-        certificate_key: path(keys.file("tls.key", "KAFKA_KEY_FILE")),
+        ca_certificate: path(keys.file("ca.crt", "KAFKA_CA_FILE")),
+        client_certificate: path(keys.file("tls.crt", "KAFKA_CERTIFICATE_FILE")),
+        client_key: path(keys.file("tls.key", "KAFKA_KEY_FILE")),
     };
     let settings =
-        kafka_security::settings(keys, Pem::File).map_err(|BadKey { key, cause }| ConnectError::BadKey {
-            field: "spec.source.authSecret",
-            key,
-            cause,
+        sasl_tls::client_settings(keys, PemSource::File).map_err(|InvalidKey { key, cause }| {
+            ConnectError::InvalidKey {
+                field: "spec.source.authSecretName",
+                key,
+                cause,
+            }
         })?;
     for (name, value) in settings {
         config.set(name, value);
@@ -159,41 +170,44 @@ pub fn kafka(stage: &StreamStage, secrets: &Secrets) -> Result<ClientConfig, Con
     Ok(config)
 }
 
-/// Settings of the consumer, on top of [`kafka`].
+/// Adds the settings of a consumer to those of [`kafka_config`].
 #[must_use]
-pub fn consumer(stage: &StreamStage, mut config: ClientConfig) -> ClientConfig {
+pub fn consumer_config(stage: &StreamStage, mut config: ClientConfig) -> ClientConfig {
     config
         .set("group.id", stage.consumer_group())
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        // A position that the log does not hold is an error here, never a silent jump.
+        // A position outside of the log is an error, so that no record is skipped silently.
         .set("auto.offset.reset", "error")
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", "10000")
         .set("heartbeat.interval.ms", "1000")
         .set("isolation.level", "read_committed")
         .set("fetch.wait.max.ms", "100")
-        // What is fetched ahead, and with it the memory of a worker that is behind, stays within a few batches. The
-        // brokers count compressed bytes, per partition; here they are several times as many. A larger record comes all
-        // the same, alone.
+        // Limits the prefetched records, and with them the memory of a worker with a backlog, to a few batches. The
+        // fetch limits count compressed bytes per partition; decompressed they are several times as many. A larger
+        // record is still delivered, alone.
         .set("queued.max.messages.kbytes", "1024")
         .set("fetch.message.max.bytes", "65536")
         .set("fetch.max.bytes", "1048576")
-        // With a queue this short, the default second of backoff would starve the path.
+        // The queue is so short that the default backoff of one second would starve the pipeline.
         .set("fetch.queue.backoff.ms", "5");
     config
 }
 
-/// Connection to the stage's warehouse.
+/// Returns the connection options for the stage's warehouse.
 ///
-/// Keys of the secret (and variables without one): `username` (`PGUSER`), `password` (`PGPASSWORD`), and as files
+/// Keys of the Secret (and variables without a Secret): `username` (`PGUSER`), `password` (`PGPASSWORD`), and as files
 /// `ca.crt` (`PGSSLROOTCERT`), `tls.crt` (`PGSSLCERT`), `tls.key` (`PGSSLKEY`).
 ///
 /// # Errors
-/// When the secret cannot be read.
-pub fn postgres(stage: &StreamStage, secrets: &Secrets) -> Result<PgConnectOptions, ConnectError> {
+/// If the Secret cannot be read.
+pub fn postgres_options(stage: &StreamStage, secrets: &Secrets) -> Result<PgConnectOptions, ConnectError> {
     let warehouse = &stage.spec.warehouse;
-    let keys = secrets.open("spec.warehouse.authSecret", warehouse.auth_secret.as_deref())?;
+    let keys = secrets.load(
+        "spec.warehouse.authSecretName",
+        warehouse.auth_secret_name.as_deref(),
+    )?;
     let mode = match warehouse.ssl_mode {
         SslMode::Disable => PgSslMode::Disable,
         SslMode::Prefer => PgSslMode::Prefer,
@@ -213,8 +227,8 @@ pub fn postgres(stage: &StreamStage, secrets: &Secrets) -> Result<PgConnectOptio
     if let Some(password) = keys.value("password", "PGPASSWORD")? {
         options = options.password(&password);
     }
-    if let Some(authority) = keys.file("ca.crt", "PGSSLROOTCERT") {
-        options = options.ssl_root_cert(authority);
+    if let Some(ca_certificate) = keys.file("ca.crt", "PGSSLROOTCERT") {
+        options = options.ssl_root_cert(ca_certificate);
     }
     if let Some(certificate) = keys.file("tls.crt", "PGSSLCERT") {
         options = options.ssl_client_cert(certificate);
@@ -225,23 +239,26 @@ pub fn postgres(stage: &StreamStage, secrets: &Secrets) -> Result<PgConnectOptio
     Ok(options)
 }
 
-/// Connection to the stage's dictionary, which opens when it is used and reconnects by itself.
+/// Returns a connection to the stage's reference data. It connects at the first request and reconnects automatically.
 ///
-/// Keys of the secret (and variables without one): `username` (`REDIS_USERNAME`), `password` (`REDIS_PASSWORD`),
-/// and as a file `ca.crt` (`REDIS_CA_FILE`).
+/// Keys of the Secret (and variables without a Secret): `username` (`REDIS_USERNAME`), `password`
+/// (`REDIS_PASSWORD`), and as a file `ca.crt` (`REDIS_CA_FILE`).
 ///
 /// # Errors
-/// When the secret cannot be read, or the address is none.
-pub fn redis(
-    dictionary: &crds::stage::Dictionary,
+/// If the Secret cannot be read, or the URL is invalid.
+pub fn redis_connection(
+    reference_data: &ReferenceData,
     secrets: &Secrets,
 ) -> Result<ConnectionManager, ConnectError> {
-    let keys = secrets.open("spec.dictionary.authSecret", dictionary.auth_secret.as_deref())?;
-    let info = dictionary
+    let keys = secrets.load(
+        "spec.referenceData.authSecretName",
+        reference_data.auth_secret_name.as_deref(),
+    )?;
+    let info = reference_data
         .url
         .as_str()
         .into_connection_info()
-        .map_err(ConnectError::DictionaryUrl)?;
+        .map_err(ConnectError::ReferenceDataUrl)?;
     let mut settings = info.redis_settings().clone();
     if let Some(user) = keys.value("username", "REDIS_USERNAME")? {
         settings = settings.set_username(user);
@@ -253,21 +270,21 @@ pub fn redis(
     let client = match keys.file("ca.crt", "REDIS_CA_FILE") {
         None => redis::Client::open(info),
         Some(file) => {
-            let authority =
+            let ca_certificate =
                 std::fs::read(&file).map_err(|source| ConnectError::Unreadable { file, source })?;
             redis::Client::build_with_tls(
                 info,
                 TlsCertificates {
                     client_tls: None,
-                    root_cert: Some(authority),
+                    root_cert: Some(ca_certificate),
                 },
             )
         }
     };
     let config = ConnectionManagerConfig::new()
         .set_number_of_retries(1)
-        .set_response_timeout(Some(REDIS_PATIENCE))
-        .set_connection_timeout(Some(REDIS_PATIENCE));
+        .set_response_timeout(Some(REDIS_TIMEOUT))
+        .set_connection_timeout(Some(REDIS_TIMEOUT));
     let manager = client.and_then(|client| ConnectionManager::new_lazy_with_config(client, config));
-    manager.map_err(ConnectError::DictionaryUrl)
+    manager.map_err(ConnectError::ReferenceDataUrl)
 }

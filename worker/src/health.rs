@@ -1,76 +1,78 @@
-//! What is wrong with a stage right now, by the service that it is wrong with.
+//! Health of a stage: unavailable dependencies and blocked partitions.
 //!
-//! Trouble is logged when it begins and when it ends, not at every attempt in between. It flips the readiness of
-//! the stage, never its liveness: a restart mends no other service. No I/O: [`crate::serve`] shows it.
+//! An outage is logged once at its start and once at its end, not at every retry. It affects readiness, never
+//! liveness, because a restart does not repair a dependency. No I/O: [`crate::http`] serves it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-/// A service that a stage depends on.
+/// Service that a stage depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Service {
+#[serde(rename_all = "snake_case")]
+pub enum Dependency {
     /// Kafka, as the source.
     Source,
     /// Redis.
-    Dictionary,
+    ReferenceData,
     /// PostgreSQL.
     Warehouse,
-    /// Kafka, as the output and the dead letter topic.
+    /// Kafka, for the output topic and the dead letter topic.
     Output,
 }
 
-impl Service {
-    /// Every service.
-    pub const ALL: [Self; 4] = [Self::Source, Self::Dictionary, Self::Warehouse, Self::Output];
+impl Dependency {
+    /// Every dependency, in the order of declaration. A stage need not use all of them.
+    pub const ALL: [Self; 4] = [Self::Source, Self::ReferenceData, Self::Warehouse, Self::Output];
 
-    /// Its name in figures, as in `/readyz`.
+    /// Value of the metric label `dependency`, and key in the JSON of `/readyz`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Source => "source",
-            Self::Dictionary => "dictionary",
+            Self::ReferenceData => "reference_data",
             Self::Warehouse => "warehouse",
             Self::Output => "output",
         }
     }
 }
 
-/// The condition of a stage, as `/readyz` shows it.
+/// Health of a stage at one moment, in the form of the JSON of `/readyz`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Condition {
-    /// Partitions that this worker reads; none before the group's first assignment.
+pub struct StageHealth {
+    /// Number of partitions assigned to this worker; `None` before the group's first assignment.
     pub partitions: Option<usize>,
-    /// What is wrong, by service.
-    pub trouble: BTreeMap<Service, String>,
-    /// Partitions that are held at an offset, because a record there fails for no known reason.
-    pub held: BTreeMap<i32, String>,
+    /// Cause of each outage, by dependency.
+    pub unavailable: BTreeMap<Dependency, String>,
+    /// Cause of each block, by partition. A partition blocks at a record that fails for an unknown reason.
+    pub blocked: BTreeMap<i32, String>,
 }
 
-impl Condition {
-    /// Ready: a member of the group, with every service answering. A held partition stops itself alone.
+impl StageHealth {
+    /// Returns true if the worker is a member of the group and every dependency is available.
+    ///
+    /// A blocked partition does not count, because the other partitions continue.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.partitions.is_some() && self.trouble.is_empty()
+        self.partitions.is_some() && self.unavailable.is_empty()
     }
 }
 
-/// The condition of one stage, shared by everything that works for it.
+/// Health of one stage, shared by the tasks and threads of the stage.
 #[derive(Debug)]
 pub struct Health {
     stage: String,
-    condition: Mutex<Condition>,
+    current: Mutex<StageHealth>,
 }
 
 impl Health {
-    /// A stage that has not joined its group yet.
+    /// Creates the health of a stage that has not joined its group yet.
     #[must_use]
     pub fn new(stage: &str) -> Self {
         Self {
             stage: stage.to_owned(),
-            condition: Mutex::default(),
+            current: Mutex::default(),
         }
     }
 
@@ -80,57 +82,62 @@ impl Health {
         &self.stage
     }
 
-    /// The condition now.
+    /// Returns a copy of the current health.
     #[must_use]
-    pub fn condition(&self) -> Condition {
+    pub fn snapshot(&self) -> StageHealth {
         self.lock().clone()
     }
 
-    /// The group has assigned so many partitions.
-    pub fn assigned(&self, partitions: usize) {
+    /// Sets the number of assigned partitions, at every assignment of the group.
+    pub fn set_assigned_partitions(&self, partitions: usize) {
         self.lock().partitions = Some(partitions);
     }
 
-    /// Something is wrong with a service.
-    pub fn trouble(&self, service: Service, cause: &str) {
-        if self.lock().trouble.insert(service, cause.to_owned()).is_none() {
-            tracing::warn!(stage = self.stage, ?service, cause, "trouble; retrying");
+    /// Records that a dependency is unavailable. Logs only the start of an outage.
+    pub fn mark_unavailable(&self, dependency: Dependency, cause: &str) {
+        let previous = self.lock().unavailable.insert(dependency, cause.to_owned());
+        if previous.is_none() {
+            tracing::warn!(
+                stage = self.stage,
+                dependency = dependency.name(),
+                cause,
+                "dependency unavailable, retrying"
+            );
         }
     }
 
-    /// A service answers.
-    pub fn fine(&self, service: Service) {
-        if self.lock().trouble.remove(&service).is_some() {
-            tracing::info!(stage = self.stage, ?service, "trouble is over");
+    /// Records that a dependency is available. Logs only the end of an outage.
+    pub fn mark_available(&self, dependency: Dependency) {
+        if self.lock().unavailable.remove(&dependency).is_some() {
+            tracing::info!(
+                stage = self.stage,
+                dependency = dependency.name(),
+                "dependency recovered"
+            );
         }
     }
 
-    /// Whether something is wrong with a service.
+    /// Returns true during an outage of the dependency.
     #[must_use]
-    pub fn is_troubled(&self, service: Service) -> bool {
-        self.lock().trouble.contains_key(&service)
+    pub fn is_unavailable(&self, dependency: Dependency) -> bool {
+        self.lock().unavailable.contains_key(&dependency)
     }
 
-    /// A partition is held at an offset.
-    pub fn hold(&self, partition: i32, cause: String) {
-        tracing::error!(
-            stage = self.stage,
-            partition,
-            cause,
-            "partition held; the others go on"
-        );
-        self.lock().held.insert(partition, cause);
+    /// Records that a partition is blocked at a record, and logs it at every retry of that record.
+    pub fn block_partition(&self, partition: i32, cause: String) {
+        tracing::error!(stage = self.stage, partition, cause, "partition blocked");
+        self.lock().blocked.insert(partition, cause);
     }
 
-    /// A partition moves on, if it was held.
-    pub fn release(&self, partition: i32) {
-        if self.lock().held.remove(&partition).is_some() {
-            tracing::info!(stage = self.stage, partition, "partition is no longer held");
+    /// Records that a partition continues. Does nothing if it was not blocked.
+    pub fn unblock_partition(&self, partition: i32) {
+        if self.lock().blocked.remove(&partition).is_some() {
+            tracing::info!(stage = self.stage, partition, "partition unblocked");
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Condition> {
-        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, StageHealth> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -139,27 +146,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stage_is_ready_when_it_is_a_member_and_every_service_answers() {
+    fn a_stage_is_ready_as_a_member_with_every_dependency_available() {
         let health = Health::new("stg");
-        assert!(!health.condition().is_ready(), "not yet a member");
-        health.assigned(0);
+        assert!(!health.snapshot().is_ready(), "not a member yet");
+        health.set_assigned_partitions(0);
         assert!(
-            health.condition().is_ready(),
-            "a member without partitions waits for nothing"
+            health.snapshot().is_ready(),
+            "a member without partitions is ready"
         );
-        health.trouble(Service::Dictionary, "connection refused");
-        assert!(!health.condition().is_ready());
-        health.fine(Service::Dictionary);
-        assert!(health.condition().is_ready());
+        health.mark_unavailable(Dependency::ReferenceData, "connection refused");
+        assert!(!health.snapshot().is_ready());
+        health.mark_available(Dependency::ReferenceData);
+        assert!(health.snapshot().is_ready());
     }
 
     #[test]
-    fn a_held_partition_does_not_stop_the_others() {
+    fn a_blocked_partition_does_not_affect_readiness() {
         let health = Health::new("stg");
-        health.assigned(2);
-        health.hold(1, "SQLSTATE P0001 at offset 7".into());
-        assert!(health.condition().is_ready());
-        health.release(1);
-        assert!(health.condition().held.is_empty());
+        health.set_assigned_partitions(2);
+        health.block_partition(1, "SQLSTATE P0001 at offset 7".into());
+        assert!(health.snapshot().is_ready());
+        health.unblock_partition(1);
+        assert!(health.snapshot().blocked.is_empty());
+    }
+
+    #[test]
+    fn readyz_json_has_the_names_of_the_metric_labels() {
+        for dependency in Dependency::ALL {
+            let json = serde_json::to_value(dependency).expect("a name");
+            assert_eq!(json, dependency.name());
+        }
     }
 }

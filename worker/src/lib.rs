@@ -1,29 +1,30 @@
-//! The worker: drains the topics of its stages into the warehouse, in micro-batches.
+//! Worker of StreamStage: loads Kafka topics into the warehouse, in micro-batches.
 //!
-//! The path of a batch reads from top to bottom: [`consume`], [`decode`], [`layer`] (enrich and write), [`publish`],
-//! and [`path`] that runs them. Modules that reach outside of the process say so in their first line ("edge:");
-//! all others are functions of their arguments.
+//! Read the batch pipeline from top to bottom: [`consume`], [`decode`], [`layer`] (enrich and write), [`publish`],
+//! and [`pipeline`], which runs them. A module with I/O says so in its first line ("edge:"); all other modules are
+//! pure functions of their arguments.
 
+pub mod backoff;
 pub mod batch;
 pub mod command;
 pub mod connect;
 pub mod consume;
 pub mod dead_letter;
 pub mod decode;
+pub mod error_policy;
 pub mod health;
+pub mod http;
 pub mod layer;
-pub mod log;
 pub mod metrics;
-pub mod path;
-pub mod policy;
+pub mod output;
+pub mod pipeline;
 pub mod position;
 pub mod publish;
 pub mod record;
+pub mod record_columns;
 pub mod rejection;
-pub mod serve;
 pub mod stage;
-pub mod start;
-pub mod stored;
+pub mod start_offsets;
 pub mod strict;
 pub mod vault;
 pub mod version;

@@ -1,4 +1,4 @@
-//! The worker's command line.
+//! Entry point of the worker: parses the command line and runs the command.
 
 use clap::Parser as _;
 use worker::command::{Cli, Command, check, migrate, redrive, reset_offsets, run};
@@ -6,7 +6,7 @@ use worker::command::{Cli, Command, check, migrate, redrive, reset_offsets, run}
 #[tokio::main(worker_threads = 1)]
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    worker::log::start();
+    telemetry::log::init("info,sqlx=warn,rdkafka=error");
     match cli.command {
         Command::Run(flags) => run::run(flags).await,
         Command::Migrate(flags) => migrate::migrate(flags).await,

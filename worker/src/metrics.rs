@@ -1,8 +1,9 @@
-//! The figures that a worker exports, under names that dashboards and alerts may rely on.
+//! Metrics of the worker, under names that dashboards and alerts may rely on.
 //!
-//! Every name is a constant here. No I/O: [`crate::serve`] writes them out.
+//! Every name is a constant, here or in a submodule. The encoder adds `_total` to counters. No I/O: [`crate::http`]
+//! serves the metrics.
 
-pub mod trouble;
+pub mod health;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,113 +14,117 @@ use prometheus_client::registry::Registry;
 
 use crate::batch::Published;
 
-/// Records by stage and outcome: each record that was read is counted once, when its batch is committed.
-pub const RECORDS: &str = "streamstage_records";
-/// Messages published to the next topic, by stage.
-pub const PUBLISHED: &str = "streamstage_published";
-/// Dead letters by stage and code.
-pub const DEAD_LETTERS: &str = "streamstage_dead_letters";
-/// Stored orders whose status the worker does not know, by stage.
-pub const UNKNOWN_STATUS: &str = "streamstage_unknown_status";
-/// Batches committed, by stage.
-pub const BATCHES: &str = "streamstage_batches";
-/// Seconds from the claim of a batch to its commit, by stage.
-pub const BATCH_SECONDS: &str = "streamstage_batch_seconds";
-/// Attempts of a batch that failed and were tried again, by stage.
-pub const RETRIES: &str = "streamstage_retries";
-/// Position after the last committed record, by stage and partition.
-pub const POSITION: &str = "streamstage_position";
-/// Kafka timestamp of the newest record that was committed, in seconds since the Unix epoch, by stage.
-pub const NEWEST_RECORD: &str = "streamstage_newest_record_seconds";
+/// Counter by stage and outcome: records, each counted once, when its batch is committed.
+pub const RECORDS: &str = "streamstage_worker_records";
+/// Counter by stage: messages published to the output topic.
+pub const OUTPUT_RECORDS: &str = "streamstage_worker_output_records";
+/// Counter by stage and code: dead letters.
+pub const DEAD_LETTERS: &str = "streamstage_worker_dead_letters";
+/// Counter by stage: stored order versions with a status that the worker does not know.
+pub const UNKNOWN_ORDER_STATUS: &str = "streamstage_worker_unknown_order_status";
+/// Counter by stage: committed batches.
+pub const BATCHES: &str = "streamstage_worker_batches";
+/// Histogram by stage: seconds from the position check of a batch to its commit.
+pub const BATCH_DURATION_SECONDS: &str = "streamstage_worker_batch_duration_seconds";
+/// Counter by stage: failed attempts to commit a batch, each followed by a retry.
+pub const BATCH_RETRIES: &str = "streamstage_worker_batch_retries";
+/// Gauge by stage and partition: stored position, which is the next offset to read.
+pub const POSITION: &str = "streamstage_worker_position";
+/// Gauge by stage: Kafka timestamp of the newest committed record, in seconds since the Unix epoch.
+pub const NEWEST_RECORD_TIMESTAMP_SECONDS: &str = "streamstage_worker_newest_record_timestamp_seconds";
+/// Gauge by version: always 1.
+pub const BUILD_INFO: &str = "streamstage_worker_build_info";
 
-/// Labels of most figures.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Stage {
+struct StageLabels {
     stage: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabels {
     stage: String,
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Code {
+struct CodeLabels {
     stage: String,
     code: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Partition {
+struct PartitionLabels {
     stage: String,
     partition: i32,
 }
 
-/// All figures of a process; cheap to clone.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+/// Metrics of all stages of a process. Cheap to clone: the clones share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    records: Family<Outcome, Counter>,
-    published: Family<Stage, Counter>,
-    dead_letters: Family<Code, Counter>,
-    unknown_status: Family<Stage, Counter>,
-    batches: Family<Stage, Counter>,
-    batch_seconds: Family<Stage, Histogram, fn() -> Histogram>,
-    retries: Family<Stage, Counter>,
-    position: Family<Partition, Gauge>,
-    newest_record: Family<Stage, Gauge>,
+    records: Family<OutcomeLabels, Counter>,
+    output_records: Family<StageLabels, Counter>,
+    dead_letters: Family<CodeLabels, Counter>,
+    unknown_order_status: Family<StageLabels, Counter>,
+    batches: Family<StageLabels, Counter>,
+    batch_duration_seconds: Family<StageLabels, Histogram, fn() -> Histogram>,
+    batch_retries: Family<StageLabels, Counter>,
+    position: Family<PartitionLabels, Gauge>,
+    newest_record_timestamp_seconds: Family<StageLabels, Gauge>,
 }
 
 impl Metrics {
-    /// Registers every figure.
+    /// Creates the metrics and registers each of them.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 14));
         let metrics = Self {
             records: Family::default(),
-            published: Family::default(),
+            output_records: Family::default(),
             dead_letters: Family::default(),
-            unknown_status: Family::default(),
+            unknown_order_status: Family::default(),
             batches: Family::default(),
-            batch_seconds: Family::new_with_constructor(histogram),
-            retries: Family::default(),
+            batch_duration_seconds: Family::new_with_constructor(histogram),
+            batch_retries: Family::default(),
             position: Family::default(),
-            newest_record: Family::default(),
+            newest_record_timestamp_seconds: Family::default(),
         };
         let help = "Records by outcome: stored, duplicate, pending or dead_lettered";
         registry.register(RECORDS, help, metrics.records.clone());
-        registry.register(
-            PUBLISHED,
-            "Messages published to the next topic",
-            metrics.published.clone(),
-        );
+        let help = "Messages published to the output topic";
+        registry.register(OUTPUT_RECORDS, help, metrics.output_records.clone());
         registry.register(DEAD_LETTERS, "Dead letters by code", metrics.dead_letters.clone());
-        let help = "Stored orders whose status the worker does not know";
-        registry.register(UNKNOWN_STATUS, help, metrics.unknown_status.clone());
-        registry.register(BATCHES, "Batches committed", metrics.batches.clone());
+        let help = "Stored order versions with a status that the worker does not know";
+        registry.register(UNKNOWN_ORDER_STATUS, help, metrics.unknown_order_status.clone());
+        registry.register(BATCHES, "Committed batches", metrics.batches.clone());
+        let help = "Seconds from the position check of a batch to its commit";
         registry.register(
-            BATCH_SECONDS,
-            "Seconds from claim to commit of a batch",
-            metrics.batch_seconds.clone(),
+            BATCH_DURATION_SECONDS,
+            help,
+            metrics.batch_duration_seconds.clone(),
         );
+        let help = "Failed attempts to commit a batch, each followed by a retry";
+        registry.register(BATCH_RETRIES, help, metrics.batch_retries.clone());
+        let help = "Stored position: the next offset to read";
+        registry.register(POSITION, help, metrics.position.clone());
         registry.register(
-            RETRIES,
-            "Attempts of a batch that failed and were tried again",
-            metrics.retries.clone(),
+            NEWEST_RECORD_TIMESTAMP_SECONDS,
+            "Kafka timestamp of the newest committed record, in seconds since the Unix epoch",
+            metrics.newest_record_timestamp_seconds.clone(),
         );
-        registry.register(
-            POSITION,
-            "Position after the last committed record",
-            metrics.position.clone(),
-        );
-        let help = "Timestamp of the newest record that was committed";
-        registry.register(NEWEST_RECORD, help, metrics.newest_record.clone());
+        register_build_info(registry);
+        #[cfg(target_os = "linux")]
+        registry.register_collector(Box::new(telemetry::process::ProcessCollector));
         metrics
     }
 
-    /// Counts a batch that is committed; `seconds` since its claim.
-    pub fn committed(&self, stage: &str, published: &Published, seconds: f64) {
-        let labels = Stage {
+    /// Counts a committed batch. `seconds` is the time since its position check.
+    pub fn record_batch(&self, stage: &str, published: &Published, seconds: f64) {
+        let labels = StageLabels {
             stage: stage.to_owned(),
         };
         let effects = &published.effects;
@@ -127,85 +132,103 @@ impl Metrics {
             ("stored", effects.stored),
             ("duplicate", effects.duplicate),
             ("pending", effects.pending),
-            ("dead_lettered", published.dead.len()),
+            ("dead_lettered", published.dead_letters.len()),
         ] {
             self.records
-                .get_or_create(&Outcome {
+                .get_or_create(&OutcomeLabels {
                     stage: stage.to_owned(),
                     outcome,
                 })
                 .inc_by(count as u64);
         }
-        self.published
+        self.output_records
             .get_or_create(&labels)
             .inc_by(effects.publish.len() as u64);
-        self.unknown_status
+        self.unknown_order_status
             .get_or_create(&labels)
             .inc_by(effects.unknown_status as u64);
-        for code in &published.dead {
+        for code in &published.dead_letters {
             self.dead_letters
-                .get_or_create(&Code {
+                .get_or_create(&CodeLabels {
                     stage: stage.to_owned(),
                     code: code.to_string(),
                 })
                 .inc();
         }
         self.batches.get_or_create(&labels).inc();
-        self.batch_seconds.get_or_create(&labels).observe(seconds);
-        for (&partition, &offset) in &published.moves.positions {
+        self.batch_duration_seconds
+            .get_or_create(&labels)
+            .observe(seconds);
+        for (&partition, &offset) in &published.offset_updates.positions {
             self.position
-                .get_or_create(&Partition {
+                .get_or_create(&PartitionLabels {
                     stage: stage.to_owned(),
                     partition,
                 })
                 .set(offset);
         }
-        if let Some(newest) = published.newest {
-            let gauge = self.newest_record.get_or_create(&labels);
-            gauge.set(gauge.get().max(newest / 1000));
+        if let Some(milliseconds) = published.newest_timestamp {
+            let gauge = self.newest_record_timestamp_seconds.get_or_create(&labels);
+            gauge.set(gauge.get().max(milliseconds / 1000));
         }
     }
 
-    /// Counts an attempt that failed.
-    pub fn retried(&self, stage: &str) {
-        self.retries
-            .get_or_create(&Stage {
+    /// Counts a failed attempt to commit a batch.
+    pub fn record_retry(&self, stage: &str) {
+        self.batch_retries
+            .get_or_create(&StageLabels {
                 stage: stage.to_owned(),
             })
             .inc();
     }
 }
 
+fn register_build_info(registry: &mut Registry) {
+    let build_info = Family::<BuildLabels, Gauge>::default();
+    build_info
+        .get_or_create(&BuildLabels {
+            version: env!("CARGO_PKG_VERSION"),
+        })
+        .set(1);
+    registry.register(BUILD_INFO, "Version of the worker; always 1", build_info);
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::Arc;
 
+    use super::health::HealthCollector;
     use super::*;
-    use crate::rejection::Code as Rejected;
+    use crate::health::Health;
+    use crate::rejection::Code;
 
     #[test]
-    fn every_figure_is_documented_and_no_other() {
-        let page = include_str!("../../docs/worker.md");
+    fn every_exported_metric_is_documented_and_vice_versa() {
+        let page = include_str!("../../docs/metrics.md");
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let mut published = Published {
-            dead: vec![Rejected::ParseError],
-            newest: Some(1),
+            dead_letters: vec![Code::ParseError],
+            newest_timestamp: Some(1),
             ..Published::default()
         };
-        published.moves.positions.insert(0, 7);
-        metrics.committed("stg", &published, 0.1);
-        metrics.retried("stg");
-        let health = std::sync::Arc::new(crate::health::Health::new("stg"));
-        registry.register_collector(Box::new(trouble::Troubles(vec![health])));
+        published.offset_updates.positions.insert(0, 7);
+        metrics.record_batch("stg", &published, 0.1);
+        metrics.record_retry("stg");
+        let health = Arc::new(Health::new("stg"));
+        registry.register_collector(Box::new(HealthCollector(vec![health])));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-        let rows = page
+        let names = page
             .lines()
-            .filter_map(|line| line.strip_prefix("| `streamstage_")?.split('`').next());
-        let documented: BTreeSet<String> = rows.map(|row| format!("streamstage_{row}")).collect();
-        // A counter is written out, and looked at, with this ending.
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let documented: BTreeSet<String> = names
+            .filter(|name| name.starts_with("streamstage_worker_") || name.starts_with("process_"))
+            .map(ToOwned::to_owned)
+            .collect();
+        // The encoder adds this suffix to a counter, so queries and the page have it.
         let exported: BTreeSet<String> = types
             .map(|line| {
                 line.strip_suffix(" counter").map_or_else(

@@ -1,95 +1,108 @@
-//! Where a stage stands: the spans of offsets that batches cover, and what the stored position says of them.
+//! Offset ranges of batches, and the position check: how a range compares with the stored position.
 //!
-//! PostgreSQL owns the position; Kafka's committed offsets are a mirror for whoever reads the lag. Pure: the
-//! SQL is in [`crate::warehouse`]. Asked first in every transaction, before any effect is written.
+//! PostgreSQL owns the position; the offsets committed to Kafka are a copy for monitoring. Every transaction begins
+//! with the position check, before any effect is written. It fences a worker that no longer owns the partition, and
+//! it skips records that were applied before. Pure: the SQL is in [`crate::warehouse`].
 
 use std::collections::BTreeMap;
 
-/// Offsets of one partition that a batch covers: from `from` up to, not including, `to`.
+/// Offsets of one partition that a batch covers: `from` inclusive, `to` exclusive.
 ///
-/// `from` is where the batch before it ended, not its first record: offsets have gaps (compaction, transaction
-/// markers), and a comparison with the stored position must not stumble over them.
+/// `from` is the end of the previous batch, not the first record. Offsets have gaps (compaction, transaction markers),
+/// and the comparison with the stored position must not mistake a gap for missing records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// The position that the batch was read from.
+pub struct OffsetRange {
+    /// Position from which the batch was read.
     pub from: i64,
-    /// The position after its last record.
+    /// Position after the last record.
     pub to: i64,
 }
 
-/// The spans of a batch by partition.
-pub type Spans = BTreeMap<i32, Span>;
+/// Offset ranges of a batch, by partition.
+pub type OffsetRanges = BTreeMap<i32, OffsetRange>;
 
-/// What the stored position says of a span.
+/// Formats offset ranges for a log field, such as `0:10..20 3:7..9`.
+#[must_use]
+pub fn format_ranges(ranges: &OffsetRanges) -> String {
+    let ranges = ranges
+        .iter()
+        .map(|(partition, range)| format!("{partition}:{}..{}", range.from, range.to));
+    ranges.collect::<Vec<_>>().join(" ")
+}
+
+/// Result of the position check for one offset range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Apply the records from this offset on: all of them, or those that nobody has applied yet.
+pub enum RangeStatus {
+    /// Records at or after this offset are to be applied; earlier ones were applied before.
     Apply(i64),
-    /// All of it is applied: by an earlier attempt whose commit went through, or by another owner.
+    /// Every record was applied before: by an attempt whose commit succeeded, or by another owner of the partition.
     Applied,
-    /// Records before the span are missing (the database was restored to an earlier point): read from here.
+    /// Records before the range are missing, because the database was restored to an earlier point: read from here.
     SeekBack(i64),
 }
 
-/// Compares a span with the stored position.
+/// Compares an offset range with the stored position.
 #[must_use]
-pub fn verdict(span: Span, stored: i64) -> Verdict {
-    if stored < span.from {
-        Verdict::SeekBack(stored)
-    } else if stored < span.to {
-        Verdict::Apply(stored)
+pub fn compare_position(range: OffsetRange, stored: i64) -> RangeStatus {
+    if stored < range.from {
+        RangeStatus::SeekBack(stored)
+    } else if stored < range.to {
+        RangeStatus::Apply(stored)
     } else {
-        Verdict::Applied
+        RangeStatus::Applied
     }
 }
 
-/// What a batch may do in this transaction, by partition.
+/// Records of a batch that this transaction applies, by partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Claim {
-    /// Offset from which on the records of a partition are applied; a partition that is not here is left alone.
-    pub floors: BTreeMap<i32, i64>,
-    /// Partitions to read again, and from where.
+pub struct ApplyPlan {
+    /// First offset to apply; a partition that is absent is skipped.
+    pub apply_from: BTreeMap<i32, i64>,
+    /// Partitions to read again, and the offset to start at.
     pub seeks: BTreeMap<i32, i64>,
 }
 
-impl Claim {
-    /// Decides for every span, given the stored positions; a partition without one is left alone.
+impl ApplyPlan {
+    /// Checks every range against the stored positions; a partition without a stored position is skipped.
     #[must_use]
-    pub fn of(spans: &Spans, stored: &BTreeMap<i32, i64>) -> Self {
-        let mut claim = Self::default();
-        for (&partition, &span) in spans {
+    pub fn new(ranges: &OffsetRanges, stored: &BTreeMap<i32, i64>) -> Self {
+        let mut plan = Self::default();
+        for (&partition, &range) in ranges {
             let Some(&stored) = stored.get(&partition) else {
                 continue;
             };
-            match verdict(span, stored) {
-                Verdict::Apply(floor) => drop(claim.floors.insert(partition, floor)),
-                Verdict::SeekBack(offset) => drop(claim.seeks.insert(partition, offset)),
-                Verdict::Applied => {}
+            match compare_position(range, stored) {
+                RangeStatus::Apply(offset) => drop(plan.apply_from.insert(partition, offset)),
+                RangeStatus::SeekBack(offset) => drop(plan.seeks.insert(partition, offset)),
+                RangeStatus::Applied => {}
             }
         }
-        claim
+        plan
     }
 
-    /// Whether the record at this place is to be applied.
+    /// Returns true if the record at this offset is to be applied.
     #[must_use]
-    pub fn covers(&self, partition: i32, offset: i64) -> bool {
-        self.floors.get(&partition).is_some_and(|&floor| offset >= floor)
+    pub fn includes(&self, partition: i32, offset: i64) -> bool {
+        self.apply_from
+            .get(&partition)
+            .is_some_and(|&apply_from| offset >= apply_from)
     }
 }
 
-/// What `worker reset-offsets`, or a partition that has no position yet, starts from.
+/// Offsets that the log of a partition retains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Offset of the first record that the log still holds.
+pub struct LogRange {
+    /// Log start offset: the first record that is retained.
     pub start: i64,
-    /// Offset after the last record.
+    /// Log end offset: the position after the last record.
     pub end: i64,
 }
 
-impl Bounds {
-    /// Whether reading can go on from `offset`.
+impl LogRange {
+    /// Returns true if a consumer can start at `offset`; the end offset counts, because the next record will be
+    /// there.
     #[must_use]
-    pub fn hold(&self, offset: i64) -> bool {
+    pub fn contains(&self, offset: i64) -> bool {
         (self.start..=self.end).contains(&offset)
     }
 }
@@ -99,22 +112,28 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SPAN: Span = Span { from: 10, to: 20 };
+    const RANGE: OffsetRange = OffsetRange { from: 10, to: 20 };
 
     #[test]
-    fn each_stored_position_gets_its_verdict() {
-        assert_eq!(verdict(SPAN, 10), Verdict::Apply(10));
-        assert_eq!(verdict(SPAN, 15), Verdict::Apply(15));
-        assert_eq!(verdict(SPAN, 20), Verdict::Applied);
-        assert_eq!(verdict(SPAN, 99), Verdict::Applied);
-        assert_eq!(verdict(SPAN, 9), Verdict::SeekBack(9));
+    fn each_stored_position_has_its_range_status() {
+        assert_eq!(compare_position(RANGE, 10), RangeStatus::Apply(10));
+        assert_eq!(compare_position(RANGE, 15), RangeStatus::Apply(15));
+        assert_eq!(compare_position(RANGE, 20), RangeStatus::Applied);
+        assert_eq!(compare_position(RANGE, 99), RangeStatus::Applied);
+        assert_eq!(compare_position(RANGE, 9), RangeStatus::SeekBack(9));
     }
 
     #[test]
-    fn the_end_of_the_log_can_be_read_from_and_the_offset_after_it_cannot() {
-        let bounds = Bounds { start: 5, end: 9 };
-        assert!(bounds.hold(5) && bounds.hold(9));
-        assert!(!bounds.hold(4) && !bounds.hold(10));
+    fn a_consumer_can_start_at_the_log_end_offset_but_not_after_it() {
+        let log = LogRange { start: 5, end: 9 };
+        assert!(log.contains(5) && log.contains(9));
+        assert!(!log.contains(4) && !log.contains(10));
+    }
+
+    #[test]
+    fn the_log_field_of_a_batch_names_every_partition_and_its_offsets() {
+        let ranges = OffsetRanges::from([(0, RANGE), (3, OffsetRange { from: 7, to: 9 })]);
+        assert_eq!(format_ranges(&ranges), "0:10..20 3:7..9");
     }
 
     proptest! {
@@ -124,13 +143,13 @@ mod tests {
             let (mut stored, mut reads, mut applied) = (0, [0, 0], Vec::new());
             for (owner, length) in turns {
                 let read = &mut reads[usize::from(owner)];
-                let span = Span { from: *read, to: *read + 1 + i64::from(length % 5) };
-                let claim = Claim::of(&Spans::from([(0, span)]), &BTreeMap::from([(0, stored)]));
-                applied.extend((span.from..span.to).filter(|&offset| claim.covers(0, offset)));
-                if claim.floors.contains_key(&0) {
-                    stored = span.to;
+                let range = OffsetRange { from: *read, to: *read + 1 + i64::from(length % 5) };
+                let plan = ApplyPlan::new(&OffsetRanges::from([(0, range)]), &BTreeMap::from([(0, stored)]));
+                applied.extend((range.from..range.to).filter(|&offset| plan.includes(0, offset)));
+                if plan.apply_from.contains_key(&0) {
+                    stored = range.to;
                 }
-                *read = claim.seeks.get(&0).copied().unwrap_or(span.to);
+                *read = plan.seeks.get(&0).copied().unwrap_or(range.to);
             }
             prop_assert!(applied.iter().copied().eq(0..stored));
         }

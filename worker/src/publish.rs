@@ -2,10 +2,10 @@
     clippy::disallowed_types,
     reason = "edge: writes outputs and dead letters to Kafka"
 )]
-//! Publishes what a batch produced, and waits until every message is acknowledged.
+//! Publishes the outputs and dead letters of a batch, and waits until every message is acknowledged.
 //!
-//! Called after the effects are written and before they are committed: what PostgreSQL holds is on its way for
-//! certain. A message that is published twice, because the commit failed, is the same message twice.
+//! Runs after the effects are written and before they are committed, so every committed effect has been published. If
+//! the commit fails, the retry publishes identical messages again.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,58 +20,70 @@ use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-use crate::batch::Rejected;
+use crate::batch::RejectedRecord;
 use crate::dead_letter::{self, Origin};
 use crate::decode::{DIGEST_HEADER, to_hex};
-use crate::layer::Output;
-use crate::policy::Policy;
+use crate::error_policy::ErrorPolicy;
+use crate::output::Output;
 use crate::record::{Header, Record};
 
-/// What a record batch needs beside the value: its header, the key, the digest.
-const OVERHEAD: usize = 512;
-/// What Kafka takes by default (`message.max.bytes`), when the topic's setting cannot be read.
+/// Bytes of a producer batch besides the value: batch header, key and digest.
+const RECORD_OVERHEAD_BYTES: usize = 512;
+/// Kafka's default of `message.max.bytes`, assumed if the topic's setting cannot be read.
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
-/// Largest batch of the client (`batch.size`), unless the topics take less.
-const BATCH_BYTES: usize = 1_000_000;
-/// How long a call to the brokers may take.
-const CALL: Duration = Duration::from_secs(10);
+/// Maximum size of a producer batch (`batch.size`), unless a topic's limit is lower.
+const MAX_BATCH_BYTES: usize = 1_000_000;
+/// Timeout of a request to the brokers.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Largest value that the output topic takes, in bytes; read from the topic, shared with the layer.
+/// Delay before a message is enqueued again, if the client's queue is full of acknowledged messages it has not
+/// released.
+const QUEUE_FULL_DELAY: Duration = Duration::from_millis(5);
+/// Detail of an `OutputTooLarge` rejection if the limit of the output topic is unknown.
+pub const TOO_LARGE_FOR_UNKNOWN_LIMIT: &str =
+    "the output topic rejects the message, and the stage is not authorized to read its max.message.bytes";
+
+/// Largest value that the output topic accepts, in bytes. Clones share the value, which the publisher refreshes.
 #[derive(Clone, Debug)]
 pub struct OutputLimit(Arc<AtomicUsize>);
 
 impl OutputLimit {
-    /// The limit of a topic that takes `max_message_bytes`.
+    /// Limit of a topic with this `max.message.bytes`.
     #[must_use]
-    pub fn of_topic(max_message_bytes: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(
-            max_message_bytes.saturating_sub(OVERHEAD),
-        )))
+    pub fn from_max_message_bytes(max_message_bytes: usize) -> Self {
+        let limit = Self(Arc::default());
+        limit.set_max_message_bytes(max_message_bytes);
+        limit
     }
 
-    /// Bytes that a value may have.
+    /// Maximum bytes of a value.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
+
+    fn set_max_message_bytes(&self, max_message_bytes: usize) {
+        let bytes = max_message_bytes.saturating_sub(RECORD_OVERHEAD_BYTES);
+        self.0.store(bytes, Ordering::Relaxed);
+    }
 }
 
-/// Why publishing failed. Nothing of the batch is committed then.
+/// Error of a publish. Nothing of the batch is committed then.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// The topic takes less than it did when the limit was read.
-    #[error("topic {0} refuses a message as too large")]
+    /// The topic's limit was lowered since it was read.
+    #[error("topic {0} rejects a message as too large; raise its max.message.bytes")]
     TooLarge(String),
-    /// Kafka did not take a message, or did not say so in time.
+    /// A message was not acknowledged: rejected, or not confirmed in time.
     #[error("topic {topic}: {source}; check that the topic exists and that the stage may write to it")]
-    Refused {
-        /// The topic.
+    Unacknowledged {
+        /// Topic of the message.
         topic: String,
-        /// What the client says.
+        /// Error of the client.
         source: KafkaError,
     },
-    /// The client can do nothing more.
-    #[error("Kafka's client gave up: {0}; the worker has to be started again")]
+    /// The client cannot recover.
+    #[error("fatal Kafka client error: {0}; restart the worker")]
     Fatal(KafkaError),
 }
 
@@ -80,56 +92,53 @@ impl PublishError {
         match source.rdkafka_error_code() {
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => Self::TooLarge(topic.to_owned()),
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::OutOfOrderSequenceNumber) => Self::Fatal(source),
-            _ => Self::Refused {
+            _ => Self::Unacknowledged {
                 topic: topic.to_owned(),
                 source,
             },
         }
     }
 
-    /// Whether the client has no room for another message.
     fn is_queue_full(&self) -> bool {
-        let Self::Refused { source, .. } = self else {
+        let Self::Unacknowledged { source, .. } = self else {
             return false;
         };
         source.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
     }
 
-    /// See the table in [`crate::policy`].
+    /// Policy by the table in [`crate::error_policy`].
     #[must_use]
-    pub fn policy(&self) -> Policy {
+    pub fn policy(&self) -> ErrorPolicy {
         match self {
-            Self::TooLarge(_) => Policy::DeadLetter,
-            Self::Refused { .. } => Policy::Retry,
-            Self::Fatal(_) => Policy::Stop,
+            Self::TooLarge(_) => ErrorPolicy::DeadLetter,
+            Self::Unacknowledged { .. } => ErrorPolicy::Retry,
+            Self::Fatal(_) => ErrorPolicy::Stop,
         }
     }
 }
 
-/// The publishing side of a stage.
+/// Messages that the client has accepted and the brokers have not acknowledged, with their topics.
+type InFlightMessages<'t> = VecDeque<(&'t str, DeliveryFuture)>;
+
+/// Producer of one stage.
 pub struct Publisher {
-    /// Replaced when the topics take less than its largest batch.
+    /// Recreated with a smaller batch size if a topic's limit is lower.
     producer: RwLock<FutureProducer>,
     config: ClientConfig,
     output: Option<String>,
     dead_letter: String,
     limit: OutputLimit,
-    /// Whether each message is a batch of its own, because nobody tells what the topics take.
-    singly: AtomicBool,
+    /// True if each message is a producer batch of its own, because the limits of the topics cannot be read.
+    is_batching_disabled: AtomicBool,
     origin: Origin,
 }
 
-/// How long the client is given to let go of messages that are acknowledged.
-const ROOM: Duration = Duration::from_millis(5);
-
-/// Messages that are on their way, and their topics.
-type OnTheWay<'t> = VecDeque<(&'t str, DeliveryFuture)>;
-
 impl Publisher {
-    /// Sets up the client; `config` has the servers and the credentials, `output` is the next topic.
+    /// Creates the producer. `config` has the servers and the credentials; `output` is `None` for a stage without an
+    /// output topic.
     ///
     /// # Errors
-    /// When the client refuses the settings.
+    /// If the client rejects the settings.
     pub fn new(
         mut config: ClientConfig,
         output: Option<String>,
@@ -141,75 +150,78 @@ impl Publisher {
             .set("acks", "all")
             .set("linger.ms", "2")
             .set("compression.type", "lz4")
-            // The same key goes to the same partition as with Kafka's own clients.
+            // The default partitioner of Kafka's Java client: a key has the same partition with both.
             .set("partitioner", "murmur2_random")
-            // The broker knows what the topic takes; see OutputLimit.
+            // The topic's own limit applies; see OutputLimit.
             .set("message.max.bytes", "104857600")
             .set("queue.buffering.max.kbytes", "131072")
-            // Shorter than the server waits for an idle transaction (see warehouse).
+            // Shorter than the `idle_in_transaction_session_timeout` of the warehouse.
             .set("message.timeout.ms", "30000");
-        let producer = RwLock::new(producer(&config, BATCH_BYTES)?);
-        let limit = OutputLimit::of_topic(DEFAULT_MAX_MESSAGE_BYTES);
+        let producer = RwLock::new(create_producer(&config, MAX_BATCH_BYTES)?);
+        let limit = OutputLimit::from_max_message_bytes(DEFAULT_MAX_MESSAGE_BYTES);
         Ok(Self {
             producer,
             config,
             output,
             dead_letter,
             limit,
-            singly: AtomicBool::new(false),
+            is_batching_disabled: AtomicBool::new(false),
             origin,
         })
     }
 
-    /// The limit, which [`Self::read_limit`] updates.
+    /// Limit of the output topic; [`Self::refresh_limit`] updates it.
     #[must_use]
     pub fn limit(&self) -> OutputLimit {
         self.limit.clone()
     }
 
-    /// Reads what the topics take; whether Kafka tells it of the output topic. A stage that may not read a topic's
-    /// settings keeps Kafka's default.
-    pub async fn read_limit(&self) -> bool {
-        let mut taken = self.max_message_bytes(&self.dead_letter).await;
+    /// Reads the limits of the topics again. Returns true if the limit of the output topic is known; otherwise the
+    /// last known limit, or Kafka's default, applies.
+    pub async fn refresh_limit(&self) -> bool {
+        let mut lowest = self.max_message_bytes(&self.dead_letter).await;
         let output = match &self.output {
             Some(topic) => self.max_message_bytes(topic).await,
             None => None,
         };
         if let Some(bytes) = output {
-            self.limit
-                .0
-                .store(bytes.saturating_sub(OVERHEAD), Ordering::Relaxed);
-            taken = taken.into_iter().chain([bytes]).min();
+            self.limit.set_max_message_bytes(bytes);
+            lowest = lowest.into_iter().chain([bytes]).min();
         }
-        let taken = taken.map_or(BATCH_BYTES, |bytes| bytes.saturating_sub(OVERHEAD).max(1));
-        // The broker measures a batch, not its messages: one that is too large is refused with all of them.
-        if taken < BATCH_BYTES && !self.singly.load(Ordering::Relaxed) {
-            self.take_batches_of(taken);
+        let batch_bytes = lowest.map_or(MAX_BATCH_BYTES, |bytes| {
+            bytes.saturating_sub(RECORD_OVERHEAD_BYTES).max(1)
+        });
+        // The broker applies the limit to a producer batch, not to a message: it rejects a too large batch as a
+        // whole.
+        if batch_bytes < MAX_BATCH_BYTES && !self.is_batching_disabled.load(Ordering::Relaxed) {
+            self.set_batch_bytes(batch_bytes);
         }
         output.is_some()
     }
 
-    /// Sends each message in a batch of its own from now on; `false` when it does so already.
-    pub fn send_singly(&self) -> bool {
-        let begins = !self.singly.swap(true, Ordering::Relaxed);
-        if begins {
-            self.take_batches_of(1);
+    /// Sends each message in a producer batch of its own from now on. Returns false if that was so already.
+    pub fn disable_batching(&self) -> bool {
+        let was_enabled = !self.is_batching_disabled.swap(true, Ordering::Relaxed);
+        if was_enabled {
+            self.set_batch_bytes(1);
         }
-        begins
+        was_enabled
     }
 
-    fn take_batches_of(&self, bytes: usize) {
-        match producer(&self.config, bytes) {
-            Ok(smaller) => *self.producer.write().unwrap_or_else(PoisonError::into_inner) = smaller,
-            Err(error) => tracing::warn!(%error, "the size of batches stays as it is"),
+    fn set_batch_bytes(&self, bytes: usize) {
+        match create_producer(&self.config, bytes) {
+            Ok(producer) => {
+                *self.producer.write().unwrap_or_else(PoisonError::into_inner) = producer;
+            }
+            Err(error) => tracing::warn!(%error, "failed to recreate producer, batch size unchanged"),
         }
     }
 
-    /// `max.message.bytes` of a topic, if Kafka tells.
+    /// `max.message.bytes` of a topic; `None` if it cannot be read.
     async fn max_message_bytes(&self, topic: &str) -> Option<usize> {
         let described = async {
             let admin: AdminClient<DefaultClientContext> = self.config.create()?;
-            let options = AdminOptions::new().request_timeout(Some(CALL));
+            let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
             admin
                 .describe_configs([&ResourceSpecifier::Topic(topic)], &options)
                 .await
@@ -224,72 +236,70 @@ impl Publisher {
                 .ok()
         });
         if bytes.is_none() {
-            tracing::warn!(
-                topic,
-                "cannot read max.message.bytes of the topic; taking Kafka's default"
-            );
+            tracing::warn!(topic, "failed to read max.message.bytes, assuming the default");
         }
         bytes
     }
 
-    /// Publishes outputs and dead letters; returns once every one of them is acknowledged.
+    /// Publishes outputs and dead letters; returns after every one of them is acknowledged.
     ///
-    /// A dead letter that its topic refuses as too large is left to the table, which holds it in full.
+    /// A dead letter that is too large for its topic is skipped: the table `streamstage.dead_letter` has it in full.
     ///
     /// # Errors
-    /// See [`PublishError`]; some messages may be published all the same.
+    /// See [`PublishError`]; some messages may be published nevertheless.
     pub async fn publish(
         &self,
         outputs: impl Iterator<Item = &Output> + Send,
-        dead: &[Rejected],
+        dead_letters: &[RejectedRecord],
     ) -> Result<(), PublishError> {
-        let mut sent = OnTheWay::new();
+        let mut in_flight = InFlightMessages::new();
         if let Some(topic) = &self.output {
             for output in outputs {
-                self.put(&mut sent, topic, || self.send_output(topic, output))
+                self.enqueue(&mut in_flight, topic, || self.send_output(topic, output))
                     .await?;
             }
         }
         let topic = &self.dead_letter;
-        for letter in dead {
-            let headers = dead_letter::headers(&self.origin, letter);
-            self.put(&mut sent, topic, || {
-                self.send_record(topic, &letter.record, &headers)
+        for rejected in dead_letters {
+            let headers = dead_letter::build_headers(&self.origin, rejected);
+            self.enqueue(&mut in_flight, topic, || {
+                self.send_record(topic, &rejected.record, &headers)
             })
             .await?;
         }
-        self.all_acknowledged(sent).await
+        self.wait_all_acknowledged(in_flight).await
     }
 
-    /// Hands one message to the client. When the client's queue is full, the acknowledgements of what was sent before
-    /// make room; what is left then is another task's, or is just being let go.
-    async fn put<'t>(
+    /// Passes one message to the client. If the client's queue is full, waits for the acknowledgement of the oldest
+    /// in-flight message. Without one, the queue is full of messages of another task, or of acknowledged ones that
+    /// the client has not released yet.
+    async fn enqueue<'t>(
         &self,
-        sent: &mut OnTheWay<'t>,
+        in_flight: &mut InFlightMessages<'t>,
         topic: &'t str,
-        hand_over: impl Fn() -> Result<DeliveryFuture, PublishError> + Send,
+        send: impl Fn() -> Result<DeliveryFuture, PublishError> + Send,
     ) -> Result<(), PublishError> {
         loop {
-            let delivery = hand_over();
+            let delivery = send();
             if !delivery.as_ref().is_err_and(PublishError::is_queue_full) {
-                sent.push_back((topic, delivery?));
+                in_flight.push_back((topic, delivery?));
                 return Ok(());
             }
-            match sent.pop_front() {
-                Some((topic, earlier)) => self.acknowledged(topic, earlier).await?,
-                None => tokio::time::sleep(ROOM).await,
+            match in_flight.pop_front() {
+                Some((topic, oldest)) => self.wait_acknowledged(topic, oldest).await?,
+                None => tokio::time::sleep(QUEUE_FULL_DELAY).await,
             }
         }
     }
 
-    async fn all_acknowledged(&self, sent: OnTheWay<'_>) -> Result<(), PublishError> {
-        for (topic, delivery) in sent {
-            self.acknowledged(topic, delivery).await?;
+    async fn wait_all_acknowledged(&self, in_flight: InFlightMessages<'_>) -> Result<(), PublishError> {
+        for (topic, delivery) in in_flight {
+            self.wait_acknowledged(topic, delivery).await?;
         }
         Ok(())
     }
 
-    async fn acknowledged(&self, topic: &str, delivery: DeliveryFuture) -> Result<(), PublishError> {
+    async fn wait_acknowledged(&self, topic: &str, delivery: DeliveryFuture) -> Result<(), PublishError> {
         let error = match delivery.await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err((error, _))) => PublishError::new(topic, error),
@@ -298,27 +308,27 @@ impl Publisher {
         if topic == self.dead_letter && matches!(error, PublishError::TooLarge(_)) {
             tracing::warn!(
                 topic,
-                "a dead letter is too large for its topic; streamstage.dead_letter has it"
+                "dead letter too large for its topic; stored in streamstage.dead_letter only"
             );
             return Ok(());
         }
         Err(error)
     }
 
-    /// Sends records back to the source topic as they came, to any of its partitions.
+    /// Redrives records: sends them to the source topic unchanged, to any of its partitions.
     ///
     /// # Errors
-    /// See [`PublishError`]; some records may be sent all the same.
-    pub async fn send_back(&self, records: impl Iterator<Item = &Record> + Send) -> Result<(), PublishError> {
+    /// See [`PublishError`]; some records may be sent nevertheless.
+    pub async fn redrive(&self, records: impl Iterator<Item = &Record> + Send) -> Result<(), PublishError> {
         let topic = &self.origin.topic;
-        let mut sent = OnTheWay::new();
+        let mut in_flight = InFlightMessages::new();
         for record in records {
-            self.put(&mut sent, topic, || {
+            self.enqueue(&mut in_flight, topic, || {
                 self.send_record(topic, record, &record.headers)
             })
             .await?;
         }
-        self.all_acknowledged(sent).await
+        self.wait_all_acknowledged(in_flight).await
     }
 
     fn send_output(&self, topic: &str, output: &Output) -> Result<DeliveryFuture, PublishError> {
@@ -367,8 +377,8 @@ impl Publisher {
     }
 }
 
-/// A client whose batches hold so many bytes at most, or one message.
-fn producer(config: &ClientConfig, batch_bytes: usize) -> Result<FutureProducer, KafkaError> {
+/// Creates a producer whose batches have at most `batch_bytes` bytes, or one message.
+fn create_producer(config: &ClientConfig, batch_bytes: usize) -> Result<FutureProducer, KafkaError> {
     let mut config = config.clone();
     config.set("batch.size", batch_bytes.to_string());
     config.create()
@@ -381,7 +391,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_batch_of_more_messages_than_the_queue_holds_is_published() {
+    async fn a_batch_that_exceeds_the_queue_of_the_client_is_published() {
         let kafka = MockCluster::new(1).expect("a mock cluster");
         kafka.create_topic("out", 1, 1).expect("a topic");
         let mut config = ClientConfig::new();

@@ -1,37 +1,37 @@
-//! A Kafka record as the worker holds it: plain bytes and where they came from.
+//! A Kafka record: its bytes as received, and its partition, offset and timestamp.
 //!
-//! Pure data, owned: a record outlives the client's buffer, because it may end in the dead letters untouched.
+//! Pure data. A record owns its bytes: it outlives the client's buffer, because it may become a dead letter.
 
 /// One record of a source topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Partition that it was read from.
+    /// Partition of the source topic.
     pub partition: i32,
     /// Offset within the partition.
     pub offset: i64,
-    /// Timestamp of the record in milliseconds since the Unix epoch, when the broker knows one.
+    /// Timestamp of the record in milliseconds since the Unix epoch; `None` if it is absent.
     pub timestamp: Option<i64>,
-    /// Key as it came.
+    /// Key as received.
     pub key: Option<Vec<u8>>,
-    /// Value as it came; `None` is a tombstone.
+    /// Value as received; `None` is a tombstone.
     pub value: Option<Vec<u8>>,
-    /// Headers as they came, in order, duplicates included.
+    /// Headers as received, in order, with duplicates.
     pub headers: Vec<Header>,
-    /// Headers that are left out, because their names are not UTF-8.
+    /// Number of headers that are left out because their names are not UTF-8.
     pub unreadable_headers: usize,
 }
 
 /// One header of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Name; Kafka allows a name to stand more than once.
+    /// Name; Kafka allows several headers of one name.
     pub name: String,
-    /// Value as it came.
+    /// Value as received; Kafka distinguishes null from empty.
     pub value: Option<Vec<u8>>,
 }
 
 impl Header {
-    /// A header with a textual value.
+    /// Creates a header with a UTF-8 value.
     #[must_use]
     pub fn text(name: &str, value: &str) -> Self {
         Self {
@@ -42,9 +42,9 @@ impl Header {
 }
 
 impl Record {
-    /// Bytes that the record holds: what `batch.maxBytes` counts.
+    /// Bytes of key, value and headers, as `batch.maxBytes` counts them.
     #[must_use]
-    pub fn size(&self) -> usize {
+    pub fn size_bytes(&self) -> usize {
         let headers = self
             .headers
             .iter()
@@ -52,7 +52,7 @@ impl Record {
         length(self.key.as_ref()) + length(self.value.as_ref()) + headers.sum::<usize>()
     }
 
-    /// The value of the last header of that name, which is the one that counts in Kafka's convention.
+    /// Value of the last header of that name; by Kafka's convention the last one counts.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers
@@ -68,12 +68,12 @@ fn length(bytes: Option<&Vec<u8>>) -> usize {
     bytes.map_or(0, Vec::len)
 }
 
-/// A record together with what the worker made of its value.
+/// A record with its decoded or enriched value.
 #[derive(Clone, Debug)]
 pub struct Item<T> {
-    /// The record as it came.
+    /// The record as received.
     pub record: Record,
-    /// What was decoded, or enriched, from it.
+    /// Decoded or enriched value.
     pub value: T,
 }
 
@@ -104,6 +104,6 @@ mod tests {
             headers: vec![Header::text("ab", "cde")],
             ..Record::default()
         };
-        assert_eq!(record.size(), 18);
+        assert_eq!(record.size_bytes(), 18);
     }
 }

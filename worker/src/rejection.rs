@@ -1,43 +1,44 @@
-//! Why a record cannot be taken: the codes of the dead letters.
+//! Rejections: the reasons for which a record becomes a dead letter, by code.
 //!
-//! A rejection is a verdict on the record alone. Trouble of a service is never one (see [`crate::policy`]).
+//! A rejection depends on the record alone. An unavailable dependency never causes one (see
+//! [`crate::error_policy`]).
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What is wrong with a record; the value of the header `streamstage-error-code`.
+/// Error code of a rejected record; the value of the header `streamstage-error-code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Code {
     /// Not a JSON object in UTF-8.
     ParseError,
     /// The value is null.
     Tombstone,
-    /// A field is missing, of another type, empty, or negative where it must not be.
+    /// A field is missing, has another type, is empty, or is negative where it must not be.
     ContractViolation,
-    /// An object holds the same key twice, so its meaning is not defined.
+    /// An object contains the same key twice, so its meaning is undefined.
     DuplicateKey,
     /// Nested deeper than [`crate::strict::MAX_DEPTH`].
     TooDeep,
     /// Not an order.
     UnsupportedType,
-    /// A string holds U+0000, which PostgreSQL cannot store.
+    /// A string contains U+0000, which PostgreSQL cannot store.
     NulCharacter,
-    /// A number that its column cannot hold exactly.
+    /// A number that its column cannot store exactly.
     NumberOutOfRange,
     /// A date that does not exist, or an `update_ts` further ahead than `limits.maxClockSkew`.
-    BadTimestamp,
+    InvalidTimestamp,
     /// More bytes or items than a message may have.
     TooLarge,
-    /// The message made from it is larger than the output topic takes.
+    /// The output message exceeds the output topic's `max.message.bytes`.
     OutputTooLarge,
-    /// The dictionary did not learn an id within `dictionary.maxWait`.
-    DictionaryMissing,
-    /// PostgreSQL refuses the values of this record.
-    WarehouseRefused,
+    /// A reference data entry was still missing after `referenceData.maxWait`.
+    ReferenceDataMissing,
+    /// PostgreSQL rejected the values of this record.
+    WarehouseRejected,
 }
 
 impl Code {
-    /// Every code, in the order of this list.
+    /// Every code, in the order of declaration.
     pub const ALL: [Self; 13] = [
         Self::ParseError,
         Self::Tombstone,
@@ -47,11 +48,11 @@ impl Code {
         Self::UnsupportedType,
         Self::NulCharacter,
         Self::NumberOutOfRange,
-        Self::BadTimestamp,
+        Self::InvalidTimestamp,
         Self::TooLarge,
         Self::OutputTooLarge,
-        Self::DictionaryMissing,
-        Self::WarehouseRefused,
+        Self::ReferenceDataMissing,
+        Self::WarehouseRejected,
     ];
 }
 
@@ -65,27 +66,27 @@ impl FromStr for Code {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|code| code.to_string() == text);
-        found.ok_or_else(|| {
+        let code = Self::ALL.into_iter().find(|code| code.to_string() == text);
+        code.ok_or_else(|| {
             format!(
-                "no such code; the codes are {}",
+                "unknown code; use one of {}",
                 Self::ALL.map(|code| code.to_string()).join(", ")
             )
         })
     }
 }
 
-/// The verdict that sends a record to the dead letters.
+/// Reason for which a record becomes a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// The kind of trouble.
+    /// Error code, for alerts and for `worker redrive --code`.
     pub code: Code,
-    /// Where and what, for the person who repairs it: a byte position or a JSON pointer, and the rule.
+    /// Location and cause, as text: a byte position or a JSON pointer, and the violated rule.
     pub detail: String,
 }
 
 impl Rejection {
-    /// A rejection with its detail.
+    /// Creates a rejection; for a contract violation use [`Self::contract_violation`].
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
@@ -94,9 +95,9 @@ impl Rejection {
         }
     }
 
-    /// A contract violation at a JSON pointer.
+    /// Creates a rejection with the code `ContractViolation` at a JSON pointer.
     #[must_use]
-    pub fn contract(pointer: impl fmt::Display, rule: &str) -> Self {
+    pub fn contract_violation(pointer: impl fmt::Display, rule: &str) -> Self {
         Self::new(Code::ContractViolation, format!("{pointer}: {rule}"))
     }
 }

@@ -1,8 +1,10 @@
-//! A stage at work: one consumer, one path, two tasks that overlap.
+//! Runs one stage: a consumer, a pipeline, and two tasks that overlap.
 //!
-//! While PostgreSQL writes one batch, the next is decoded and enriched. Stopping lets the batches in hand finish,
-//! then leaves the group.
+//! While PostgreSQL writes one batch, the next one is decoded and enriched. A shutdown lets the in-flight batches
+//! finish, then leaves the group. Every log line of a stage has the fields of its span, and every line of a batch
+//! those of the batch's span too.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,108 +12,120 @@ use crds::StreamStage;
 use rdkafka::consumer::CommitMode;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
-use crate::batch::{Batch, Enriched, Moves};
+use crate::batch::{Enriched, OffsetUpdates};
 use crate::connect::{self, ConnectError, Secrets};
-use crate::consume::{ConsumeError, Consumer, Limits, Source, Ticket, Ticketed};
+use crate::consume::{BatchLimits, ConsumeError, Consumer, ConsumerSettings, TrackedBatch};
 use crate::dead_letter::Origin;
-use crate::decode::Rules;
-use crate::health::{Health, Service};
-use crate::layer::Layer;
+use crate::decode::DecodeSettings;
+use crate::error_policy::ErrorPolicy;
+use crate::health::{Dependency, Health};
 use crate::layer::cdm::{self, Cdm};
 use crate::layer::dds::Dds;
-use crate::layer::stg::{Dictionary, Stg};
+use crate::layer::interface::Layer;
+use crate::layer::stg::{ReferenceDataStore, Stg};
 use crate::metrics::Metrics;
-use crate::path::{Path, PathError, retry_pending};
-use crate::policy::Policy;
+use crate::pipeline::{Pipeline, PipelineError};
 use crate::publish::{OutputLimit, Publisher};
-use crate::start::Start;
+use crate::start_offsets::WarehouseStartOffsets;
 use crate::warehouse::Warehouse;
 
-/// How often orders that wait for the dictionary are looked for.
-const PENDING_EVERY: Duration = Duration::from_secs(1);
-/// How long a held partition rests before its record is tried again.
-const HELD_FOR: Duration = Duration::from_secs(10);
+/// Interval between two queries for pending orders that are due, and between two attempts to install the tag rules.
+const PENDING_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Delay before the failing record of a blocked partition is read again.
+const BLOCKED_RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// Why a stage ended before it was told to.
+/// Terminal error of a stage.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
-    /// It cannot be connected.
+    /// The settings of a connection are invalid.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// Reading failed.
+    /// The consumer failed.
     #[error(transparent)]
     Consume(#[from] ConsumeError),
-    /// A batch failed for good.
+    /// A batch failed.
     #[error(transparent)]
-    Path(#[from] PathError),
+    Pipeline(#[from] PipelineError),
     /// A task of the stage panicked.
-    #[error("a task of the stage ended unexpectedly: {0}; its log lines say why")]
+    #[error("a task of the stage panicked: {0}; see its log lines")]
     Task(#[from] tokio::task::JoinError),
-    /// Kafka's client refuses its settings.
-    #[error("Kafka's client refuses its settings: {0}")]
+    /// The Kafka client rejects its settings.
+    #[error("the Kafka client rejects its settings: {0}; check the keys of spec.source.authSecretName")]
     Settings(#[from] rdkafka::error::KafkaError),
-    /// A document that was not validated.
-    #[error("spec.dictionary: the layer stg needs one")]
-    NoDictionary,
-    /// The time zone is none.
+    /// The document was not validated: reference data is missing.
+    #[error("spec.referenceData: required for the layer stg")]
+    NoReferenceData,
+    /// The time zone is unknown.
     #[error("spec.timezone: {0}")]
     Timezone(#[from] jiff::Error),
 }
 
-/// What a stage shares with the process around it.
-pub struct Surroundings {
-    /// Where the secrets are.
+/// State that a stage shares with the process.
+pub struct StageContext {
+    /// Secrets of the document.
     pub secrets: Secrets,
-    /// Where its condition is shown.
+    /// Health of the stage.
     pub health: Arc<Health>,
-    /// Where its work is counted.
+    /// Metrics of the process.
     pub metrics: Metrics,
-    /// Tells it to stop.
+    /// Shutdown signal.
     pub stop: CancellationToken,
 }
 
-/// Runs a stage until it is told to stop.
+/// Runs a stage until a shutdown.
 ///
 /// # Errors
-/// What no retry can mend; the worker should end then, and say so.
-pub async fn run(stage: &StreamStage, around: Surroundings) -> Result<(), StageError> {
-    let rules = rules(stage)?;
+/// A terminal error; the worker should report it and exit.
+pub async fn run(stage: &StreamStage, context: StageContext) -> Result<(), StageError> {
+    let origin = origin(stage);
+    // At the error level, because a filter on the level must not take the fields from the lines it lets through.
+    let span = tracing::error_span!("stage", stage = origin.stage, topic = origin.topic);
+    run_layer(stage, &context).instrument(span).await
+}
+
+async fn run_layer(stage: &StreamStage, context: &StageContext) -> Result<(), StageError> {
+    let settings = decode_settings(stage)?;
     match stage.spec.layer {
         crds::stage::Layer::Stg => {
-            let dictionary = stage.spec.dictionary.clone().ok_or(StageError::NoDictionary)?;
-            let redis = connect::redis(&dictionary, &around.secrets)?;
+            let reference_data = stage.spec.reference_data.clone();
+            let reference_data = reference_data.ok_or(StageError::NoReferenceData)?;
+            let redis = connect::redis_connection(&reference_data, &context.secrets)?;
             let layer = |origin: &Origin, output_limit| Stg {
-                rules,
-                dictionary: Dictionary::new(redis),
+                settings,
+                reference_data: ReferenceDataStore::new(redis),
                 output_limit,
                 origin: origin.clone(),
             };
-            let path = Arc::new(path(stage, &around, layer)?);
-            let pending = tokio::spawn(keep_retrying(Arc::clone(&path), dictionary.max_wait.as_std()));
-            let drained = drain(stage, &around, Arc::clone(&path)).await;
-            path.stop.cancel();
-            let retried = pending.await?;
-            drained?;
-            Ok(retried?)
+            let pipeline = Arc::new(build_pipeline(stage, context, layer)?);
+            let max_wait = reference_data.max_wait.as_std();
+            let pending = run_pending_retries(Arc::clone(&pipeline), max_wait);
+            let pending = tokio::spawn(pending.in_current_span());
+            let result = run_pipeline(stage, context, Arc::clone(&pipeline)).await;
+            pipeline.stop.cancel();
+            let pending_result = pending.await?;
+            result?;
+            Ok(pending_result?)
         }
         crds::stage::Layer::Dds => {
             let layer = |origin: &Origin, output_limit| Dds {
-                rules,
+                settings,
                 output_limit,
-                load_source: origin.load_source(),
+                record_source: origin.record_source(),
             };
-            drain(stage, &around, Arc::new(path(stage, &around, layer)?)).await
+            let pipeline = build_pipeline(stage, context, layer)?;
+            run_pipeline(stage, context, Arc::new(pipeline)).await
         }
         crds::stage::Layer::Cdm => {
-            let path = path(stage, &around, |_, _| Cdm { rules })?;
-            install_thresholds(stage, &path).await;
-            drain(stage, &around, Arc::new(path)).await
+            let pipeline = build_pipeline(stage, context, |_, _| Cdm { settings })?;
+            install_thresholds(stage, &pipeline).await;
+            run_pipeline(stage, context, Arc::new(pipeline)).await
         }
     }
 }
 
-/// Whose records these are.
+/// Stage, consumer group and source topic.
 #[must_use]
 pub fn origin(stage: &StreamStage) -> Origin {
     Origin {
@@ -121,25 +135,25 @@ pub fn origin(stage: &StreamStage) -> Origin {
     }
 }
 
-/// What values the stage accepts.
+/// Limits and time zone that decide which records the stage accepts.
 ///
 /// # Errors
-/// When its time zone is none.
-pub fn rules(stage: &StreamStage) -> Result<Rules, StageError> {
+/// If the time zone is unknown.
+pub fn decode_settings(stage: &StreamStage) -> Result<DecodeSettings, StageError> {
     let limits = &stage.spec.limits;
-    Ok(Rules {
+    Ok(DecodeSettings {
         timezone: stage.time_zone()?,
         max_record_bytes: usize::try_from(limits.max_record_bytes.get()).unwrap_or(usize::MAX),
-        max_clock_skew: i64::try_from(limits.max_clock_skew.as_std().as_micros()).unwrap_or(i64::MAX),
+        max_clock_skew_micros: i64::try_from(limits.max_clock_skew.as_std().as_micros()).unwrap_or(i64::MAX),
     })
 }
 
-/// The stage's warehouse; connections open when they are needed.
+/// Warehouse of the stage; its connections open on first use.
 ///
 /// # Errors
-/// When its secret cannot be read.
+/// If the secret cannot be read.
 pub fn warehouse(stage: &StreamStage, secrets: &Secrets) -> Result<Warehouse, StageError> {
-    let options = connect::postgres(stage, secrets)?;
+    let options = connect::postgres_options(stage, secrets)?;
     Ok(Warehouse::new(
         options,
         stage.spec.warehouse.connections_per_worker,
@@ -147,185 +161,192 @@ pub fn warehouse(stage: &StreamStage, secrets: &Secrets) -> Result<Warehouse, St
     ))
 }
 
-/// The stage's publishing side.
+/// Publisher of the stage, for its output topic and its dead letter topic.
 ///
 /// # Errors
-/// When its secret cannot be read, or the client refuses the settings.
+/// If the secret cannot be read, or the client rejects its settings.
 pub fn publisher(stage: &StreamStage, secrets: &Secrets) -> Result<Publisher, StageError> {
     let output = stage.spec.output.as_ref().map(|output| output.topic.clone());
     Ok(Publisher::new(
-        connect::kafka(stage, secrets)?,
+        connect::kafka_config(stage, secrets)?,
         output,
         stage.dead_letter_topic(),
         origin(stage),
     )?)
 }
 
-/// Everything that the stage's batches pass through.
-fn path<L: Layer>(
+fn build_pipeline<L: Layer>(
     stage: &StreamStage,
-    around: &Surroundings,
+    context: &StageContext,
     layer: impl FnOnce(&Origin, OutputLimit) -> L,
-) -> Result<Path<L>, StageError> {
+) -> Result<Pipeline<L>, StageError> {
     let origin = origin(stage);
-    let warehouse = warehouse(stage, &around.secrets)?;
-    let publisher = publisher(stage, &around.secrets)?;
-    Ok(Path {
+    let warehouse = warehouse(stage, &context.secrets)?;
+    let publisher = publisher(stage, &context.secrets)?;
+    Ok(Pipeline {
         layer: layer(&origin, publisher.limit()),
         origin,
         warehouse,
         publisher,
-        health: Arc::clone(&around.health),
-        metrics: around.metrics.clone(),
-        // Its own, because a stage that cannot go on ends what waits for its path.
-        stop: around.stop.child_token(),
+        health: Arc::clone(&context.health),
+        metrics: context.metrics.clone(),
+        // A child token: a terminal error ends the retries of this stage only.
+        stop: context.stop.child_token(),
     })
 }
 
-/// Consumes, prepares and settles batches until the stage is told to stop, or cannot go on.
-async fn drain<L: Layer>(
+/// Consumes, prepares and commits batches until a shutdown or a terminal error.
+async fn run_pipeline<L: Layer>(
     stage: &StreamStage,
-    around: &Surroundings,
-    path: Arc<Path<L>>,
+    context: &StageContext,
+    pipeline: Arc<Pipeline<L>>,
 ) -> Result<(), StageError> {
-    path.publisher.read_limit().await;
-    let (consumer, fetched) = Consumer::start(source(stage, around, &path)?)?;
-    let (prepared, settling) = mpsc::channel(1);
-    let preparing = tokio::spawn(prepare(Arc::clone(&path), fetched, prepared));
-    let settled = settle(&path, settling, &consumer).await;
-    // Whatever the reason: no batch is settled any more, so none needs the dictionary.
-    path.stop.cancel();
+    pipeline.publisher.refresh_limit().await;
+    let (consumer, fetched) = Consumer::start(consumer_settings(stage, context, &pipeline)?)?;
+    let (prepared, received) = mpsc::channel(1);
+    let preparing = prepare_batches(Arc::clone(&pipeline), fetched, prepared);
+    let preparing = tokio::spawn(preparing.in_current_span());
+    let committed = commit_batches(&pipeline, received, &consumer).await;
+    // No batch is committed any more, so the lookups for the next one end too.
+    pipeline.stop.cancel();
     let prepared = preparing.await;
     let closed = consumer.close().await;
-    settled?;
+    committed?;
     prepared?;
     Ok(closed?)
 }
 
-fn source<L: Layer>(
+fn consumer_settings<L: Layer>(
     stage: &StreamStage,
-    around: &Surroundings,
-    path: &Path<L>,
-) -> Result<Source, StageError> {
+    context: &StageContext,
+    pipeline: &Pipeline<L>,
+) -> Result<ConsumerSettings, StageError> {
     let topic = stage.spec.source.topic.clone();
     let batch = &stage.spec.batch;
-    let from = stage.spec.source.start_from;
-    Ok(Source {
-        config: connect::consumer(stage, connect::kafka(stage, &around.secrets)?),
+    Ok(ConsumerSettings {
+        config: connect::consumer_config(stage, connect::kafka_config(stage, &context.secrets)?),
         topic: topic.clone(),
-        limits: Limits {
-            records: usize::try_from(batch.max_records).unwrap_or(usize::MAX),
-            bytes: usize::try_from(batch.max_bytes.get()).unwrap_or(usize::MAX),
-            wait: batch.max_wait.as_std(),
+        limits: BatchLimits {
+            max_records: usize::try_from(batch.max_records).unwrap_or(usize::MAX),
+            max_bytes: usize::try_from(batch.max_bytes.get()).unwrap_or(usize::MAX),
+            max_wait: batch.max_wait.as_std(),
         },
-        starts: Arc::new(Start {
-            warehouse: path.warehouse.clone(),
+        start_offsets: Arc::new(WarehouseStartOffsets {
+            warehouse: pipeline.warehouse.clone(),
             topic,
-            from,
+            start_from: stage.spec.source.start_from,
         }),
-        health: Arc::clone(&around.health),
-        stop: path.stop.clone(),
+        health: Arc::clone(&context.health),
+        stop: pipeline.stop.clone(),
     })
 }
 
-/// Decodes and enriches, one batch ahead of [`settle`].
-async fn prepare<L: Layer>(
-    path: Arc<Path<L>>,
-    mut fetched: mpsc::Receiver<Ticketed>,
-    prepared: mpsc::Sender<(Batch<Enriched<L::Enriched>>, Ticket)>,
+/// Decodes and enriches, one batch ahead of [`commit_batches`].
+async fn prepare_batches<L: Layer>(
+    pipeline: Arc<Pipeline<L>>,
+    mut fetched: mpsc::Receiver<TrackedBatch>,
+    prepared: mpsc::Sender<TrackedBatch<Enriched<L::Enriched>>>,
 ) {
-    // The place is taken before the batch: one batch less in memory than the other way round.
-    while let Ok(place) = prepared.reserve().await {
-        let Some((batch, ticket)) = fetched.recv().await else {
+    // The slot is reserved before the batch is received: otherwise one more batch would be in memory.
+    while let Ok(slot) = prepared.reserve().await {
+        let Some(TrackedBatch { batch, guard, span }) = fetched.recv().await else {
             return;
         };
-        let Some(batch) = path.prepare(batch).await else {
+        let Some(batch) = pipeline.prepare(batch).instrument(span.clone()).await else {
             return;
         };
-        place.send((batch, ticket));
+        slot.send(TrackedBatch { batch, guard, span });
     }
 }
 
 /// Writes, publishes and commits, batch by batch.
-async fn settle<L: Layer>(
-    path: &Path<L>,
-    mut prepared: mpsc::Receiver<(Batch<Enriched<L::Enriched>>, Ticket)>,
+async fn commit_batches<L: Layer>(
+    pipeline: &Pipeline<L>,
+    mut prepared: mpsc::Receiver<TrackedBatch<Enriched<L::Enriched>>>,
     consumer: &Consumer,
 ) -> Result<(), StageError> {
-    let mut positions = std::collections::BTreeMap::new();
-    while let Some((batch, ticket)) = prepared.recv().await {
-        let Some(settled) = path.settle(batch).await? else {
+    let mut positions = BTreeMap::new();
+    while let Some(TrackedBatch { batch, guard, span }) = prepared.recv().await {
+        let commit = pipeline.commit_with_retry(batch).instrument(span.clone());
+        let Some(published) = commit.await? else {
             break;
         };
-        let Moves {
-            positions: moved,
-            seeks,
-            held,
-        } = settled.state.moves;
-        consumer.mirror(&moved, CommitMode::Async);
-        consumer.seek(&seeks, Duration::ZERO);
-        moved
-            .keys()
-            .filter(|partition| !held.contains_key(partition))
-            .for_each(|&partition| path.health.release(partition));
-        for (partition, (offset, cause)) in held {
-            consumer.seek(&[(partition, offset)].into(), HELD_FOR);
-            path.health.hold(partition, cause);
-        }
-        positions.extend(moved);
-        drop(ticket);
+        let updates = published.state.offset_updates;
+        span.in_scope(|| apply_offset_updates(&updates, consumer, &pipeline.health));
+        positions.extend(updates.positions);
+        drop(guard);
     }
-    // It waits for Kafka, and other stages need the runtime's thread meanwhile.
-    tokio::task::block_in_place(|| consumer.mirror(&positions, CommitMode::Sync));
+    // A synchronous commit blocks the thread; other stages need it meanwhile.
+    tokio::task::block_in_place(|| consumer.commit_offsets(&positions, CommitMode::Sync));
     Ok(())
 }
 
-/// Tries pending orders again, until the stage is told to stop. However it ends, the stage ends with it.
-async fn keep_retrying(path: Arc<Path<Stg>>, max_wait: Duration) -> Result<(), PathError> {
-    let _stage_ends = path.stop.clone().drop_guard();
-    let mut every = tokio::time::interval(PENDING_EVERY);
-    let mut trouble: Option<Service> = None;
+/// Commits the new positions to Kafka, and seeks, blocks and unblocks partitions.
+fn apply_offset_updates(updates: &OffsetUpdates, consumer: &Consumer, health: &Health) {
+    let OffsetUpdates {
+        positions,
+        seeks,
+        blocked,
+    } = updates;
+    consumer.commit_offsets(positions, CommitMode::Async);
+    consumer.seek(seeks, Duration::ZERO);
+    positions
+        .keys()
+        .filter(|partition| !blocked.contains_key(partition))
+        .for_each(|&partition| health.unblock_partition(partition));
+    for (&partition, (offset, cause)) in blocked {
+        consumer.seek(&BTreeMap::from([(partition, *offset)]), BLOCKED_RETRY_DELAY);
+        health.block_partition(partition, cause.clone());
+    }
+}
+
+/// Retries pending orders until a shutdown. A terminal error, or a panic, stops the stage.
+async fn run_pending_retries(pipeline: Arc<Pipeline<Stg>>, max_wait: Duration) -> Result<(), PipelineError> {
+    let _stop_stage = pipeline.stop.clone().drop_guard();
+    let mut interval = tokio::time::interval(PENDING_RETRY_INTERVAL);
+    let mut unavailable: Option<Dependency> = None;
     loop {
         tokio::select! {
-            () = path.stop.cancelled() => return Ok(()),
-            _ = every.tick() => {}
+            () = pipeline.stop.cancelled() => return Ok(()),
+            _ = interval.tick() => {}
         }
-        match retry_pending(&path, max_wait).await {
-            Ok(due) => {
-                if due > 0 {
-                    tracing::info!(stage = path.origin.stage, due, "pending orders tried again");
+        match pipeline.retry_pending(max_wait).await {
+            Ok(orders) => {
+                if orders > 0 {
+                    tracing::info!(orders, "retried pending orders");
                 }
-                // Its own trouble alone: that of the batches is theirs to end.
-                if let Some(service) = trouble.take() {
-                    path.health.fine(service);
+                // Only an outage that this task has reported: the pipeline ends its own.
+                if let Some(dependency) = unavailable.take() {
+                    pipeline.health.mark_available(dependency);
                 }
             }
-            Err(error) if error.policy() == Policy::Stop => return Err(error),
+            Err(error) if error.policy() == ErrorPolicy::Stop => return Err(error),
             Err(error) => {
-                let service = error.service();
-                path.health
-                    .trouble(service, &format!("pending orders not tried again: {error}"));
-                if let Some(before) = trouble.replace(service).filter(|&before| before != service) {
-                    path.health.fine(before);
+                let dependency = error.dependency();
+                let cause = format!("retry of pending orders failed: {error}");
+                pipeline.health.mark_unavailable(dependency, &cause);
+                let previous = unavailable.replace(dependency);
+                if let Some(previous) = previous.filter(|&previous| previous != dependency) {
+                    pipeline.health.mark_available(previous);
                 }
             }
         }
     }
 }
 
-/// Sets the thresholds of the tags; a warehouse that does not answer is waited for.
-async fn install_thresholds(stage: &StreamStage, path: &Path<Cdm>) {
-    let mut every = tokio::time::interval(PENDING_EVERY);
+/// Installs the thresholds of the tag rules. Retries until PostgreSQL answers, or a shutdown.
+async fn install_thresholds(stage: &StreamStage, pipeline: &Pipeline<Cdm>) {
+    let mut interval = tokio::time::interval(PENDING_RETRY_INTERVAL);
     loop {
         tokio::select! {
-            () = path.stop.cancelled() => return,
-            _ = every.tick() => {}
+            () = pipeline.stop.cancelled() => return,
+            _ = interval.tick() => {}
         }
-        match cdm::install_thresholds(path.warehouse.pool(), &stage.spec.tags).await {
-            Ok(()) => return path.health.fine(Service::Warehouse),
-            Err(error) => path
+        match cdm::install_thresholds(pipeline.warehouse.pool(), &stage.spec.tags).await {
+            Ok(()) => return pipeline.health.mark_available(Dependency::Warehouse),
+            Err(error) => pipeline
                 .health
-                .trouble(Service::Warehouse, &PathError::from(error).to_string()),
+                .mark_unavailable(Dependency::Warehouse, &PipelineError::from(error).to_string()),
         }
     }
 }

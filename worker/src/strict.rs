@@ -1,7 +1,7 @@
-//! Reads a whole JSON value once and refuses what a typed parse would let through.
+//! Scans a whole JSON value and rejects defects that a typed parse would accept.
 //!
-//! serde skips the fields that a type does not name without looking at them: a duplicate key, a U+0000 or a
-//! lone surrogate in such a field would reach PostgreSQL. Pure; it builds nothing and keeps nothing.
+//! serde skips the fields that a type does not declare and does not validate them. A duplicate key, a U+0000 or a
+//! lone surrogate in such a field would reach PostgreSQL. The scan never builds a value; it only checks.
 //! First step of decoding, before the typed parse.
 
 use std::borrow::Cow;
@@ -13,13 +13,13 @@ use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use crate::rejection::{Code, Rejection};
 
-/// How deep arrays and objects may nest, the outermost object included.
+/// Maximum nesting depth of arrays and objects, including the outermost object.
 pub const MAX_DEPTH: usize = 128;
 
-/// From this many keys on, an object's keys are looked up by hash rather than one by one.
-const MANY_KEYS: usize = 24;
+/// Number of keys from which on the keys of an object are compared by hash instead of one by one.
+const HASHED_KEYS_MIN_COUNT: usize = 24;
 
-/// Checks that `value` is one JSON object in UTF-8 that means one thing, and returns it as text.
+/// Checks that `value` is one unambiguous JSON object in UTF-8, and returns it as text.
 ///
 /// # Errors
 /// `ParseError` with the byte position, `DuplicateKey`, `TooDeep`, `NulCharacter` or `NumberOutOfRange`.
@@ -30,18 +30,18 @@ pub fn check(value: &[u8]) -> Result<&str, Rejection> {
             format!("byte {}: not UTF-8", error.valid_up_to()),
         )
     })?;
-    let verdict = RefCell::new(None);
+    let rejection = RefCell::new(None);
     let mut deserializer = serde_json::Deserializer::from_str(text);
     deserializer.disable_recursion_limit();
-    let scanned = Scan {
-        verdict: &verdict,
+    let result = Scan {
+        rejection: &rejection,
         depth: 0,
     }
     .deserialize(&mut deserializer)
     .and_then(|()| deserializer.end());
-    match (verdict.take(), scanned) {
+    match (rejection.take(), result) {
         (Some(rejection), _) => Err(rejection),
-        (None, Err(error)) => Err(syntax(text, &error)),
+        (None, Err(error)) => Err(syntax_rejection(text, &error)),
         (None, Ok(())) if !text.trim_start().starts_with('{') => Err(Rejection::new(
             Code::ParseError,
             "byte 0: the value is not an object",
@@ -50,8 +50,8 @@ pub fn check(value: &[u8]) -> Result<&str, Rejection> {
     }
 }
 
-/// What `serde_json` says, with its line and column turned into a byte position.
-fn syntax(text: &str, error: &serde_json::Error) -> Rejection {
+/// Converts an error of `serde_json` into a rejection with a byte position instead of line and column.
+fn syntax_rejection(text: &str, error: &serde_json::Error) -> Rejection {
     let before: usize = text
         .split_inclusive('\n')
         .take(error.line().saturating_sub(1))
@@ -68,32 +68,32 @@ fn syntax(text: &str, error: &serde_json::Error) -> Rejection {
     Rejection::new(code, format!("byte {position}: {cause}"))
 }
 
-/// Visits one value at `depth`; what it finds goes into `verdict`, since serde's errors carry only text.
+/// Visitor of one value at `depth`. It returns a rejection through the cell, because serde's errors carry only text.
 #[derive(Clone, Copy)]
 struct Scan<'v> {
-    verdict: &'v RefCell<Option<Rejection>>,
+    rejection: &'v RefCell<Option<Rejection>>,
     depth: usize,
 }
 
 impl Scan<'_> {
-    fn refuse<E: serde::de::Error>(self, code: Code, detail: String) -> E {
-        *self.verdict.borrow_mut() = Some(Rejection::new(code, detail));
+    fn reject<E: serde::de::Error>(self, code: Code, detail: String) -> E {
+        *self.rejection.borrow_mut() = Some(Rejection::new(code, detail));
         E::custom(code)
     }
 
-    fn string<E: serde::de::Error>(self, string: &str) -> Result<(), E> {
+    fn check_string<E: serde::de::Error>(self, string: &str) -> Result<(), E> {
         if string.contains('\0') {
-            return Err(self.refuse(
+            return Err(self.reject(
                 Code::NulCharacter,
-                "a string holds U+0000; PostgreSQL cannot store it".into(),
+                "a string contains U+0000, which PostgreSQL cannot store".into(),
             ));
         }
         Ok(())
     }
 
-    fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
+    fn nested<E: serde::de::Error>(self) -> Result<Self, E> {
         if self.depth == MAX_DEPTH {
-            return Err(self.refuse(Code::TooDeep, format!("nested deeper than {MAX_DEPTH}")));
+            return Err(self.reject(Code::TooDeep, format!("nested deeper than {MAX_DEPTH}")));
         }
         Ok(Self {
             depth: self.depth + 1,
@@ -138,25 +138,22 @@ impl<'de> Visitor<'de> for Scan<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, string: &str) -> Result<(), E> {
-        self.string(string)
+        self.check_string(string)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let inner = self.deeper()?;
+        let inner = self.nested()?;
         while items.next_element_seed(inner)?.is_some() {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        let inner = self.deeper()?;
-        let mut seen = Keys::default();
-        while let Some(key) = entries.next_key_seed(Key)? {
-            self.string::<A::Error>(&key)?;
-            if !seen.insert(key.clone()) {
-                return Err(self.refuse(
-                    Code::DuplicateKey,
-                    format!("the key {key:?} stands twice in one object"),
-                ));
+        let inner = self.nested()?;
+        let mut keys = ObjectKeys::default();
+        while let Some(key) = entries.next_key_seed(KeySeed)? {
+            self.check_string::<A::Error>(&key)?;
+            if !keys.insert(key.clone()) {
+                return Err(self.reject(Code::DuplicateKey, format!("duplicate key {key:?} in one object")));
             }
             entries.next_value_seed(inner)?;
         }
@@ -164,10 +161,10 @@ impl<'de> Visitor<'de> for Scan<'_> {
     }
 }
 
-/// Reads a key, borrowed wherever it needs no unescaping.
-struct Key;
+/// Deserializer of a key, which is borrowed unless it contains an escape sequence.
+struct KeySeed;
 
-impl<'de> DeserializeSeed<'de> for Key {
+impl<'de> DeserializeSeed<'de> for KeySeed {
     type Value = Cow<'de, str>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -175,7 +172,7 @@ impl<'de> DeserializeSeed<'de> for Key {
     }
 }
 
-impl<'de> Visitor<'de> for Key {
+impl<'de> Visitor<'de> for KeySeed {
     type Value = Cow<'de, str>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -191,22 +188,22 @@ impl<'de> Visitor<'de> for Key {
     }
 }
 
-/// The keys of one object: a list while they are few, a set when they are many.
+/// Keys of one object: a list up to [`HASHED_KEYS_MIN_COUNT`], a set for the rest.
 #[derive(Default)]
-struct Keys<'de> {
-    few: Vec<Cow<'de, str>>,
-    many: HashSet<Cow<'de, str>>,
+struct ObjectKeys<'de> {
+    listed: Vec<Cow<'de, str>>,
+    hashed: HashSet<Cow<'de, str>>,
 }
 
-impl<'de> Keys<'de> {
-    /// Adds a key; `false` when it was there already.
+impl<'de> ObjectKeys<'de> {
+    /// Adds a key; returns false if the object already has it.
     fn insert(&mut self, key: Cow<'de, str>) -> bool {
-        if self.few.len() < MANY_KEYS {
-            let new = !self.few.contains(&key);
-            self.few.push(key);
-            return new;
+        if self.listed.len() < HASHED_KEYS_MIN_COUNT {
+            let is_new = !self.listed.contains(&key);
+            self.listed.push(key);
+            return is_new;
         }
-        !self.few.contains(&key) && self.many.insert(key)
+        !self.listed.contains(&key) && self.hashed.insert(key)
     }
 }
 
@@ -250,14 +247,14 @@ mod tests {
 
     #[test]
     fn a_parse_error_names_the_byte() {
-        let rejection = check(b"{\n \"a\": ?}").expect_err("a question mark is no value");
+        let rejection = check(b"{\n \"a\": ?}").expect_err("a question mark is not a value");
         assert_eq!(rejection.detail, "byte 8: expected value");
         let rejection = check(b"{\"a\": \"\xff\"}").expect_err("not UTF-8");
         assert_eq!(rejection.detail, "byte 7: not UTF-8");
     }
 
     #[test]
-    fn a_duplicate_among_many_keys_is_found() {
+    fn a_duplicate_among_many_keys_is_detected() {
         let keys = |last: usize| {
             let keys: Vec<String> = (0..100).chain([last]).map(|n| format!("\"k{n}\":0")).collect();
             format!("{{{}}}", keys.join(","))
@@ -269,12 +266,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            let _verdict = check(&bytes);
+        fn no_input_causes_a_panic(bytes: Vec<u8>) {
+            let _result = check(&bytes);
         }
 
         #[test]
-        fn what_it_lets_through_is_one_json_object(text in r#"\{("[a-c]":(1|"x"|\[\]|\{\})(,"[a-c]":2)?)?\}"#) {
+        fn accepted_text_is_one_json_object(text in r#"\{("[a-c]":(1|"x"|\[\]|\{\})(,"[a-c]":2)?)?\}"#) {
             if let Ok(text) = check(text.as_bytes()) {
                 prop_assert!(serde_json::from_str::<serde_json::Value>(text).is_ok_and(|value| value.is_object()));
             }

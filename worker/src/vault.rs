@@ -1,11 +1,12 @@
-//! The Data Vault, described by data: from one model come the keys, the rows, the statement and the tables.
+//! The Data Vault of the DDS layer. One model generates the hash keys, the rows, the statement and the tables.
 //!
-//! Place in the flow: the dds layer maps each message to a [`VaultOrder`], pushes a batch of them into
-//! [`VaultRows`], and binds the columns to [`insert_statement`]. Pure: no connection, no clock, no randomness, so
-//! that every row is a function of the messages alone and not of when, where or in which order they arrived.
+//! The DDS layer maps each message to a [`VaultOrder`], pushes a batch of them into [`VaultRows`], and binds the columns
+//! to [`insert_statement`]. Never uses a connection, a clock or randomness, so that every row depends only on the
+//! messages, not on the time or order of their arrival.
 
 mod ddl;
 mod hash;
+mod kind;
 mod model;
 mod order;
 mod rows;
@@ -14,9 +15,10 @@ mod table;
 mod views;
 
 pub use ddl::migration;
-pub use hash::{hash_diff, hash_key, normalise};
+pub use hash::{hash_diff, hash_key, normalize};
+pub use kind::Kind;
 pub use model::{Attribute, DrivingKey, Hub, Link, MODEL, Model, Parent, Satellite};
 pub use order::{Field, Scope, Value, VaultLine, VaultOrder};
 pub use rows::{Column, VaultRows};
 pub use sql::insert_statement;
-pub use table::{Kind, Table, TableColumn};
+pub use table::{Table, TableColumn};

@@ -1,14 +1,14 @@
-//! The version of an order: what makes the order of arrival irrelevant.
+//! Version of an order: a total order on the messages of one order, independent of their arrival.
 //!
-//! Each message is a version of its order, and versions are totally ordered, so that every table is a
-//! function of the set of messages. Pure: it never reads a clock, and never learns where a message came from.
+//! Each message is a version of its order. Because versions are totally ordered, the content of every table depends
+//! on the set of messages only. Never reads a clock and never uses the offset of a message.
 
 use sha2::{Digest, Sha256};
 
-/// Length of a version in bytes: 8 of `update_ts`, 1 of the status rank, 32 of the digest.
+/// Length of a version in bytes: 8 for `update_ts`, 1 for the status rank, 32 for the digest.
 pub const VERSION_LENGTH: usize = 41;
 
-/// One version of an order, as bytes whose lexicographic order is the order of versions.
+/// Version of an order, as bytes whose lexicographic order is the order of versions.
 ///
 /// Layout: `update_ts` in microseconds since the Unix epoch (big endian, sign bit flipped so that times
 /// before 1970 sort first), the status rank, and the SHA-256 digest of the source record's value.
@@ -17,24 +17,24 @@ pub const VERSION_LENGTH: usize = 41;
 pub struct Version([u8; VERSION_LENGTH]);
 
 impl Version {
-    /// Builds the version of a message from its `update_ts` (microseconds since the Unix epoch), its status
-    /// and the digest of the source record's value.
+    /// Creates the version of a message. `update_ts` is in microseconds since the Unix epoch, `digest` is the digest
+    /// of the source record's value.
     #[must_use]
     pub fn new(update_ts: i64, status: &str, digest: [u8; 32]) -> Self {
         let mut bytes = [0; VERSION_LENGTH];
         bytes[..8].copy_from_slice(&(update_ts.cast_unsigned() ^ (1 << 63)).to_be_bytes());
-        bytes[8] = StatusRank::of(status) as u8;
+        bytes[8] = StatusRank::from_status(status) as u8;
         bytes[9..].copy_from_slice(&digest);
         Self(bytes)
     }
 
-    /// The bytes as they are stored.
+    /// Bytes of the column `version`.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// `update_ts`, in microseconds since the Unix epoch.
+    /// Time of the update, in microseconds since the Unix epoch.
     #[must_use]
     pub fn update_ts(&self) -> i64 {
         let mut head = [0; 8];
@@ -42,13 +42,13 @@ impl Version {
         (u64::from_be_bytes(head) ^ (1 << 63)).cast_signed()
     }
 
-    /// Whether the status is one that this worker knows.
+    /// Returns true if this worker knows the status.
     #[must_use]
     pub fn has_known_status(&self) -> bool {
         self.0[8] != StatusRank::Unknown as u8
     }
 
-    /// The digest of the source record's value.
+    /// Digest of the source record's value.
     #[must_use]
     pub fn digest(&self) -> &[u8] {
         &self.0[9..]
@@ -65,33 +65,33 @@ impl std::fmt::Debug for Version {
     }
 }
 
-/// The digest of a source record's value: its identity among messages of the same time and status.
+/// Returns the SHA-256 digest of a source record's value, which distinguishes messages of the same time and status.
 #[must_use]
 pub fn digest(value: &[u8]) -> [u8; 32] {
     Sha256::digest(value).into()
 }
 
-/// How far an order has come. Of two messages with one `update_ts`, the higher rank is the newer version.
+/// Progress of an order. Of two messages with the same `update_ts`, the higher rank is the later version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StatusRank {
-    /// A status that this version of the worker does not know: the lowest, and never counted as closed.
+    /// A status that this worker does not know. It ranks lowest and never counts as closed.
     Unknown = 0,
-    /// The guest has placed the order.
+    /// Placed by the user.
     Open,
-    /// The kitchen has it.
+    /// In preparation at the restaurant.
     Cooking,
-    /// On its way.
+    /// Handed to the courier.
     Delivering,
-    /// Delivered and paid: the only status that the marts count.
+    /// Delivered and paid; the only status that the marts count.
     Closed,
-    /// Taken back, also after it was closed.
+    /// Cancelled, possibly after it was closed.
     Cancelled,
 }
 
 impl StatusRank {
-    /// The rank of a status as the source spells it.
+    /// Returns the rank of a status in the source's spelling, which is upper case.
     #[must_use]
-    pub fn of(status: &str) -> Self {
+    pub fn from_status(status: &str) -> Self {
         match status {
             "OPEN" => Self::Open,
             "COOKING" => Self::Cooking,
@@ -119,7 +119,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_order_as_the_triple_does(a: (i64, usize, [u8; 32]), b: (i64, usize, [u8; 32])) {
+        fn bytes_sort_like_time_rank_and_digest(a: (i64, usize, [u8; 32]), b: (i64, usize, [u8; 32])) {
             let rank = |n: usize| n % STATUSES.len();
             let version = |(at, n, digest): (i64, usize, [u8; 32])| Version::new(at, STATUSES[rank(n)], digest);
             let triple = |(at, n, digest): (i64, usize, [u8; 32])| (at, rank(n), digest);
@@ -127,13 +127,13 @@ mod tests {
         }
 
         #[test]
-        fn update_ts_survives_the_encoding(at: i64) {
+        fn update_ts_round_trips_through_the_encoding(at: i64) {
             prop_assert_eq!(Version::new(at, "OPEN", [0; 32]).update_ts(), at);
         }
     }
 
     #[test]
-    fn a_cancelled_order_is_newer_than_the_closed_one_of_the_same_second() {
+    fn a_cancellation_is_later_than_a_closing_at_the_same_time() {
         assert!(Version::new(5, "CANCELLED", [0; 32]) > Version::new(5, "CLOSED", [255; 32]));
     }
 }

@@ -1,11 +1,11 @@
 #![expect(
     clippy::disallowed_types,
-    reason = "edge: connects to PostgreSQL and keeps the positions there"
+    reason = "edge: connects to PostgreSQL and stores the positions there"
 )]
 //! The warehouse: connections, transactions and positions.
 //!
-//! A worker acts as the role `streamstage_worker`, whatever login it comes with. Every position is read under a
-//! lock before anything is written, and moved in the same transaction as the effects.
+//! A worker acts as the role `streamstage_worker`, whatever its login is. A transaction locks and reads the positions
+//! before it writes anything, and stores the new positions together with the effects.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,38 +15,38 @@ use sqlx::{PgConnection, PgPool, Postgres, Row as _, Transaction};
 
 use crate::batch::{Batch, Published};
 use crate::dead_letter::Origin;
-use crate::policy::{self, Policy};
-use crate::position::Spans;
-use crate::stored::Query;
+use crate::error_policy::{ErrorPolicy, policy_for_sqlstate};
+use crate::position::OffsetRanges;
+use crate::record_columns::Query;
 
-/// Every connection's first statements: the least privileges, one zone whatever the server's is, and limits
-/// that free the locks of a worker that hangs.
-const SESSION: &str = "\
+/// First statements of every connection. They set the least privileges, a time zone that does not depend on the
+/// server, and timeouts that release the locks of a hanging worker.
+const SESSION_SETTINGS: &str = "\
 SET ROLE streamstage_worker;
 SET timezone = 'UTC';
 SET lock_timeout = '10s';
 SET statement_timeout = '120s';
 SET idle_in_transaction_session_timeout = '60s'";
 
-const LOCK: &str = "\
+const LOCK_POSITIONS: &str = "\
 SELECT partition, next_offset FROM streamstage.position
 WHERE consumer_group = $1 AND topic = $2 AND partition = ANY($3) ORDER BY partition FOR UPDATE";
 
-const ADVANCE: &str = "\
+const UPDATE_POSITIONS: &str = "\
 UPDATE streamstage.position AS position SET next_offset = batch.next_offset
 FROM unnest($3::integer[], $4::bigint[]) AS batch (partition, next_offset)
 WHERE consumer_group = $1 AND topic = $2 AND position.partition = batch.partition";
 
-const POSITIONS: &str = "\
+const SELECT_POSITIONS: &str = "\
 SELECT partition, next_offset FROM streamstage.position
 WHERE consumer_group = $1 AND topic = $2 AND partition = ANY($3)";
 
-const BEGIN_AT: &str = "\
+const INSERT_START_POSITIONS: &str = "\
 INSERT INTO streamstage.position (consumer_group, topic, partition, next_offset)
-SELECT $1, $2, begin.* FROM unnest($3::integer[], $4::bigint[]) AS begin (partition, next_offset)
+SELECT $1, $2, initial.* FROM unnest($3::integer[], $4::bigint[]) AS initial (partition, next_offset)
 ORDER BY partition ON CONFLICT DO NOTHING";
 
-/// The warehouse, as one stage uses it.
+/// Connection pool of one stage, and access to its positions.
 #[derive(Clone)]
 pub struct Warehouse {
     pool: PgPool,
@@ -54,20 +54,25 @@ pub struct Warehouse {
 }
 
 impl Warehouse {
-    /// At most `connections` connections, opened when they are needed.
+    /// Creates a pool of at most `connections` connections, which open on first use.
     #[must_use]
     pub fn new(options: PgConnectOptions, connections: u32, origin: Origin) -> Self {
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(Duration::from_secs(10))
             .after_connect(|connection, _| {
-                Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(drop) })
+                Box::pin(async move {
+                    sqlx::raw_sql(SESSION_SETTINGS)
+                        .execute(connection)
+                        .await
+                        .map(drop)
+                })
             })
             .connect_lazy_with(options);
         Self { pool, origin }
     }
 
-    /// The connections, for what is done once.
+    /// The pool, for statements outside of a batch.
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.pool
@@ -76,81 +81,91 @@ impl Warehouse {
     /// Begins the transaction of a batch.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
-    pub async fn begin(&self) -> Result<BatchTransaction, sqlx::Error> {
+    /// If PostgreSQL is unreachable, or no connection is free within 10 s.
+    pub async fn begin_transaction(&self) -> Result<BatchTransaction, sqlx::Error> {
         Ok(BatchTransaction(self.pool.begin().await?))
     }
 
-    /// The stored positions of a batch's partitions, locked until the transaction ends.
+    /// Reads the stored positions of a batch's partitions and locks them until the transaction ends.
     ///
     /// # Errors
-    /// Whatever PostgreSQL refuses.
+    /// If the statement fails, or a lock is not free within 10 s.
     pub async fn lock_positions(
         &self,
         connection: &mut PgConnection,
-        spans: &Spans,
+        ranges: &OffsetRanges,
     ) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
-        let partitions: Vec<i32> = spans.keys().copied().collect();
-        self.read(LOCK, connection, &partitions).await
+        let partitions: Vec<i32> = ranges.keys().copied().collect();
+        self.fetch_positions(LOCK_POSITIONS, connection, &partitions)
+            .await
     }
 
-    /// Moves positions that [`Self::lock_positions`] has locked.
+    /// Stores new positions; a partition without a stored position is skipped.
     ///
     /// # Errors
-    /// Whatever PostgreSQL refuses.
-    pub async fn advance(
+    /// If the statement fails.
+    pub async fn store_positions(
         &self,
         connection: &mut PgConnection,
         positions: &BTreeMap<i32, i64>,
     ) -> Result<(), sqlx::Error> {
-        self.write(ADVANCE, connection, positions).await
+        self.write_positions(UPDATE_POSITIONS, connection, positions)
+            .await
     }
 
-    /// The stored positions of these partitions.
+    /// Stored positions of these partitions; a partition without one is absent.
     ///
     /// # Errors
-    /// Whatever PostgreSQL refuses.
+    /// If PostgreSQL is unreachable or the statement fails.
     pub async fn positions(&self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
         let mut connection = self.pool.acquire().await?;
-        self.read(POSITIONS, &mut connection, partitions).await
+        self.fetch_positions(SELECT_POSITIONS, &mut connection, partitions)
+            .await
     }
 
-    /// Stores where partitions begin that have no position; returns the positions that stand then.
+    /// Stores the start positions of partitions that have no position. Returns the positions that are stored then:
+    /// another worker may have been first.
     ///
     /// # Errors
-    /// Whatever PostgreSQL refuses.
-    pub async fn begin_at(&self, begin: &BTreeMap<i32, i64>) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
+    /// If PostgreSQL is unreachable or a statement fails.
+    pub async fn insert_start_positions(
+        &self,
+        starts: &BTreeMap<i32, i64>,
+    ) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
         let mut connection = self.pool.acquire().await?;
-        self.write(BEGIN_AT, &mut connection, begin).await?;
-        let partitions: Vec<i32> = begin.keys().copied().collect();
-        self.read(POSITIONS, &mut connection, &partitions).await
+        self.write_positions(INSERT_START_POSITIONS, &mut connection, starts)
+            .await?;
+        let partitions: Vec<i32> = starts.keys().copied().collect();
+        self.fetch_positions(SELECT_POSITIONS, &mut connection, &partitions)
+            .await
     }
 
-    async fn read(
+    async fn fetch_positions(
         &self,
         statement: &'static str,
         connection: &mut PgConnection,
         partitions: &[i32],
     ) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
-        let query = self.query(statement).bind(partitions);
+        let query = self.bind_group(statement).bind(partitions);
         let rows = query.fetch_all(connection).await?;
         rows.iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
             .collect()
     }
 
-    async fn write(
+    async fn write_positions(
         &self,
         statement: &'static str,
         connection: &mut PgConnection,
         positions: &BTreeMap<i32, i64>,
     ) -> Result<(), sqlx::Error> {
         let (partitions, offsets): (Vec<i32>, Vec<i64>) = positions.iter().unzip();
-        let query = self.query(statement).bind(partitions).bind(offsets);
+        let query = self.bind_group(statement).bind(partitions).bind(offsets);
         query.execute(connection).await.map(drop)
     }
 
-    fn query(&self, statement: &'static str) -> Query<'_> {
+    /// Binds the consumer group and the topic as `$1` and `$2`.
+    fn bind_group(&self, statement: &'static str) -> Query<'_> {
         let Origin {
             consumer_group,
             topic,
@@ -160,34 +175,34 @@ impl Warehouse {
     }
 }
 
-/// The transaction of a batch; dropped, it is rolled back.
+/// The transaction of a batch; a drop rolls it back.
 pub struct BatchTransaction(Transaction<'static, Postgres>);
 
 impl BatchTransaction {
-    /// The connection that it is open on.
+    /// Connection on which the transaction is open.
     pub fn connection(&mut self) -> &mut PgConnection {
         &mut self.0
     }
 
-    /// Commits a batch whose messages are acknowledged; there is no other way to commit.
+    /// Commits a batch whose messages are acknowledged. This is the only way to commit.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer. Whether it has committed is then settled by the next claim.
+    /// If PostgreSQL does not confirm the commit. It may have committed: the next position check finds out.
     pub async fn commit(self, _: &Batch<Published>) -> Result<(), sqlx::Error> {
         self.0.commit().await
     }
 }
 
-/// The policy for an error of PostgreSQL's, or of the way to it. See the table in [`crate::policy`].
+/// Policy for a PostgreSQL error, or a failed connection to it. [`crate::error_policy`] has the table.
 #[must_use]
-pub fn policy_of(error: &sqlx::Error) -> Policy {
+pub fn error_policy(error: &sqlx::Error) -> ErrorPolicy {
     match error {
-        sqlx::Error::Database(refusal) => policy::of_sqlstate(refusal.code().as_deref().unwrap_or_default()),
+        sqlx::Error::Database(error) => policy_for_sqlstate(error.code().as_deref().unwrap_or_default()),
         sqlx::Error::Decode(_)
         | sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::ColumnIndexOutOfBounds { .. }
-        | sqlx::Error::Encode(_) => Policy::Hold,
-        _ => Policy::Retry,
+        | sqlx::Error::Encode(_) => ErrorPolicy::Block,
+        _ => ErrorPolicy::Retry,
     }
 }

@@ -1,90 +1,90 @@
-//! An order with the names that the dictionary holds. Output of `stg`, input of `dds`.
+//! Order enriched with reference data. Output of `stg`, input of `dds`.
 //!
-//! Must never lose or reorder a field that is published already: other producers write the same structure.
+//! Never remove or reorder a published field: other producers write the same structure.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Money, id};
+use super::{id, money::Money};
 
-/// A version of an order, with names, logins and categories.
+/// Version of an order, with names, logins and categories from the reference data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "Enriched order")]
 pub struct EnrichedOrder {
-    /// Number of the order: its business key, and the record's key.
+    /// Order number: business key and record key.
     pub object_id: i64,
-    /// `order`.
+    /// Always `order`.
     pub object_type: String,
-    /// The order.
+    /// Content of the order version.
     pub payload: EnrichedPayload,
 }
 
-/// The order itself.
+/// Content of an enriched order version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct EnrichedPayload {
-    /// Number of the order.
+    /// Order number, the same as `object_id`.
     pub id: i64,
-    /// When the order was placed, `YYYY-MM-DD hh:mm:ss` in the stage's time zone.
+    /// Time at which the order was placed, `YYYY-MM-DD hh:mm:ss` in the stage's time zone.
     pub date: String,
-    /// When the order changed last; orders its versions. Absent from other producers: then `date` is taken.
+    /// Time of the last change; sorts the versions of an order. If absent (other producers), `date` is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update_ts: Option<String>,
-    /// Price of all lines.
+    /// Total price of all lines.
     pub cost: Money,
-    /// What the guest paid in money.
+    /// Amount that the user paid in money.
     pub payment: Money,
-    /// The status of this version.
+    /// Order status of this version.
     pub status: String,
-    /// The restaurant that cooks.
+    /// Restaurant that prepares the order.
     pub restaurant: NamedRef,
-    /// The guest who ordered.
+    /// User who placed the order.
     pub user: EnrichedUser,
-    /// The lines of the order; may be empty, and may name a product twice.
+    /// Lines of the order; may be empty, and may contain a product twice.
     pub products: Vec<EnrichedProduct>,
 }
 
-/// A thing with its id and its name.
+/// Entity with id and name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct NamedRef {
-    /// Its id in the dictionary.
+    /// Id in the reference data.
     #[serde(deserialize_with = "id::deserialize")]
     #[schemars(schema_with = "id::schema")]
     pub id: String,
-    /// Its name.
+    /// Name in the reference data.
     pub name: String,
 }
 
-/// The guest who ordered.
+/// User who placed the order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct EnrichedUser {
-    /// Id of the guest in the dictionary.
+    /// User id in the reference data.
     #[serde(deserialize_with = "id::deserialize")]
     #[schemars(schema_with = "id::schema")]
     pub id: String,
-    /// Name of the guest.
+    /// User name.
     pub name: String,
-    /// Login of the guest.
+    /// Login name of the user.
     pub login: String,
 }
 
-/// A line of an order, with the product's category.
+/// Line of an order, with the category of the product.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct EnrichedProduct {
-    /// Id of the product in the restaurant's menu.
+    /// Product id in the menu of the restaurant.
     #[serde(deserialize_with = "id::deserialize")]
     #[schemars(schema_with = "id::schema")]
     pub id: String,
-    /// Name of the product.
+    /// Product name.
     pub name: String,
-    /// Price of one.
+    /// Unit price.
     pub price: Money,
-    /// How many.
+    /// Number of units.
     pub quantity: i32,
-    /// Category of the product in the restaurant's menu: the business key of the category.
+    /// Category name in the menu of the restaurant: business key of the category.
     #[serde(deserialize_with = "id::deserialize")]
     #[schemars(schema_with = "id::schema")]
     pub category: String,

@@ -1,13 +1,13 @@
-//! Business keys in messages: text that holds more than white space.
+//! Business keys in messages: text that is not blank.
 //!
-//! Must never change the text: hash keys are made from it elsewhere.
+//! Never changes the text: hash keys are computed from it later.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize as _, Deserializer, de};
 
-/// Reads a business key; an empty one is refused.
+/// Deserializes a business key and rejects a blank one.
 ///
-/// A key of white space alone counts as empty, since hash keys are made from the trimmed text.
+/// White space alone is blank, because hash keys are computed from the trimmed text.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
     if text.trim().is_empty() {
@@ -19,7 +19,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     Ok(text)
 }
 
-/// The schema of what [`deserialize`] accepts.
+/// Schema of the texts that [`deserialize`] accepts.
 pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "minLength": 1, "pattern": "\\S"})
 }

@@ -1,7 +1,7 @@
-//! Amounts of money: exact decimals, written as plain JSON numbers.
+//! Amounts of money: exact decimals, serialized as plain JSON numbers.
 //!
-//! Must never pass through a float: `0.1 + 0.2` stays `0.3`, and what a message says is what is stored.
-//! Part of every message that carries a price or a cost.
+//! Never converts to a float: `0.1 + 0.2` stays `0.3`, and the stored amount equals the one in the message.
+//! Type of every price and cost in a message.
 
 use std::borrow::Cow;
 
@@ -11,39 +11,40 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-/// An amount of money, zero or more.
+/// Amount of money, zero or more.
 ///
-/// Reads a JSON number, also in scientific notation, from text (not from a [`serde_json::Value`], which has
-/// made a float of it already).
-/// Writes the shortest form: `180.50` becomes `180.5`, and `180` stays `180`.
+/// Deserializes from the text of a JSON number, also in scientific notation; not from a [`serde_json::Value`], which
+/// has already converted the number to a float.
+/// Serializes in the shortest form: `180.50` becomes `180.5`, and `180` stays `180`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Money(pub Decimal);
 
-/// The text is no amount of money.
+/// Error for a text that is not an amount of money.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum MoneyError {
-    /// Something else than a JSON number.
-    #[error("`{0}` is no amount of money: a JSON number without quotes is expected")]
+    /// Anything but a JSON number.
+    #[error("`{0}` is not an amount of money: expected a JSON number without quotes")]
     NotANumber(String),
     /// A number below zero.
-    #[error("`{0}` is no amount of money: it is negative")]
+    #[error("`{0}` is not an amount of money: it is negative")]
     Negative(String),
-    /// More digits than a decimal holds, which rounding would change.
+    /// More digits than a decimal can represent without rounding.
+    // The message starts as serde_json's own does: the worker maps both to the same dead-letter code.
     #[error("number out of range: `{0}` has more than 28 digits")]
     OutOfRange(String),
 }
 
 impl Money {
-    /// Reads the text of a JSON number without rounding it.
+    /// Parses the text of a JSON number without rounding it.
     ///
     /// # Errors
-    /// [`MoneyError`] when the text is no number, below zero, or has more than 28 digits.
+    /// [`MoneyError`] if the text is not a number, is negative, or has more than 28 digits.
     pub fn from_json(text: &str) -> Result<Self, MoneyError> {
         if !text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
             return Err(MoneyError::NotANumber(text.to_owned()));
         }
         let mantissa = text.split(['e', 'E']).next().unwrap_or(text);
-        // The exact reading of the mantissa comes first: the scientific reading alone would round it.
+        // The mantissa is parsed exactly first, because `from_scientific` alone would round it.
         let exact = Decimal::from_str_exact(mantissa).and_then(|plain| {
             if mantissa.len() == text.len() {
                 Ok(plain)
@@ -93,13 +94,13 @@ mod tests {
 
     use super::*;
 
-    fn written(text: &str) -> String {
+    fn reformat(text: &str) -> String {
         serde_json::to_string(&serde_json::from_str::<Money>(text).expect(text)).expect("a number")
     }
 
     #[test]
-    fn money_is_written_in_its_shortest_form() {
-        for (read, write) in [
+    fn money_is_serialized_in_its_shortest_form() {
+        for (input, output) in [
             ("180", "180"),
             ("180.50", "180.5"),
             ("180.00", "180"),
@@ -113,12 +114,12 @@ mod tests {
             ("9007199254740993", "9007199254740993"),
             ("0.1234567890123456789012345678", "0.1234567890123456789012345678"),
         ] {
-            assert_eq!(written(read), write, "{read}");
+            assert_eq!(reformat(input), output, "{input}");
         }
     }
 
     #[test]
-    fn what_is_no_number_is_refused() {
+    fn a_value_that_is_not_a_number_is_rejected() {
         for text in [r#""180""#, "null", "true", "[180]", "{}"] {
             let error = serde_json::from_str::<Money>(text).expect_err(text).to_string();
             assert!(error.contains("JSON number"), "{error}");
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_would_be_rounded_is_refused() {
+    fn a_number_that_would_be_rounded_is_rejected() {
         for text in [
             "1e400",
             "1e-40",
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_amount_is_refused() {
+    fn a_negative_amount_is_rejected() {
         assert_eq!(
             Money::from_json("-0.01"),
             Err(MoneyError::Negative("-0.01".to_owned()))
@@ -149,16 +150,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn written_money_reads_back_the_same(mantissa in 0_i128..79_228_162_514_264_337_593_543_950_335, scale in 0_u32..=28) {
+        fn serialized_money_round_trips(mantissa in 0_i128..79_228_162_514_264_337_593_543_950_335, scale in 0_u32..=28) {
             let money = Money(Decimal::from_i128_with_scale(mantissa, scale));
             let text = serde_json::to_string(&money).expect("a number");
             prop_assert_eq!(serde_json::from_str::<Money>(&text).expect("a number"), money);
-            // The same value has one text, whatever its trailing zeros.
-            prop_assert_eq!(written(&text), text);
+            // Equal amounts have the same text, regardless of trailing zeros.
+            prop_assert_eq!(reformat(&text), text);
         }
 
         #[test]
-        fn scientific_notation_means_the_same_number(digits in 1_u64..1_000_000_000, exponent in -18_i32..=18) {
+        fn scientific_notation_yields_the_same_amount(digits in 1_u64..1_000_000_000, exponent in -18_i32..=18) {
             let money = Money::from_json(&format!("{digits}e{exponent}")).expect("in range");
             let power = Decimal::from_i128_with_scale(10_i128.pow(exponent.unsigned_abs()), 0);
             let plain = Decimal::from(digits);

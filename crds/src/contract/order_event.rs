@@ -1,89 +1,89 @@
-//! The source's message: an order as it is at one moment. Input of `stg`.
+//! Message of the source: the state of an order at one time. Input of `stg`.
 //!
-//! Must never require a field that the pipeline does not use.
+//! Never require a field that the pipeline does not use.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Money, id};
+use super::{id, money::Money};
 
-/// A version of an order, as the order service sends it.
+/// Version of an order, as sent by the order service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "Order event")]
 pub struct OrderEvent {
-    /// Number of the order: its business key.
+    /// Order number: business key.
     pub object_id: i64,
-    /// `order`; the pipeline processes no other.
+    /// Always `order`; other object types are rejected.
     pub object_type: String,
-    /// When the message was sent, `YYYY-MM-DD hh:mm:ss` in the stage's time zone.
+    /// Time at which the message was sent, `YYYY-MM-DD hh:mm:ss` in the stage's time zone.
     pub sent_dttm: String,
-    /// The order.
+    /// Content of the order version.
     pub payload: OrderPayload,
 }
 
-/// The order itself.
+/// Content of an order version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct OrderPayload {
-    /// The restaurant that cooks.
+    /// Restaurant that prepares the order.
     pub restaurant: EntityRef,
-    /// The guest who ordered.
+    /// User who placed the order.
     pub user: EntityRef,
-    /// When the order was placed, `YYYY-MM-DD hh:mm:ss` in the stage's time zone.
+    /// Time at which the order was placed, `YYYY-MM-DD hh:mm:ss` in the stage's time zone.
     pub date: String,
-    /// The lines of the order; may be empty, and may name a product twice.
+    /// Lines of the order; may be empty, and may contain a product twice.
     pub order_items: Vec<OrderItem>,
     /// Part of the cost paid with bonus points. Not used by the pipeline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bonus_payment: Option<Money>,
-    /// Price of all lines.
+    /// Total price of all lines.
     pub cost: Money,
-    /// What the guest paid in money.
+    /// Amount that the user paid in money.
     pub payment: Money,
     /// Bonus points granted. Not used by the pipeline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bonus_grant: Option<Money>,
-    /// The statuses that the order went through. Not used by the pipeline.
+    /// Status history of the order. Not used by the pipeline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statuses: Option<Vec<StatusChange>>,
-    /// The status of this version: `OPEN`, `COOKING`, `DELIVERING`, `CLOSED`, `CANCELLED`, or one not known yet.
+    /// Order status of this version: `OPEN`, `COOKING`, `DELIVERING`, `CLOSED`, `CANCELLED`, or an unknown one.
     pub final_status: String,
-    /// When the order changed last, `YYYY-MM-DD hh:mm:ss` in the stage's time zone; orders its versions.
+    /// Time of the last change, `YYYY-MM-DD hh:mm:ss` in the stage's time zone; sorts the versions of an order.
     pub update_ts: String,
 }
 
-/// A thing that the dictionary knows, by its id.
+/// Reference to an entity of the reference data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct EntityRef {
-    /// Its id in the dictionary.
+    /// Id in the reference data.
     #[serde(deserialize_with = "id::deserialize")]
     #[schemars(schema_with = "id::schema")]
     pub id: String,
 }
 
-/// A line of an order.
+/// Line of an order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct OrderItem {
-    /// Id of the product in the restaurant's menu.
+    /// Product id in the menu of the restaurant.
     #[serde(deserialize_with = "id::deserialize")]
     #[schemars(schema_with = "id::schema")]
     pub id: String,
-    /// Name of the product.
+    /// Product name.
     pub name: String,
-    /// Price of one.
+    /// Unit price.
     pub price: Money,
-    /// How many.
+    /// Number of units.
     pub quantity: i32,
 }
 
-/// A status that the order went through.
+/// Entry of the status history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct StatusChange {
-    /// The status.
+    /// Order status.
     pub status: String,
-    /// When it began, `YYYY-MM-DD hh:mm:ss` in the stage's time zone.
+    /// Start of the status, `YYYY-MM-DD hh:mm:ss` in the stage's time zone.
     pub dttm: String,
 }

@@ -1,50 +1,50 @@
-//! What the marts need of an order version, with Data Vault keys. Output of `dds`, input of `cdm`.
+//! Order version with Data Vault hash keys, reduced to the attributes of the marts. Output of `dds`, input of `cdm`.
 //!
-//! Must never carry a business key beside the order's number: the marts know hash keys alone.
+//! Never contains a business key other than the order number: the marts use hash keys only.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::id;
 
-/// A version of an order, as the marts count it.
+/// Version of an order, as the marts count it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "Order fact")]
 pub struct OrderFact {
-    /// Number of the order: its business key, and the record's key.
+    /// Order number: business key and record key.
     pub object_id: i64,
-    /// `order`.
+    /// Always `order`.
     pub object_type: String,
-    /// The order.
+    /// Content of the order version.
     pub payload: FactPayload,
 }
 
-/// The order itself.
+/// Content of an order version, reduced to the attributes of the marts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct FactPayload {
-    /// Number of the order.
+    /// Order number, the same as `object_id`.
     pub id: i64,
-    /// When the order changed last; orders its versions.
+    /// Time of the last change; sorts the versions of an order.
     pub update_ts: String,
-    /// The status of this version.
+    /// Order status of this version.
     pub status: String,
-    /// The guest: `h_user_pk` and the name.
+    /// User: `h_user_pk` and name.
     pub user: FactRef,
-    /// The dishes: `h_product_pk` and the name.
+    /// Products: `h_product_pk` and name.
     pub products: Vec<FactRef>,
-    /// The categories of the dishes: `h_category_pk` and the name.
+    /// Categories of the products: `h_category_pk` and name.
     pub categories: Vec<FactRef>,
 }
 
-/// A hub's row: its hash key and a name.
+/// Reference to a hub row: hash key and name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct FactRef {
-    /// The hash key, as the text of a UUID.
+    /// Hash key in UUID text form.
     #[serde(deserialize_with = "id::deserialize")]
     #[schemars(schema_with = "id::schema")]
     pub id: String,
-    /// The name in this version of the order.
+    /// Name in this version of the order.
     pub name: String,
 }

@@ -1,7 +1,8 @@
-//! A size in bytes as a user writes it: `8Mi`, `1Ki`, `1Gi`, `1048576`.
+//! Size in bytes as users write it: `8Mi`, `1Ki`, `1Gi`, `1048576`.
 //!
-//! Must never lose precision: what is read and written again is the same size.
-//! The batch and record limits of the resource are of this type.
+//! Parsing and formatting never lose precision.
+//! Accepts a subset of Kubernetes quantities: `k8s-openapi`'s `Quantity` holds the text unparsed, and a full quantity
+//! parser would accept fractions, exponents and decimal units.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -9,42 +10,42 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
-/// The accepted text; a part of what Kubernetes calls a quantity.
+/// Accepted text: a subset of the Kubernetes quantities.
 const PATTERN: &str = "^[0-9]{1,9}(Ki|Mi|Gi)?$";
-/// The units of [`PATTERN`], the largest first, with their size in bytes.
+/// Units of [`PATTERN`] with their size in bytes, largest first.
 const UNITS: [(&str, u64); 3] = [("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
-/// The largest number in front of a unit: nine digits.
+/// Largest number in front of a unit: nine digits.
 const MAX_COUNT: u64 = 999_999_999;
 
-/// A size in bytes, written with a binary unit (`8Mi`) or without any.
+/// Size in bytes, written with a binary unit (`8Mi`) or as a plain number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bytes(u64);
 
-/// The text is no size.
+/// Error for a text that is not a size.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("`{0}` is no size: write a whole number of bytes, or one with Ki, Mi or Gi, such as `8Mi`")]
+#[error("`{0}` is not a valid size: use a whole number of bytes, or one with Ki, Mi or Gi, such as `8Mi`")]
 pub struct BytesError(String);
 
 impl Bytes {
-    /// A size of `count` bytes.
+    /// Creates a size of `count` bytes.
     #[must_use]
     pub const fn new(count: u64) -> Self {
         Self(count)
     }
 
-    /// A size of `count` kibibytes (1,024 bytes).
+    /// Creates a size of `count` kibibytes (1,024 bytes).
     #[must_use]
     pub const fn from_kib(count: u64) -> Self {
         Self(count << 10)
     }
 
-    /// A size of `count` mebibytes (1,048,576 bytes).
+    /// Creates a size of `count` mebibytes (1,048,576 bytes).
     #[must_use]
     pub const fn from_mib(count: u64) -> Self {
         Self(count << 20)
     }
 
-    /// The size in bytes.
+    /// Number of bytes.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
@@ -91,7 +92,7 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
-/// Reads both forms: JSON and YAML write `1048576` as a number.
+/// Accepts strings and numbers, because `1048576` is a number in JSON and YAML.
 struct BytesVisitor;
 
 impl de::Visitor<'_> for BytesVisitor {
@@ -148,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_documented_form_is_read() {
+    fn every_documented_form_is_accepted() {
         for (text, bytes) in [
             ("8Mi", 8 << 20),
             ("1048576", 1 << 20),
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_read_as_bytes() {
+    fn a_plain_number_is_a_size_in_bytes() {
         assert_eq!(
             serde_json::from_str::<Bytes>("1048576").expect("a number"),
             Bytes::from_mib(1)
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_an_example() {
+    fn other_text_is_rejected_with_an_example() {
         for text in [
             "",
             "Mi",
@@ -193,7 +194,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_written_size_reads_back_the_same(count in 0..=MAX_COUNT, unit in 0_u32..=3) {
+        fn a_formatted_size_round_trips(count in 0..=MAX_COUNT, unit in 0_u32..=3) {
             let size = Bytes::new(count << (10 * unit));
             let text = size.to_string();
             prop_assert_eq!(text.parse(), Ok(size), "{}", text);

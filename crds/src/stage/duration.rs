@@ -1,7 +1,8 @@
-//! A length of time as a user writes it: `250ms`, `1s`, `5m`, `2h`, `1m30s`.
+//! Duration as users write it: `250ms`, `1s`, `5m`, `2h`, `1m30s`.
 //!
-//! Must never lose precision: what is read and written again is the same length.
-//! Every time in the resource is of this type.
+//! Parsing and formatting never lose precision.
+//! `kube::core::Duration` is not used: it also accepts signs, fractions and repeated units, computes in floating
+//! point, and formats `5m` as `300s`.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -9,36 +10,36 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
-/// The accepted text: hours, minutes, seconds and milliseconds, each at most once and in this order.
+/// Accepted text: hours, minutes, seconds and milliseconds, each at most once and in this order.
 const PATTERN: &str = "^([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?([0-9]{1,9}ms)?$";
-/// The units of [`PATTERN`], the largest first, with their length in milliseconds.
+/// Units of [`PATTERN`] with their length in milliseconds, largest first.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// A length of time in whole milliseconds, written with units (`1m30s`).
+/// Duration in whole milliseconds, written with units (`1m30s`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(std::time::Duration);
 
-/// The text is no duration.
+/// Error for a text that is not a duration.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
-    "`{0}` is no duration: write hours, minutes, seconds or milliseconds with their unit, such as `250ms`, `5m` or `1m30s`"
+    "`{0}` is not a valid duration: use hours, minutes, seconds or milliseconds with their unit, such as `250ms`, `5m` or `1m30s`"
 )]
 pub struct DurationError(String);
 
 impl Duration {
-    /// A duration of `milliseconds`.
+    /// Creates a duration of whole milliseconds.
     #[must_use]
     pub const fn from_millis(milliseconds: u64) -> Self {
         Self(std::time::Duration::from_millis(milliseconds))
     }
 
-    /// A duration of `seconds`.
+    /// Creates a duration of whole seconds.
     #[must_use]
     pub const fn from_secs(seconds: u64) -> Self {
         Self(std::time::Duration::from_secs(seconds))
     }
 
-    /// The same length as the standard library's type.
+    /// Converts to the standard library's type.
     #[must_use]
     pub const fn as_std(self) -> std::time::Duration {
         self.0
@@ -55,14 +56,14 @@ impl FromStr for Duration {
     type Err = DurationError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        milliseconds(text)
+        parse_milliseconds(text)
             .map(Self::from_millis)
             .ok_or_else(|| DurationError(text.to_owned()))
     }
 }
 
-/// The length that `text` names, if it follows [`PATTERN`] and is not empty.
-fn milliseconds(text: &str) -> Option<u64> {
+/// Parses a non-empty text that matches [`PATTERN`]; returns `None` for any other text.
+fn parse_milliseconds(text: &str) -> Option<u64> {
     let (mut rest, mut total, mut units) = (text, 0_u64, UNITS.iter());
     if text.is_empty() {
         return None;
@@ -71,7 +72,7 @@ fn milliseconds(text: &str) -> Option<u64> {
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let (number, tail) = rest.split_at(digits);
         let unit = &tail[..tail.len() - tail.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len()];
-        // Going on from the last unit keeps the order and allows each unit once.
+        // The iterator continues after the previous unit: units are in order, and each occurs at most once.
         let (_, length) = units.find(|(name, _)| *name == unit)?;
         if digits > 9 {
             return None;
@@ -134,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_documented_form_is_read() {
+    fn every_documented_form_is_accepted() {
         for (text, millis) in [
             ("250ms", 250),
             ("1s", 1_000),
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_an_example() {
+    fn other_text_is_rejected_with_an_example() {
         for text in [
             "",
             "1",
@@ -171,13 +172,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_written_duration_reads_back_the_same(millis in 0_u64..=999_999_999 * 3_600_000) {
+        fn a_formatted_duration_round_trips(millis in 0_u64..=999_999_999 * 3_600_000) {
             let duration = Duration::from_millis(millis);
             prop_assert_eq!(duration.to_string().parse(), Ok(duration));
         }
 
         #[test]
-        fn no_text_makes_the_parser_fail_hard(text in "[0-9hms .-]{0,24}") {
+        fn no_text_makes_the_parser_panic(text in "[0-9hms .-]{0,24}") {
             let _ = text.parse::<Duration>();
         }
     }

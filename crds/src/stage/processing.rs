@@ -1,90 +1,90 @@
-//! What a stage does between reading and writing: dictionary, topics, tags, batches, limits.
+//! Processing settings: reference data, topics, tags, batches and limits.
 //!
-//! Must never hold anything that only the operator uses: all of this reaches the worker.
+//! Every field reaches the worker; operator-only settings belong to [`super::Scaling`] and [`super::WorkerPod`].
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Bytes, Duration,
-    rules::{lasts, weighs},
+    bytes::Bytes,
+    duration::Duration,
+    rules::{duration_between, size_between},
 };
 
-/// The Redis database with users, restaurants and menus. Only for the layer `stg`, which needs it.
+/// Reference data in Redis: users, restaurants and menus. Required for the layer `stg`, not allowed for others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Dictionary {
-    /// Address as `redis://host:port/database`, or `rediss://…` for TLS. No password in it: see `authSecret`.
+pub struct ReferenceData {
+    /// Redis URL: `redis://host:port/database`, or `rediss://…` for TLS. Do not add a password; set `authSecretName`.
     #[schemars(
         length(min = 9, max = 512),
         regex(pattern = "^rediss?://[^@/]+(/[0-9]{1,5})?$")
     )]
     pub url: String,
 
-    /// Name of a Secret in the same namespace with the credentials for Redis; none: no login.
-    /// Keys: `password`, and, optional, `username` and `ca.crt` (trusted certificates for `rediss`, PEM).
+    /// Name of the Secret with the Redis credentials, in the same namespace; omit for Redis without authentication.
+    /// Keys: `password`; optional: `username`, and `ca.crt` (trusted CA certificates for `rediss`, PEM).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
-    pub auth_secret: Option<String>,
+    pub auth_secret_name: Option<String>,
 
-    /// How long an order waits for an id that the dictionary lacks, before it is dead-lettered; 0s to 168h.
-    /// Default: 5m.
-    #[serde(default = "default_dictionary_max_wait")]
-    #[schemars(extend("x-kubernetes-validations" = lasts("0s", "168h")))]
+    /// Maximum time that an order waits for a missing entry before it is dead-lettered; 0s to 168h. Default: 5m.
+    #[serde(default = "default_reference_data_max_wait")]
+    #[schemars(extend("x-kubernetes-validations" = duration_between("0s", "168h")))]
     pub max_wait: Duration,
 }
 
-/// The topic that the stage publishes to. Only for the layers `stg` and `dds`, which need it.
+/// Topic that the stage produces to. Required for the layers `stg` and `dds`, not allowed for `cdm`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Output {
-    /// The topic that the next stage reads. It differs from the source topic.
+    /// Topic that the next stage consumes. Must differ from the source topic.
     #[schemars(length(min = 1, max = 249), regex(pattern = "^[a-zA-Z0-9._-]+$"))]
     pub topic: String,
 }
 
-/// The topic for records that cannot be processed.
+/// Topic for rejected records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DeadLetter {
-    /// Bad records arrive here untouched, with the reason in their headers.
-    /// It differs from the source topic and the output topic.
+    /// Topic that receives each rejected record unchanged, with the reason in its headers.
+    /// Must differ from the source topic and the output topic.
     #[schemars(length(min = 1, max = 249), regex(pattern = "^[a-zA-Z0-9._-]+$"))]
     pub topic: String,
 }
 
-/// When a guest earns a tag: at `threshold` closed orders with a dish of `category`.
+/// Rule that tags a user at `threshold` closed orders with a product of `category`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TagRule {
-    /// Name of the category as the menus write it, or `*` for every category without a rule of its own.
+    /// Category name as in the menus, or `*` for every category that has no rule.
     #[schemars(length(min = 1, max = 200))]
     pub category: String,
 
-    /// Closed orders that earn the tag; 1 to 1000000.
+    /// Closed orders with a product of the category at which a user gets the tag; 1 to 1000000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub threshold: u32,
 
-    /// The tag. Default: the category's name.
+    /// Tag to assign. Default: the category name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 200))]
     pub tag: Option<String>,
 }
 
-/// When a batch closes: at the first of the three limits.
+/// Limits of a batch; the first one that is reached closes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Batch {
-    /// Records in a batch; 1 to 50000. Default: 1000.
+    /// Maximum number of records; 1 to 50000. Default: 1000.
     #[schemars(range(min = 1, max = 50_000))]
     pub max_records: u32,
 
-    /// Bytes of the records' values in a batch (`Ki`, `Mi`, `Gi` or none); 1Ki to 256Mi. Default: 8Mi.
-    #[schemars(extend("x-kubernetes-validations" = weighs("1Ki", "256Mi")))]
+    /// Maximum total size of the record values, in bytes or with `Ki`, `Mi` or `Gi`; 1Ki to 256Mi. Default: 8Mi.
+    #[schemars(extend("x-kubernetes-validations" = size_between("1Ki", "256Mi")))]
     pub max_bytes: Bytes,
 
-    /// Age of a batch's first record when the batch closes; 1ms to 1m. Default: 1s.
-    #[schemars(extend("x-kubernetes-validations" = lasts("1ms", "1m")))]
+    /// Maximum time from the first record until the batch closes; 1ms to 1m. Default: 1s.
+    #[schemars(extend("x-kubernetes-validations" = duration_between("1ms", "1m")))]
     pub max_wait: Duration,
 }
 
@@ -98,16 +98,16 @@ impl Default for Batch {
     }
 }
 
-/// What a single record may be: one over a limit is dead-lettered.
+/// Limits per record; a record over a limit is dead-lettered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Limits {
-    /// Bytes of a record's value (`Ki`, `Mi`, `Gi` or none); 1Ki to 64Mi. Default: 1Mi.
-    #[schemars(extend("x-kubernetes-validations" = weighs("1Ki", "64Mi")))]
+    /// Maximum size of a record value, in bytes or with `Ki`, `Mi` or `Gi`; 1Ki to 64Mi. Default: 1Mi.
+    #[schemars(extend("x-kubernetes-validations" = size_between("1Ki", "64Mi")))]
     pub max_record_bytes: Bytes,
 
-    /// How far in the future an order's `update_ts` may lie; 0s to 8760h. Default: 24h.
-    #[schemars(extend("x-kubernetes-validations" = lasts("0s", "8760h")))]
+    /// Maximum time by which an order's `update_ts` may be in the future; 0s to 8760h. Default: 24h.
+    #[schemars(extend("x-kubernetes-validations" = duration_between("0s", "8760h")))]
     pub max_clock_skew: Duration,
 }
 
@@ -120,6 +120,6 @@ impl Default for Limits {
     }
 }
 
-fn default_dictionary_max_wait() -> Duration {
+fn default_reference_data_max_wait() -> Duration {
     Duration::from_secs(300)
 }

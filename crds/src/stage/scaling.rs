@@ -1,17 +1,17 @@
-//! How many workers a stage may have, and what moves their number.
+//! Scaling settings: the bounds on the number of workers, and the target that the lag is compared with.
 //!
-//! Must never reach the worker: a change of scaling restarts no pod.
-//! The operator's replica decision is a function of this and the measured lag.
+//! Never reaches the worker, so that a change of these settings restarts no pod.
+//! The operator decides on replicas from these settings and the measured lag.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Duration,
-    rules::{lasts, message, rule, rule_at},
+    duration::Duration,
+    rules::{duration_between, message, rule, rule_at},
 };
 
-/// How the number of workers follows the lag.
+/// Scaling of the workers by consumer lag.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -27,48 +27,49 @@ use super::{
     ),
 ]))]
 pub struct Scaling {
-    /// Who sets the number of workers: `Auto` (the operator, by lag), `Recommend` (as Auto, but only shown in the
-    /// status), `Manual` (`replicas`), `External` (`replicas`, written by another controller). Default: `Auto`.
+    /// Scaling mode: `Auto` (the operator scales by lag), `Recommend` (the operator reports the recommendation in the
+    /// status and does not scale), `Manual` (`replicas`), `External` (`replicas`, written by another controller).
+    /// Default: `Auto`.
     pub mode: ScalingMode,
 
-    /// The number of workers in the modes Manual and External; 0 to 1000. Default: `minReplicas`.
+    /// Number of workers in the modes `Manual` and `External`; 0 to 1000. Default: `minReplicas`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1000))]
     pub replicas: Option<u32>,
 
-    /// The fewest workers; 0 lets an idle stage have none. 0 to 1000. Default: 1.
+    /// Minimum number of workers; 0 allows scale to zero. 0 to 1000. Default: 1.
     #[schemars(range(max = 1000))]
     pub min_replicas: u32,
 
-    /// The most workers; 1 to 1000. Default: the number of the topic's partitions.
+    /// Maximum number of workers; 1 to 1000. Default: the partition count.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: Option<u32>,
 
-    /// What the number of workers aims at. Default: `{drainSeconds: 60}`.
+    /// Scaling target: exactly one of `drainSeconds` and `lagPerReplica`. Default: `{drainSeconds: 60}`.
     pub target: Target,
 
-    /// With `minReplicas: 0`: the lag, in records, above which the first worker starts. Default: 0.
+    /// Lag, in records, above which the first worker starts if `minReplicas` is 0. Default: 0.
     #[schemars(range(max = 1_000_000_000_000_u64))]
     pub activation_lag: u64,
 
-    /// Time between two readings of the lag; 1s to 10m. Default: 5s.
-    #[schemars(extend("x-kubernetes-validations" = lasts("1s", "10m")))]
+    /// Interval between lag polls; 1s to 10m. Default: 5s.
+    #[schemars(extend("x-kubernetes-validations" = duration_between("1s", "10m")))]
     pub poll_interval: Duration,
 
-    /// How soon workers are added.
+    /// Stabilization window and cooldown of scale-ups.
     pub scale_up: ScaleUp,
 
-    /// How soon workers are taken away.
+    /// Stabilization window and cooldown of scale-downs.
     pub scale_down: ScaleDown,
 
-    /// The number of workers while the lag cannot be read: `Hold` (as it is) or `Min` (`minReplicas`).
+    /// Behavior while the lag is unknown: `Hold` leaves the replicas unchanged, `Min` scales down to `minReplicas`.
     /// Default: `Hold`.
     pub on_lag_unknown: OnLagUnknown,
 
-    /// A partition with lag and without progress for this long counts as stuck, and asks for no workers;
+    /// Time without progress after which a partition with lag is stuck and no longer counts for scaling;
     /// 1m to 24h. Default: 10m.
-    #[schemars(extend("x-kubernetes-validations" = lasts("1m", "24h")))]
+    #[schemars(extend("x-kubernetes-validations" = duration_between("1m", "24h")))]
     pub stuck_after: Duration,
 }
 
@@ -90,22 +91,22 @@ impl Default for Scaling {
     }
 }
 
-/// Who sets the number of workers.
+/// Source of the number of workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum ScalingMode {
-    /// The operator, by lag.
+    /// The operator scales by lag.
     #[default]
     Auto,
-    /// Nobody: the operator shows what it would do.
+    /// The operator reports its recommendation and does not scale.
     Recommend,
-    /// A person, in `replicas`.
+    /// The user sets `replicas`.
     Manual,
-    /// Another controller, through the scale subresource.
+    /// Another controller sets `replicas` through the scale subresource.
     External,
 }
 
-/// What the number of workers aims at: exactly one of `drainSeconds` and `lagPerReplica`.
+/// Scaling target: exactly one of `drainSeconds` and `lagPerReplica`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [rule(
@@ -113,17 +114,17 @@ pub enum ScalingMode {
     message::TARGET,
 )]))]
 pub struct Target {
-    /// The lag is drained within this many seconds; 1 to 86400.
+    /// Target drain time, in seconds; 1 to 86400.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400))]
     pub drain_seconds: Option<u32>,
 
-    /// Records of lag that one worker is kept for; 1 to 1000000000.
+    /// Target lag per worker, in records; 1 to 1000000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub lag_per_replica: Option<u32>,
 
-    /// With `drainSeconds`: records per second that one worker is taken to commit until this has been measured;
+    /// Assumed throughput per worker until it has been measured, in records per second. Applies to `drainSeconds`;
     /// 1 to 1000000. Default: 1000.
     #[serde(default = "default_initial_rate")]
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -140,16 +141,16 @@ impl Default for Target {
     }
 }
 
-/// How soon workers are added.
+/// Stabilization window and cooldown of scale-ups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ScaleUp {
-    /// The lowest wish of this window counts; 0s to 1h. Default: 0s.
-    #[schemars(extend("x-kubernetes-validations" = lasts("0s", "1h")))]
+    /// The lowest recommendation in this window is used; 0s to 1h. Default: 0s.
+    #[schemars(extend("x-kubernetes-validations" = duration_between("0s", "1h")))]
     pub stabilization_window: Duration,
 
-    /// Rest after a move before workers are added; 0s to 1h. Default: 15s.
-    #[schemars(extend("x-kubernetes-validations" = lasts("0s", "1h")))]
+    /// Minimum time between a scaling step and the next scale-up; 0s to 1h. Default: 15s.
+    #[schemars(extend("x-kubernetes-validations" = duration_between("0s", "1h")))]
     pub cooldown: Duration,
 }
 
@@ -162,16 +163,16 @@ impl Default for ScaleUp {
     }
 }
 
-/// How soon workers are taken away.
+/// Stabilization window and cooldown of scale-downs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ScaleDown {
-    /// The highest wish of this window counts; 0s to 1h. Default: 2m.
-    #[schemars(extend("x-kubernetes-validations" = lasts("0s", "1h")))]
+    /// The highest recommendation in this window is used; 0s to 1h. Default: 2m.
+    #[schemars(extend("x-kubernetes-validations" = duration_between("0s", "1h")))]
     pub stabilization_window: Duration,
 
-    /// Rest after a move before workers are taken away; 0s to 1h. Default: 1m.
-    #[schemars(extend("x-kubernetes-validations" = lasts("0s", "1h")))]
+    /// Minimum time between a scaling step and the next scale-down; 0s to 1h. Default: 1m.
+    #[schemars(extend("x-kubernetes-validations" = duration_between("0s", "1h")))]
     pub cooldown: Duration,
 }
 
@@ -184,14 +185,14 @@ impl Default for ScaleDown {
     }
 }
 
-/// The number of workers while the lag cannot be read.
+/// Behavior while the lag is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum OnLagUnknown {
-    /// Stays as it is.
+    /// Leaves the replicas unchanged.
     #[default]
     Hold,
-    /// Goes to `minReplicas`.
+    /// Scales down to `minReplicas`.
     Min,
 }
 

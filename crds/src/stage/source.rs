@@ -1,7 +1,7 @@
-//! Where a stage reads: the Kafka cluster, the topic and the consumer group.
+//! Source settings: the Kafka cluster, the topic and the consumer group.
 //!
-//! Must never name the layers: reading is the same for all three.
-//! The first step of a stage's flow; the operator measures the lag of the same group.
+//! Independent of the layer: all layers consume in the same way.
+//! The worker consumes as this group; the operator polls the lag of the same group.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -12,10 +12,10 @@ use thiserror::Error;
 
 use super::rules::{immutable, rule_at};
 
-/// The text that an RFC 3339 instant has, beside the two words.
+/// Pattern of the accepted text: `Earliest`, `Latest` or an RFC 3339 timestamp.
 const START_PATTERN: &str = r"^(Earliest|Latest|[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2}))$";
 
-/// The Kafka topic that the stage reads.
+/// Kafka topic that the stage consumes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [rule_at(
@@ -24,57 +24,57 @@ const START_PATTERN: &str = r"^(Earliest|Latest|[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][
     "consumerGroup is immutable: create another StreamStage instead",
 )]))]
 pub struct Source {
-    /// Kafka brokers to start from, as `host:port`; 1 to 32.
-    /// The client learns the other brokers from them. A host without a dot is a Service of the stage's own namespace:
-    /// the operator, which is in another one, asks `kafka` as `kafka.<namespace>.svc`.
+    /// Kafka bootstrap servers as `host:port`; 1 to 32. The client discovers the other brokers from them.
+    /// A host without a dot is a Service in the stage's namespace: the operator, which runs in another namespace,
+    /// connects to `kafka` as `kafka.<namespace>.svc`.
     #[schemars(
         length(min = 1, max = 32),
         inner(length(max = 261), regex(pattern = r"^[^,\s]+:[0-9]{1,5}$"))
     )]
     pub bootstrap_servers: Vec<String>,
 
-    /// The topic to read. Immutable.
+    /// Source topic. Immutable.
     #[schemars(length(min = 1, max = 249), regex(pattern = "^[a-zA-Z0-9._-]+$"))]
     #[schemars(extend("x-kubernetes-validations" = immutable("the source topic")))]
     pub topic: String,
 
-    /// The consumer group whose offsets mirror the progress of the stage. Immutable.
+    /// Consumer group of the stage. Its committed offsets follow the positions in PostgreSQL. Immutable.
     /// Default: `<namespace>.<name>` of the StreamStage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub consumer_group: Option<String>,
 
-    /// Where a group that has committed nothing yet begins: `Earliest` (the log's start), `Latest` (its end), or
-    /// an RFC 3339 instant such as `2024-02-24T00:00:00Z` (the first record at or after it). Default: `Earliest`.
+    /// Start offset of a group without committed offsets: `Earliest` (log start), `Latest` (log end) or an RFC 3339
+    /// time such as `2024-02-24T00:00:00Z` (first record at or after it). Default: `Earliest`.
     #[serde(default)]
     pub start_from: StartFrom,
 
-    /// Name of a Secret in the same namespace with the credentials for Kafka; none: plain text without a login.
-    /// Keys, all optional: `username` and `password` (SASL), `mechanism` (`PLAIN`, `SCRAM-SHA-256` or
+    /// Name of the Secret with the Kafka credentials, in the same namespace; omit for PLAINTEXT without
+    /// authentication. Keys, all optional: `username` and `password` (SASL), `mechanism` (`PLAIN`, `SCRAM-SHA-256` or
     /// `SCRAM-SHA-512`; default `PLAIN`), `security.protocol` (`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`;
     /// default `SASL_SSL` with a `username`, else `SSL` with a `ca.crt` or `tls.crt`, else `PLAINTEXT`), and as PEM
-    /// `ca.crt` (trusted certificates, instead of the system's), `tls.crt` and `tls.key` (the client's own).
+    /// `ca.crt` (trusted CA certificates, instead of the system's), `tls.crt` and `tls.key` (client certificate and key).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
-    pub auth_secret: Option<String>,
+    pub auth_secret_name: Option<String>,
 }
 
-/// Where a consumer group begins that has committed nothing yet.
+/// Start offset of a consumer group without committed offsets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StartFrom {
-    /// At the log's start.
+    /// Log start offset.
     #[default]
     Earliest,
-    /// At the log's end: only records that arrive from now on.
+    /// Log end offset: skips the existing records.
     Latest,
-    /// At the first record whose timestamp is at or after this instant.
+    /// Offset of the first record whose timestamp is at or after this time.
     Timestamp(Timestamp),
 }
 
-/// The text names no starting point.
+/// Error for a text that is not a start offset.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
-    "`{0}` is no starting point: write `Earliest`, `Latest` or an RFC 3339 instant such as `2024-02-24T00:00:00Z`"
+    "`{0}` is not a valid start offset: use `Earliest`, `Latest` or an RFC 3339 time such as `2024-02-24T00:00:00Z`"
 )]
 pub struct StartFromError(String);
 
@@ -98,7 +98,7 @@ impl fmt::Display for StartFrom {
         match self {
             Self::Earliest => f.write_str("Earliest"),
             Self::Latest => f.write_str("Latest"),
-            Self::Timestamp(instant) => instant.fmt(f),
+            Self::Timestamp(timestamp) => timestamp.fmt(f),
         }
     }
 }
@@ -136,20 +136,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_starting_point_reads_back_the_same() {
+    fn a_start_offset_round_trips() {
         for text in ["Earliest", "Latest", "2024-02-24T00:00:00Z"] {
             assert_eq!(text.parse::<StartFrom>().expect(text).to_string(), text);
         }
     }
 
     #[test]
-    fn an_instant_keeps_its_offset_from_utc() {
-        let local: StartFrom = "2024-02-24T03:00:00+03:00".parse().expect("an instant");
-        assert_eq!(local, "2024-02-24T00:00:00Z".parse().expect("an instant"));
+    fn a_utc_offset_is_respected() {
+        let local: StartFrom = "2024-02-24T03:00:00+03:00".parse().expect("a timestamp");
+        assert_eq!(local, "2024-02-24T00:00:00Z".parse().expect("a timestamp"));
     }
 
     #[test]
-    fn a_time_without_a_zone_is_no_starting_point() {
+    fn a_time_without_a_utc_offset_is_rejected() {
         for text in ["2024-02-24T00:00:00", "earliest", "", "2024-02-30T00:00:00Z"] {
             let error = text.parse::<StartFrom>().expect_err(text).to_string();
             assert!(error.contains("RFC 3339"), "{error}");

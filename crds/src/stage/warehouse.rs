@@ -1,14 +1,14 @@
-//! Where a stage writes: the PostgreSQL server and how many connections it may use.
+//! Warehouse settings: the PostgreSQL database that the write step uses, and its connection budget.
 //!
-//! Must never hold a password: credentials are named by Secret.
-//! The target of the write step; the connection budget is one of the caps on the number of workers.
+//! Never contains a password: credentials come from a Secret that is referenced by name.
+//! The connection budget is one of the bounds on the number of workers.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules::{message, rule_at};
 
-/// The PostgreSQL database that the stage writes.
+/// PostgreSQL database that the stage writes to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [rule_at(
@@ -17,7 +17,7 @@ use super::rules::{message, rule_at};
     message::CONNECTION_BUDGET,
 )]))]
 pub struct Warehouse {
-    /// Host name or address of the server.
+    /// Host name or IP address of the server.
     #[schemars(length(min = 1, max = 253))]
     pub host: String,
 
@@ -30,45 +30,45 @@ pub struct Warehouse {
     #[schemars(length(min = 1, max = 63))]
     pub database: String,
 
-    /// Whether the connection is encrypted and the server's certificate checked. Default: `prefer`.
+    /// TLS mode of the connections, as libpq's `sslmode`. Default: `prefer`.
     #[serde(default)]
     pub ssl_mode: SslMode,
 
-    /// Name of a Secret in the same namespace with the credentials for PostgreSQL.
-    /// Keys: `username`, `password`, and, optional, `ca.crt` (for `verify-ca` and `verify-full`),
-    /// `tls.crt` and `tls.key` (the client's certificate and key, PEM).
-    /// None: the worker takes `PGUSER`, `PGPASSWORD` and the other usual variables.
+    /// Name of the Secret with the PostgreSQL credentials, in the same namespace.
+    /// Keys: `username`, `password`; optional: `ca.crt` (for `verify-ca` and `verify-full`),
+    /// `tls.crt` and `tls.key` (client certificate and key, PEM).
+    /// If omitted, the worker uses `PGUSER`, `PGPASSWORD` and the other libpq variables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
-    pub auth_secret: Option<String>,
+    pub auth_secret_name: Option<String>,
 
-    /// Connections that one worker opens: 1, or 2 to write one batch while the next begins. Default: 2.
+    /// Connections per worker: 1, or 2 to write one batch while the next one starts. Default: 2.
     #[serde(default = "default_connections_per_worker")]
     #[schemars(range(min = 1, max = 2))]
     pub connections_per_worker: u32,
 
-    /// Connections that all workers of this stage may open together: caps the number of workers at
-    /// `connectionBudget / connectionsPerWorker`. Default: no cap.
+    /// Maximum number of connections of all workers of this stage together. It limits the workers to
+    /// `connectionBudget / connectionsPerWorker`. Default: unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub connection_budget: Option<u32>,
 }
 
-/// How a connection to PostgreSQL is encrypted, in the words of libpq's `sslmode`.
+/// TLS mode of a PostgreSQL connection, with the values of libpq's `sslmode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
 pub enum SslMode {
-    /// Never encrypted.
+    /// Without TLS.
     Disable,
-    /// Encrypted if the server offers it.
+    /// TLS if the server supports it.
     #[default]
     Prefer,
-    /// Encrypted, or no connection.
+    /// TLS required; the certificate is not verified.
     Require,
-    /// Encrypted, and the server's certificate is signed by a trusted authority.
+    /// TLS required; the server certificate must be signed by a trusted CA.
     VerifyCa,
-    /// As `verify-ca`, and the certificate is for this host.
+    /// Same as `verify-ca`, and the certificate must match the host name.
     VerifyFull,
 }
 

@@ -1,6 +1,6 @@
-//! What the pods of a stage look like.
+//! Pod settings of the workers.
 //!
-//! Must never reach the worker: the operator turns this into a pod template.
+//! Used by the operator only: it merges them into the pod template, and the worker never reads them.
 
 use std::collections::BTreeMap;
 
@@ -9,42 +9,41 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// The pods that run the stage.
+/// Pod settings of the workers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct WorkerPod {
-    /// Image of the worker. Default, also when empty: the image that the operator was installed with.
+    /// Image of the worker. Default, also if empty: the operator's default worker image.
     #[schemars(length(max = 512))]
     pub image: String,
 
-    /// Requests and limits of the worker's container, as in a pod. Default: the operator's.
-    #[schemars(schema_with = "resources")]
+    /// Resource requests and limits of the worker container. Default: those of the operator.
+    #[schemars(schema_with = "resources_schema")]
     pub resources: ResourceRequirements,
 
-    /// A pod template that is merged into the one that the operator writes, such as
-    /// `{spec: {nodeSelector: {disk: ssd}}}`. The name `worker` addresses the worker's container.
-    #[schemars(schema_with = "preserved_object")]
+    /// Pod template that is merged into the operator's, such as `{spec: {nodeSelector: {disk: ssd}}}`.
+    /// The container name `worker` selects the worker container.
+    #[schemars(schema_with = "preserved_object_schema")]
     pub pod_template: BTreeMap<String, Value>,
 }
 
-/// The part of a container's resources that is offered here; the type's own schema repeats the manual of
+/// Schema of requests and limits only, since the schema of the Kubernetes type repeats the documentation of
 /// quantities for each of its maps.
-fn resources(_: &mut SchemaGenerator) -> Schema {
+fn resources_schema(_: &mut SchemaGenerator) -> Schema {
     let quantities = json!({
         "type": "object",
         "maxProperties": 32,
         "additionalProperties": {"x-kubernetes-int-or-string": true, "nullable": false},
     });
     let mut limits = quantities.clone();
-    limits["description"] =
-        "The most of each resource that the container may use, such as `{memory: 256Mi}`.".into();
+    limits["description"] = "Resource limits of the container, such as `{memory: 256Mi}`.".into();
     let mut requests = quantities;
     requests["description"] =
-        "What is set aside for the container, such as `{cpu: 500m, memory: 128Mi}`.".into();
+        "Resource requests of the container, such as `{cpu: 500m, memory: 128Mi}`.".into();
     json_schema!({"type": "object", "properties": {"limits": limits, "requests": requests}})
 }
 
-/// An object whose fields the API server keeps without knowing them.
-fn preserved_object(_: &mut SchemaGenerator) -> Schema {
+/// Schema of an object whose unknown fields the API server preserves.
+fn preserved_object_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }

@@ -1,110 +1,110 @@
-//! The words of the conditions: their types and their reasons.
+//! Condition types and reasons.
 //!
-//! Must never be renamed: scripts and alerts wait for these words.
+//! The names are API: never rename one after a release, because scripts and alerts match them.
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// The type of a condition.
+/// Type of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConditionType {
-    /// Every worker that should run is a member of its group.
+    /// All desired workers are ready.
     Ready,
-    /// The operator works towards what the resource says (kstatus).
+    /// The operator is changing the cluster to match the spec (kstatus).
     Reconciling,
-    /// The operator cannot go on without a change by a person (kstatus).
+    /// The stage needs manual intervention (kstatus).
     Stalled,
-    /// Kafka answers, and the topic and the group are there.
+    /// Kafka is reachable and the source topic exists.
     SourceReachable,
-    /// The lag is known.
+    /// The lag has been polled completely.
     LagObserved,
-    /// The number of workers follows the lag.
+    /// The operator scales the workers by lag.
     ScalingActive,
-    /// The lag asks for more or fewer workers than there may be.
+    /// A bound limits the replicas below or above the recommendation.
     ScalingLimited,
-    /// Partitions with lag make no progress.
+    /// Some partitions with lag make no progress.
     PartitionsStuck,
-    /// A person paused the stage.
+    /// The stage is suspended.
     Suspended,
 }
 
-/// The reason of a condition.
+/// Reason of a condition. Each doc names the condition types that use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 pub enum Reason {
-    /// Ready: every worker is.
+    /// Ready: all desired workers are ready.
     AllReady,
-    /// Ready: some workers are not yet.
+    /// Ready: some workers are not ready yet.
     NotAllReady,
     /// Ready, Suspended, `ScalingActive`: `spec.suspend` is set.
     Suspended,
     /// Suspended: `spec.suspend` is not set.
     NotSuspended,
-    /// Ready: the image of the workers cannot be pulled.
-    ImagePull,
-    /// Ready: a worker ends again and again.
+    /// Ready: the worker image cannot be pulled.
+    ImagePullFailed,
+    /// Ready: a worker container crashes repeatedly.
     CrashLoop,
-    /// Ready: no node takes a worker.
+    /// Ready: a worker pod fits on no node.
     Unschedulable,
-    /// Ready: the cluster refuses to create pods: a quota, or a Pod Security Standard.
+    /// Ready: the cluster rejects new pods, because of a quota or a Pod Security Standard.
     ReplicaFailure,
-    /// Reconciling: pods of an older template are being replaced.
+    /// Reconciling: a rollout of the pod template is in progress.
     RollingOut,
-    /// Reconciling: pods are being added or taken away.
+    /// Reconciling: pods are being created or deleted for a scaling step.
     Scaling,
-    /// Reconciling: the API server failed, and is tried again.
+    /// Reconciling: a transient error is retried with backoff.
     Retrying,
-    /// Reconciling: nothing is left to do.
+    /// Reconciling: the cluster matches the spec.
     Converged,
-    /// Stalled: nothing stands in the way.
+    /// Stalled: no blocking error.
     NotStalled,
-    /// Stalled: the resource breaks a rule.
+    /// Stalled: the spec violates a rule.
     ConfigInvalid,
-    /// Stalled: a Secret that the stage names, or a key of it, is missing.
+    /// Stalled: a referenced Secret, or a key of it, is missing.
     SecretNotFound,
-    /// Stalled: an older stage reads the same topic with the same consumer group.
-    Conflict,
-    /// Stalled: an object of the stage's name is not the stage's own.
-    NameTaken,
+    /// Stalled: an older stage consumes the same topic with the same consumer group.
+    ConsumerGroupConflict,
+    /// Stalled: an object with the required name exists and belongs to another owner.
+    ResourceExists,
     /// Stalled: the operator lacks a permission.
     Forbidden,
-    /// Stalled: the API server refuses an object of the stage.
-    Refused,
-    /// `ScalingActive`: the lag has not been read yet.
+    /// Stalled: the API server rejects an object of the stage.
+    ObjectRejected,
+    /// `ScalingActive`: the lag has not been polled yet.
     LagPending,
-    /// `ScalingActive`: `spec.scaling.replicas` says how many, written by a person.
+    /// `ScalingActive`: the user sets `spec.scaling.replicas`.
     Manual,
-    /// `ScalingActive`: another controller says how many.
+    /// `ScalingActive`: another controller sets `spec.scaling.replicas`.
     External,
-    /// `ScalingActive`: what the lag asks for is only shown.
+    /// `ScalingActive`: the recommendation is reported but not applied.
     Recommend,
-    /// `ScalingActive`: the number of workers follows the lag.
+    /// `ScalingActive`: the operator scales the workers by lag.
     FollowsLag,
-    /// `ScalingActive`: the lag is not known, and the number of workers is held.
+    /// `ScalingActive`: the lag is unknown; `spec.scaling.onLagUnknown` applies.
     LagUnknown,
-    /// `SourceReachable`: Kafka answers, and the topic is there.
+    /// `SourceReachable`: Kafka is reachable and the source topic exists.
     Reachable,
-    /// `SourceReachable`, `LagObserved`: no broker answers.
+    /// `SourceReachable`, `LagObserved`: Kafka is unreachable.
     Unreachable,
-    /// `SourceReachable`, `LagObserved`: Kafka refuses the credentials.
+    /// `SourceReachable`, `LagObserved`: Kafka rejects the credentials.
     AuthenticationFailed,
-    /// `SourceReachable`, `LagObserved`: Kafka refuses to describe the topic or the group.
-    KafkaForbidden,
-    /// `SourceReachable`, `LagObserved`: there is no such topic.
+    /// `SourceReachable`, `LagObserved`: the ACLs do not allow the operator to describe the topic or the group.
+    AuthorizationFailed,
+    /// `SourceReachable`, `LagObserved`: the source topic does not exist.
     UnknownTopic,
-    /// `LagObserved`: every partition was read.
+    /// `LagObserved`: the offsets of all partitions are known.
     Observed,
-    /// `LagObserved`: some partitions were not read, so the lag is not known.
-    PartlyRead,
-    /// `LagObserved`: a committed offset is beyond the end of its partition: the topic was made anew.
+    /// `LagObserved`: the offsets of some partitions are missing, so the lag is unknown.
+    PartialOffsets,
+    /// `LagObserved`: a committed offset is beyond the end offset, because the topic was recreated.
     OffsetOutOfRange,
     /// `PartitionsStuck`: some partitions make no progress.
     Stuck,
     /// `PartitionsStuck`: every partition with lag makes progress.
-    NoneStuck,
-    /// `ScalingLimited`: a bound keeps the workers from what the lag asks for.
+    NotStuck,
+    /// `ScalingLimited`: a bound limits the replicas.
     Limited,
-    /// `ScalingLimited`: nothing does.
+    /// `ScalingLimited`: the replicas equal the recommendation.
     NotLimited,
 }
 
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_what_scripts_wait_for() {
+    fn names_are_displayed_unchanged() {
         assert_eq!(ConditionType::SourceReachable.to_string(), "SourceReachable");
         assert_eq!(Reason::SecretNotFound.to_string(), "SecretNotFound");
     }

@@ -1,65 +1,65 @@
-//! How far a stage is behind.
+//! Consumer lag of a stage, as reported in the status.
 //!
-//! Must never hold a guess: a partial or old reading is no reading, and is absent.
+//! Never contains an estimate: the values come from a complete poll of all partitions.
 
 use k8s_openapi::jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How far a stage is behind: records after the last committed one, over all partitions.
+/// Consumer lag of a stage: records after the committed offsets, over all partitions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Lag {
-    /// Records that are not committed yet.
+    /// Total lag of all partitions, in records.
     pub total: u64,
 
-    /// The largest lag of a single partition, in records.
-    pub max_partition: u64,
+    /// Largest lag of a single partition, in records.
+    pub max_partition_lag: u64,
 
-    /// Seconds until the lag is gone, at the present rates; absent while it does not shrink.
+    /// Drain time at the current rates, in seconds; absent while the lag does not shrink.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_seconds: Option<u64>,
 
-    /// The same as `drainSeconds`, to read: `42s`; `growing`; or `steady`, when what waits is on its way, or nothing moves.
+    /// Drain time for display: `42s`, `growing` (lag of more than one poll interval of work) or `steady`.
     pub drain: String,
 
-    /// Records that arrive per second.
+    /// Arrival rate, in records per second.
     pub arrival_per_second: f64,
 
-    /// Records that are committed per second.
+    /// Processing rate, in records per second.
     pub processed_per_second: f64,
 
-    /// Partitions of the topic.
-    pub partitions: u32,
+    /// Number of partitions of the topic.
+    pub partition_count: u32,
 
-    /// Partitions with lag.
-    pub lagging: u32,
+    /// Number of partitions with lag.
+    pub lagging_partition_count: u32,
 
-    /// Partitions with lag and without progress for `scaling.stuckAfter`.
-    pub stuck: u32,
+    /// Number of partitions with lag and without progress for `scaling.stuckAfter`.
+    pub stuck_partition_count: u32,
 
-    /// When all of this was measured.
+    /// Time of the lag poll.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "super::scaling::date_time")]
-    pub measured_at: Option<Timestamp>,
+    #[schemars(schema_with = "crate::schema::date_time")]
+    pub measurement_time: Option<Timestamp>,
 }
 
-/// The lag of one partition.
+/// Consumer lag of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PartitionLag {
-    /// Number of the partition.
+    /// Partition id; ids are dense from 0.
     pub partition: u32,
 
-    /// Records that are not committed yet.
+    /// Lag of the partition, in records.
     pub lag: u64,
 
-    /// The offset after the last committed record.
-    pub committed: u64,
+    /// Committed offset: the next offset to read.
+    pub committed_offset: u64,
 
-    /// The offset after the last record.
-    pub end: u64,
+    /// End offset for a `read_committed` consumer (last stable offset).
+    pub end_offset: u64,
 
-    /// Whether it makes no progress.
+    /// True if the partition has made no progress for `scaling.stuckAfter`.
     pub stuck: bool,
 }

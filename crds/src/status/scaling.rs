@@ -1,100 +1,95 @@
-//! What was decided about the number of workers, and why.
+//! Scaling state of a stage: limits, recommendations and past decisions.
 //!
-//! Must survive the operator: a successor reads it and moves nothing that its predecessor would have held.
+//! It survives the operator: a new leader resumes from it, so that a change of leader causes no scaling step.
 
 use k8s_openapi::jiff::Timestamp;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What limits the number of workers.
+/// State of the scaling.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ScalingStatus {
-    /// What limits the number of workers; `None` when it is what the lag asks for.
+    /// Bound or gate that limits the replicas; `None` if the replicas equal the recommendation.
     pub limited_by: LimitedBy,
 
-    /// The same in words, with the figures.
+    /// Explanation of the decision, with lag and rates.
     pub message: String,
 
-    /// When the number of workers last changed.
+    /// Time of the last scaling step.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "date_time")]
+    #[schemars(schema_with = "crate::schema::date_time")]
     pub last_scale_time: Option<Timestamp>,
 
-    /// Records per second that one worker commits while it is behind; absent until it was seen.
+    /// Measured throughput per worker, in records per second; absent until it has been measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub records_per_second_of_a_worker: Option<f64>,
+    pub records_per_second_per_worker: Option<f64>,
 
-    /// The wishes within the stabilization windows, the oldest first.
+    /// Recommendations within the stabilization windows, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024))]
-    pub window: Vec<Wish>,
+    pub recommendations: Vec<Recommendation>,
 }
 
-/// What the lag asked for at a moment.
+/// Recommended number of workers at one time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Wish {
-    /// When.
-    #[schemars(schema_with = "date_time")]
+pub struct Recommendation {
+    /// Time of the recommendation.
+    #[schemars(schema_with = "crate::schema::date_time")]
     pub time: Timestamp,
-    /// How many workers.
+    /// Recommended number of workers.
     pub replicas: u32,
 }
 
-/// A change of the number of workers.
+/// Scaling step: a change of the desired number of workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Decision {
-    /// When.
-    #[schemars(schema_with = "date_time")]
+    /// Time of the scaling step.
+    #[schemars(schema_with = "crate::schema::date_time")]
     pub time: Timestamp,
-    /// Workers before.
+    /// Desired number of workers before the step.
     pub from: u32,
-    /// Workers after.
+    /// Desired number of workers after the step.
     pub to: u32,
-    /// Why, in words.
+    /// Explanation of the step.
     pub reason: String,
-    /// The lag at that moment, in records; absent when it was not known.
+    /// Lag at the time of the step, in records; absent if it was unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<u64>,
-    /// Seconds that the lag would have taken to drain; absent when it was not known, or grew.
+    /// Drain time at the time of the step, in seconds; absent if it was unknown or the lag did not shrink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_seconds: Option<u64>,
 }
 
-/// What keeps the number of workers from being what the lag asks for.
+/// Bound or gate that makes the replicas differ from the recommendation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum LimitedBy {
-    /// Nothing.
+    /// The replicas equal the recommendation.
     #[default]
     None,
-    /// `scaling.minReplicas`.
+    /// Bound `scaling.minReplicas`.
     Min,
-    /// `scaling.maxReplicas`.
+    /// Bound `scaling.maxReplicas`.
     Max,
-    /// A worker more than partitions would have nothing to read.
+    /// Bound by the partition count: further workers would have no partition.
     Partitions,
-    /// One partition has the lag, and one worker reads it.
+    /// Most of the lag is in one partition, which only one worker can read.
     HotPartition,
-    /// `warehouse.connectionBudget`.
+    /// Bound `warehouse.connectionBudget`.
     ConnectionBudget,
-    /// The rest after a move.
+    /// The cooldown after the last scaling step has not expired.
     Cooldown,
-    /// A wish of the stabilization window.
+    /// A recommendation within the stabilization window differs.
     Stabilization,
-    /// The group is assigning its partitions.
+    /// A rebalance of the consumer group is in progress.
     Rebalancing,
-    /// Pods of an older template are being replaced.
+    /// A rollout of the pod template is in progress.
     Rollout,
-    /// The lag could not be read.
+    /// The lag is unknown.
     LagUnknown,
-    /// `spec.suspend`.
+    /// `spec.suspend` is set.
     Suspended,
-}
-
-/// An RFC 3339 instant.
-pub(super) fn date_time(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "format": "date-time"})
 }

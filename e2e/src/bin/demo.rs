@@ -1,4 +1,4 @@
-//! `demo`: the whole pipeline on this machine, from orders in Kafka to marts and tags, and nothing left behind.
+//! `demo`: the whole pipeline on this machine, from orders in Kafka to marts and tags; removes everything at the end.
 
 use clap::Parser as _;
 use e2e::demo::{Flags, run};
@@ -8,9 +8,9 @@ use tokio::signal::unix::{SignalKind, signal};
 async fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
     let mut terminate = signal(SignalKind::terminate())?;
-    // Whatever ends it first, dropping the demo stops its workers and its services.
+    // In both cases the demo is dropped, which stops its workers and its services.
     tokio::select! {
-        ended = run(flags) => ended,
+        result = run(flags) => result,
         _ = terminate.recv() => anyhow::bail!("stopped by SIGTERM"),
     }
 }

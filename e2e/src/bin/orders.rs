@@ -1,4 +1,4 @@
-//! `orders`: messages of a source system that sells food, good and bad, from a seed.
+//! `orders`: produces messages of a simulated order system, valid and malformed, from a seed.
 #![expect(clippy::disallowed_types, reason = "edge: writes files")]
 
 use std::fs::File;
@@ -10,46 +10,46 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use e2e::orders::manifest::Manifest;
 use e2e::orders::send::{self, Sender};
-use e2e::orders::{Expected, Generator, Message, Settings, dictionary};
+use e2e::orders::{Expected, Generator, Message, Settings, reference_data};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Produces orders as the source system does: versions of each order, late, repeated and bad ones in between
+/// Produce orders as the source system does: all versions of each order, with late, duplicated and malformed messages
 ///
-/// First the history goes out as fast as it can, then a live part of single orders at a steady rate.
+/// Produces a history without a rate limit, then live orders at a steady rate.
 /// The same seed and settings give the same messages.
 #[derive(Parser)]
 #[command(after_help = "Examples:
-  Two thousand orders, their dictionary, and then five orders a minute until Ctrl-C:
-    orders --to-kafka 127.0.0.1:29092 --topic order-service_orders --dictionary redis://127.0.0.1:26379/0
-  Only history, and a list of what must become of it:
+  Two thousand orders with their reference data, then five orders per minute until Ctrl-C:
+    orders --to-kafka 127.0.0.1:29092 --topic order-service_orders --reference-data redis://127.0.0.1:26379/0
+  A history only, with the expected results as JSON:
     orders --history 50000 --rate 0 --to-kafka 127.0.0.1:29092 --manifest manifest.json
-  Into a file, one message a line, every tenth of them bad:
+  A file with one message per line, a tenth of them malformed:
     orders --history 100 --rate 0 --bad 0.1 --to-file orders.ndjson
-  Ten guests that the dictionary does not know, so that their orders have to wait:
-    orders --rate 0 --withhold 10 --to-kafka 127.0.0.1:29092 --dictionary redis://127.0.0.1:26379/0")]
+  Ten users missing in the reference data, so that their orders are pending:
+    orders --rate 0 --withhold 10 --to-kafka 127.0.0.1:29092 --reference-data redis://127.0.0.1:26379/0")]
 struct Cli {
-    /// Orders of the history; each has one to five messages
+    /// Number of orders in the history; each has one to five messages
     #[arg(long, default_value_t = 2000, value_name = "ORDERS")]
     history: usize,
-    /// Orders a minute of the live part; 0 for none
+    /// Live orders per minute; 0 produces only the history
     #[arg(long, default_value_t = 5.0, value_name = "ORDERS")]
     rate: f64,
-    /// How long the live part lasts, such as 30s, 5m or 2h [default: until Ctrl-C]
-    #[arg(long = "for", value_parser = duration, value_name = "TIME")]
-    lasts: Option<Duration>,
+    /// Duration of the live part, such as 30s, 5m or 2h [default: until Ctrl-C]
+    #[arg(long = "for", value_parser = parse_duration, value_name = "TIME")]
+    live_duration: Option<Duration>,
     #[command(flatten)]
     target: Target,
     /// Topic; it must exist
     #[arg(long, default_value = "order-service_orders", value_name = "NAME")]
     topic: String,
-    /// Load guests, restaurants and menus into this Redis first
+    /// Load users, restaurants and menus into this Redis first
     #[arg(long, value_name = "URL")]
-    dictionary: Option<String>,
-    /// Leave so many guests out of the dictionary
-    #[arg(long, default_value_t = 0, value_name = "GUESTS")]
+    reference_data: Option<String>,
+    /// Number of users to omit from the reference data
+    #[arg(long, default_value_t = 0, value_name = "USERS")]
     withhold: usize,
-    /// Write counts of what was produced, as JSON
+    /// Write the counts of the produced messages to this file, as JSON
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
     #[command(flatten)]
@@ -59,36 +59,36 @@ struct Cli {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Target {
-    /// Produce to Kafka: bootstrap servers
+    /// Bootstrap servers of the Kafka to produce to
     #[arg(long, value_name = "HOST:PORT,…")]
     to_kafka: Option<String>,
-    /// Write to a file instead, one message a line: {"value" or "base64", "expected"}
+    /// Write to this file instead, one JSON object per line: {"value" or "base64", "expected"}
     #[arg(long, value_name = "FILE")]
     to_file: Option<PathBuf>,
 }
 
 #[derive(Args)]
 struct Shape {
-    /// Decides all that the other options leave open
+    /// Seed of the random numbers
     #[arg(long, default_value_t = Settings::default().seed)]
     seed: u64,
-    /// Guests
-    #[arg(long, default_value_t = Settings::default().guests)]
-    guests: usize,
-    /// Restaurants
+    /// Number of users
+    #[arg(long, default_value_t = Settings::default().users)]
+    users: usize,
+    /// Number of restaurants
     #[arg(long, default_value_t = Settings::default().restaurants)]
     restaurants: usize,
-    /// Share of the superseded versions that come after newer ones
-    #[arg(long, default_value_t = Settings::default().late, value_parser = share, value_name = "SHARE")]
+    /// Share of the superseded versions that arrive after newer ones
+    #[arg(long, default_value_t = Settings::default().late, value_parser = parse_share, value_name = "SHARE")]
     late: f64,
-    /// Share of the versions that come twice
-    #[arg(long, default_value_t = Settings::default().duplicated, value_parser = share, value_name = "SHARE")]
+    /// Share of the versions that are sent twice
+    #[arg(long, default_value_t = Settings::default().duplicated, value_parser = parse_share, value_name = "SHARE")]
     duplicated: f64,
-    /// Share of the orders that end cancelled
-    #[arg(long, default_value_t = Settings::default().cancelled, value_parser = share, value_name = "SHARE")]
+    /// Share of the orders that are cancelled
+    #[arg(long, default_value_t = Settings::default().cancelled, value_parser = parse_share, value_name = "SHARE")]
     cancelled: f64,
-    /// Share of the messages that are bad, up to 0.5
-    #[arg(long, default_value_t = Settings::default().bad, value_parser = share, value_name = "SHARE")]
+    /// Share of malformed messages, up to 0.5
+    #[arg(long, default_value_t = Settings::default().bad, value_parser = parse_share, value_name = "SHARE")]
     bad: f64,
 }
 
@@ -96,7 +96,7 @@ impl Shape {
     fn settings(&self) -> Settings {
         let Self {
             seed,
-            guests,
+            users,
             restaurants,
             late,
             duplicated,
@@ -105,7 +105,7 @@ impl Shape {
         } = *self;
         Settings {
             seed,
-            guests,
+            users,
             restaurants,
             late,
             duplicated,
@@ -119,43 +119,43 @@ impl Shape {
 async fn main() -> Result<()> {
     let cli = Cli::parse();
     let mut generator = Generator::new(&cli.shape.settings());
-    if let Some(url) = &cli.dictionary {
-        dictionary::load(url, generator.catalogue().entries(cli.withhold)).await?;
+    if let Some(url) = &cli.reference_data {
+        reference_data::load(url, generator.catalogue().entries(cli.withhold)).await?;
     }
     let mut output = Output::open(&cli).await?;
-    let bar = bar(cli.history);
+    let bar = history_bar(cli.history);
     let mut manifest = Manifest::default();
     for message in generator.history(cli.history) {
-        output.put(&message).await?;
+        output.send(&message).await?;
         manifest.count(&message);
         bar.inc(1);
     }
     manifest.orders = u64::try_from(cli.history)?;
     output.flush().await?;
     bar.finish_with_message("history produced");
-    // The live part may have no end: what reads the manifest need not wait for it.
-    write(cli.manifest.as_deref(), &manifest)?;
+    // The live part may never end, so the counts of the history are written before it.
+    write_manifest(cli.manifest.as_deref(), &manifest)?;
     if cli.rate > 0.0 {
-        let mut terminated = signal(SignalKind::terminate())?;
+        let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
-            produced = live(&mut generator, &mut output, &mut manifest, &cli) => produced?,
+            result = produce_live(&mut generator, &mut output, &mut manifest, &cli) => result?,
             _ = tokio::signal::ctrl_c() => {}
-            _ = terminated.recv() => {}
+            _ = terminate.recv() => {}
         }
         output.flush().await?;
-        write(cli.manifest.as_deref(), &manifest)?;
+        write_manifest(cli.manifest.as_deref(), &manifest)?;
     }
     Ok(())
 }
 
-fn write(path: Option<&Path>, manifest: &Manifest) -> Result<()> {
+fn write_manifest(path: Option<&Path>, manifest: &Manifest) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     let text = serde_json::to_string_pretty(manifest)? + "\n";
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// One order after the other at a steady rate, for as long as it was asked.
-async fn live(
+/// Produces single messages at a steady rate, for the requested duration.
+async fn produce_live(
     generator: &mut Generator,
     output: &mut Output,
     manifest: &mut Manifest,
@@ -165,8 +165,8 @@ async fn live(
         "live     {pos} messages in {elapsed}",
     )?);
     let end = async {
-        match cli.lasts {
-            Some(lasts) => tokio::time::sleep(lasts).await,
+        match cli.live_duration {
+            Some(duration) => tokio::time::sleep(duration).await,
             None => std::future::pending().await,
         }
     };
@@ -178,7 +178,7 @@ async fn live(
             () = &mut end => break,
             _ = ticks.tick() => {}
         }
-        output.put(&message).await?;
+        output.send(&message).await?;
         output.flush().await?;
         manifest.count(&message);
         manifest.orders += u64::from(message.expected == Expected::Good);
@@ -188,7 +188,7 @@ async fn live(
     Ok(())
 }
 
-/// Where the messages go.
+/// Destination of the messages.
 enum Output {
     Kafka(Box<Sender>),
     File(BufWriter<File>),
@@ -204,11 +204,11 @@ impl Output {
                 let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
                 Ok(Self::File(BufWriter::new(file)))
             }
-            (None, None) => bail!("name --to-kafka or --to-file"),
+            (None, None) => bail!("set --to-kafka or --to-file"),
         }
     }
 
-    async fn put(&mut self, message: &Message) -> Result<()> {
+    async fn send(&mut self, message: &Message) -> Result<()> {
         match self {
             Self::Kafka(sender) => sender.send(message).await,
             Self::File(file) => send::write_line(file, message),
@@ -223,24 +223,24 @@ impl Output {
     }
 }
 
-/// A bar for the history; three messages and a half are what an order has on average.
-fn bar(orders: usize) -> ProgressBar {
+/// Progress bar of the history, for an average of 3.5 messages per order.
+fn history_bar(orders: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("history  {bar:32} {pos} messages  {per_sec}  {msg}");
     let bar = ProgressBar::new(orders as u64 * 7 / 2);
     style.map_or(bar.clone(), |style| bar.with_style(style))
 }
 
-fn share(text: &str) -> Result<f64, String> {
+fn parse_share(text: &str) -> Result<f64, String> {
     let share: f64 = text.parse().map_err(|_| "not a number")?;
     if (0.0..=1.0).contains(&share) {
         Ok(share)
     } else {
-        Err("a share is between 0 and 1".to_owned())
+        Err("not between 0 and 1".to_owned())
     }
 }
 
-/// `30s`, `5m` or `2h`.
-fn duration(text: &str) -> Result<Duration, String> {
+/// Parses a duration such as `30s`, `5m` or `2h`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
     let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit = match &text[number.len()..] {
         "s" | "" => 1.0,
@@ -252,4 +252,26 @@ fn duration(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| "not a number with a unit, such as 30s")?;
     Duration::try_from_secs_f64(seconds * unit).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{parse_duration, parse_share};
+
+    #[test]
+    fn a_duration_has_a_number_and_a_unit() {
+        assert_eq!(parse_duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("0.5m"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_hours(2)));
+        assert!(parse_duration("2d").is_err_and(|error| error.contains("use s, m or h")));
+        assert!(parse_duration("s").is_err() && parse_duration("-1s").is_err());
+    }
+
+    #[test]
+    fn a_share_is_between_0_and_1() {
+        assert_eq!((parse_share("0"), parse_share("1")), (Ok(0.0), Ok(1.0)));
+        assert!(parse_share("1.1").is_err() && parse_share("NaN").is_err() && parse_share("x").is_err());
+    }
 }

@@ -1,26 +1,31 @@
 //! `services`: real Kafka, PostgreSQL and Redis on this machine, without Docker.
-#![expect(clippy::print_stdout, reason = "a command line's own output")]
+#![expect(clippy::print_stdout, reason = "output of a command line program")]
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use e2e::services::{self, Named, Options, Recorded, Services};
+use e2e::services::{self, ExternalServices, Options, RecordedProcess, Services};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Real Kafka, PostgreSQL and Redis as local processes, with their data in a scratch folder
+/// Run Kafka, PostgreSQL and Redis as local processes, with their data in a scratch folder
 ///
-/// What is missing is installed with apt-get when run as root; Kafka comes through Maven, once, into ~/.cache/streamstage.
+/// As root, missing programs are installed with apt-get. Maven downloads Kafka once, into ~/.cache/streamstage.
 #[derive(Parser)]
 #[command(after_help = "Examples:
-  services up                        start all three on their usual ports; until `services down`
-  services up --kafka-port 0         the same, with Kafka on a free port
-  services run                       the same, until Ctrl-C
-  services up --redis redis://cache:6379      start Kafka and PostgreSQL, use that Redis
-  services status                    what runs, and where
-  services topic orders              create a topic of six partitions
-  services down                      stop them and remove their data")]
+  services up --example              start all three on the ports of examples/local.yaml, create its topics and database
+  PGUSER=postgres PGPASSWORD=streamstage worker migrate --file examples/local.yaml
+                                     create the tables; then `worker run` with the same variables and file
+  services up                        start all three on the same ports, until `services down`
+  services up --kafka-port 0         start Kafka on a free port
+  services run                       start all three until Ctrl-C
+  services up --redis redis://cache:6379      start Kafka and PostgreSQL, use this Redis
+  services status                    list processes and addresses
+  services topic orders              create a topic with six partitions
+  services down                      stop them and remove their data
+
+With Docker, `docker compose up --wait` does the same as `services up --example`.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -32,16 +37,16 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start the services and leave them running
-    Up(Ports),
+    Up(StartFlags),
     /// Start the services and stop them at Ctrl-C
-    Run(Ports),
-    /// Tell what runs, and where
+    Run(StartFlags),
+    /// List the processes and their addresses
     Status,
-    /// Create a topic in the Kafka that runs here
+    /// Create a topic in the local Kafka
     Topic {
-        /// Its name
+        /// Name of the topic
         name: String,
-        /// How many partitions it gets
+        /// Number of partitions
         #[arg(long, default_value_t = 6)]
         partitions: i32,
     },
@@ -50,8 +55,11 @@ enum Command {
 }
 
 #[derive(Args)]
-struct Ports {
-    /// Port of Kafka; 0 takes a free one
+struct StartFlags {
+    /// Also create the topics and the database of examples/local.yaml, if they are missing
+    #[arg(long)]
+    example: bool,
+    /// Port of Kafka; 0 picks a free port
     #[arg(
         long,
         env = "STREAMSTAGE_SERVICES_KAFKA_PORT",
@@ -59,7 +67,7 @@ struct Ports {
         value_name = "PORT"
     )]
     kafka_port: u16,
-    /// Port of PostgreSQL (user postgres, password streamstage); 0 takes a free one
+    /// Port of PostgreSQL (user postgres, password streamstage); 0 picks a free port
     #[arg(
         long,
         env = "STREAMSTAGE_SERVICES_POSTGRES_PORT",
@@ -67,7 +75,7 @@ struct Ports {
         value_name = "PORT"
     )]
     postgres_port: u16,
-    /// Port of Redis; 0 takes a free one
+    /// Port of Redis; 0 picks a free port
     #[arg(
         long,
         env = "STREAMSTAGE_SERVICES_REDIS_PORT",
@@ -76,23 +84,17 @@ struct Ports {
     )]
     redis_port: u16,
     #[command(flatten)]
-    named: Named,
+    external: ExternalServices,
 }
 
-impl Ports {
-    fn options(self, folder: PathBuf) -> Options {
-        let Self {
-            kafka_port,
-            postgres_port,
-            redis_port,
-            named,
-        } = self;
+impl StartFlags {
+    fn options(&self, folder: PathBuf) -> Options {
         Options {
             folder: Some(folder),
-            kafka_port,
-            postgres_port,
-            redis_port,
-            named,
+            kafka_port: self.kafka_port,
+            postgres_port: self.postgres_port,
+            redis_port: self.redis_port,
+            external: self.external.clone(),
         }
     }
 }
@@ -109,18 +111,16 @@ async fn main() -> Result<()> {
     let Cli { command, dir } = Cli::parse();
     let folder = dir.unwrap_or_else(|| std::env::temp_dir().join("streamstage-services"));
     match command {
-        Command::Up(ports) => up(ports.options(folder)).await,
-        Command::Run(ports) => run(ports.options(folder)).await,
+        Command::Up(flags) => up(&flags, folder).await,
+        Command::Run(flags) => run(&flags, folder).await,
         Command::Status => {
-            tell(&services::status(&folder)?);
+            print_processes(&services::status(&folder)?);
             Ok(())
         }
         Command::Topic { name, partitions } => {
-            let known = services::status(&folder)?;
-            let kafka = known
-                .iter()
-                .find(|service| service.name == "kafka" && service.runs());
-            let kafka = kafka.context("no Kafka runs here; start it with `services up`")?;
+            let processes = services::status(&folder)?;
+            let kafka = find_running(&processes, "kafka")
+                .context("no local Kafka is running: start it with `services up`")?;
             services::create_topic(&kafka.address, &name, partitions).await
         }
         Command::Down => {
@@ -139,54 +139,100 @@ async fn main() -> Result<()> {
     }
 }
 
-/// Starts what does not run yet; what an earlier run left dead is cleared away first.
-async fn up(options: Options) -> Result<()> {
-    let folder = options.folder.clone().context("no folder")?;
-    let known = services::status(&folder)?;
-    if !known.is_empty() && known.iter().all(Recorded::runs) {
-        tell(&known);
-        return Ok(());
+/// Starts the services unless they run, and removes the remains of an earlier run.
+async fn up(flags: &StartFlags, folder: PathBuf) -> Result<()> {
+    let processes = services::status(&folder)?;
+    if !processes.is_empty() && processes.iter().all(RecordedProcess::is_running) {
+        print_processes(&processes);
+        return create_example_in_running(flags, &processes).await;
     }
-    if !known.is_empty() {
+    if !processes.is_empty() {
         services::remove(&folder)?;
     }
-    let services = Services::start(&options).await?;
-    let text = format!(
-        "services   {}\nkafka      {}\npostgres   {}\nredis      {}",
-        services.summary(),
-        services.bootstrap_servers(),
+    let services = Services::start(&flags.options(folder)).await?;
+    let (kafka, postgres) = (
+        services.bootstrap_servers().to_owned(),
         services.postgres_url("postgres"),
+    );
+    let text = format!(
+        "services   {}\nkafka      {kafka}\npostgres   {postgres}\nredis      {}",
+        services.summary(),
         services.redis_url(0)
     );
-    // First: whatever becomes of the output, they stay.
+    // Before the output, which may fail: the services must stay.
     services.detach()?;
     println!("{text}");
-    Ok(())
+    create_example(flags, &kafka, &postgres).await
 }
 
-async fn run(options: Options) -> Result<()> {
+async fn run(flags: &StartFlags, folder: PathBuf) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
+    let options = flags.options(folder);
+    let start = async {
+        let services = Services::start(&options).await?;
+        println!("services   {}", services.summary());
+        let postgres = services.postgres_url("postgres");
+        create_example(flags, services.bootstrap_servers(), &postgres).await?;
+        anyhow::Ok(services)
+    };
     let services = tokio::select! {
-        services = Services::start(&options) => services?,
+        services = start => services?,
         _ = terminate.recv() => return Ok(()),
         _ = tokio::signal::ctrl_c() => return Ok(()),
     };
-    println!("services   {}", services.summary());
     tokio::select! {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
     drop(services);
-    println!("stopped    services down, scratch folder removed");
+    println!("stopped    services stopped, scratch folder removed");
     Ok(())
 }
 
-fn tell(services: &[Recorded]) {
-    if services.is_empty() {
-        println!("nothing runs; start with `services up`");
+/// As [`create_example`], for services that an earlier `services up` started.
+async fn create_example_in_running(flags: &StartFlags, processes: &[RecordedProcess]) -> Result<()> {
+    let external = &flags.external;
+    let address = |name| find_running(processes, name).map(|service| service.address.clone());
+    let kafka = address("kafka").or_else(|| external.kafka.clone());
+    let postgres = address("postgres").map(|address| services::local_postgres_url(&address));
+    let postgres = postgres.or_else(|| external.postgres.clone());
+    match (kafka, postgres) {
+        (Some(kafka), Some(postgres)) => create_example(flags, &kafka, &postgres).await,
+        _ if flags.example => {
+            anyhow::bail!(
+                "--example needs Kafka and PostgreSQL: name external ones with --kafka and --postgres"
+            )
+        }
+        _ => Ok(()),
     }
-    for service in services {
-        let state = if service.runs() { "running" } else { "ended" };
+}
+
+/// Creates the topics and the database of `examples/local.yaml` if the flags ask for it.
+async fn create_example(flags: &StartFlags, kafka: &str, postgres: &str) -> Result<()> {
+    if !flags.example {
+        return Ok(());
+    }
+    let resources = services::create_example_resources(kafka, postgres).await?;
+    println!(
+        "example    database {}, {} topics",
+        resources.database,
+        resources.topics.len()
+    );
+    Ok(())
+}
+
+fn find_running<'p>(processes: &'p [RecordedProcess], name: &str) -> Option<&'p RecordedProcess> {
+    processes
+        .iter()
+        .find(|service| service.name == name && service.is_running())
+}
+
+fn print_processes(processes: &[RecordedProcess]) {
+    if processes.is_empty() {
+        println!("nothing is running: start with `services up`");
+    }
+    for service in processes {
+        let state = if service.is_running() { "running" } else { "exited" };
         println!(
             "{:<10} {:<22} {state:<8} pid {}",
             service.name, service.address, service.pid

@@ -1,4 +1,4 @@
-//! The top of the marts and of the tags, and the dead letters, as a person reads them.
+//! Tables for the terminal: the top rows of the marts and the tags, and the dead letters by code.
 #![expect(
     clippy::disallowed_types,
     clippy::print_stdout,
@@ -8,46 +8,48 @@
 use anyhow::Result;
 use sqlx::PgPool;
 
-/// Rows of each table.
-const TOP: i64 = 8;
+/// Rows per table.
+const MAX_ROWS: i64 = 8;
 
 /// Prints the marts and the tags, the largest counts first.
-pub(super) async fn print(pool: &PgPool) -> Result<()> {
-    print_one(
+pub(super) async fn print_marts(pool: &PgPool) -> Result<()> {
+    print_table(
         pool,
-        ["guest", "dish", "closed orders"],
-        "SELECT guest.name, mart.product_name, mart.order_cnt::text FROM cdm.user_product_counters AS mart
-         JOIN cdm.name AS guest ON guest.id = mart.user_id ORDER BY mart.order_cnt DESC, 1, 2 LIMIT $1",
+        ["user", "product", "closed orders"],
+        "SELECT customer.name, mart.product_name, mart.order_cnt::text FROM cdm.user_product_counters AS mart
+         JOIN cdm.entity_name AS customer ON customer.id = mart.user_id
+         ORDER BY mart.order_cnt DESC, 1, 2 LIMIT $1",
     )
     .await?;
-    print_one(
+    print_table(
         pool,
-        ["guest", "category", "closed orders"],
-        "SELECT guest.name, mart.category_name, mart.order_cnt::text FROM cdm.user_category_counters AS mart
-         JOIN cdm.name AS guest ON guest.id = mart.user_id ORDER BY mart.order_cnt DESC, 1, 2 LIMIT $1",
+        ["user", "category", "closed orders"],
+        "SELECT customer.name, mart.category_name, mart.order_cnt::text FROM cdm.user_category_counters AS mart
+         JOIN cdm.entity_name AS customer ON customer.id = mart.user_id
+         ORDER BY mart.order_cnt DESC, 1, 2 LIMIT $1",
     )
     .await?;
-    print_one(
+    print_table(
         pool,
-        ["guest", "tag", "orders of threshold"],
+        ["user", "tag", "orders of threshold"],
         "SELECT user_name, tag, order_cnt || ' of ' || threshold FROM cdm.user_tags
          ORDER BY order_cnt DESC, 1, 2 LIMIT $1",
     )
     .await
 }
 
-async fn print_one(pool: &PgPool, heads: [&str; 3], query: &'static str) -> Result<()> {
-    let rows: Vec<(String, String, String)> = sqlx::query_as(query).bind(TOP).fetch_all(pool).await?;
-    println!("{:<28} {:<40} {}", heads[0], heads[1], heads[2]);
-    for (guest, thing, count) in rows {
-        println!("{guest:<28} {thing:<40} {count}");
+async fn print_table(pool: &PgPool, headings: [&str; 3], query: &'static str) -> Result<()> {
+    let rows: Vec<(String, String, String)> = sqlx::query_as(query).bind(MAX_ROWS).fetch_all(pool).await?;
+    println!("{:<28} {:<40} {}", headings[0], headings[1], headings[2]);
+    for (user, item, count) in rows {
+        println!("{user:<28} {item:<40} {count}");
     }
     println!();
     Ok(())
 }
 
-/// Dead letters by code.
-pub(super) async fn dead_letters(pool: &PgPool) -> Result<Vec<(String, i64)>> {
+/// Counts the dead letters by code.
+pub(super) async fn count_dead_letters(pool: &PgPool) -> Result<Vec<(String, i64)>> {
     let query =
         "SELECT code, count(*) FROM streamstage.dead_letter GROUP BY code ORDER BY code COLLATE \"C\"";
     Ok(sqlx::query_as(query).fetch_all(pool).await?)

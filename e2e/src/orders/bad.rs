@@ -1,24 +1,24 @@
-//! Every way in which a message can be bad, each with the dead-letter code that it must get. Pure.
+//! All forms of malformed messages, each with its expected dead-letter code. Pure.
 //!
-//! Each form is an ordinary message with one thing spoilt, so that nothing but that thing can be the reason.
+//! Each form is a valid message with exactly one defect, so that nothing else can cause the rejection.
 
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
-use super::{Expected, Message};
+use super::message::{Expected, Message};
 
-/// The form that is large (0.7 MB), and so comes only once in a while: the last of [`FORMS`].
-const LARGE: usize = FORMS.len() - 1;
-/// One of so many bad messages is of the large form.
-const LARGE_EVERY: u32 = 250;
+/// Index of the large form (0.7 MB), which is drawn rarely: the last of [`FORMS`].
+const LARGE_FORM: usize = FORMS.len() - 1;
+/// Average number of malformed messages per message of the large form.
+const LARGE_FORM_INTERVAL: u32 = 250;
 
-/// The one form that has no value at all.
+/// Code of the only form without a value.
 const TOMBSTONE: &str = "Tombstone";
 
-/// A code, and how a good message is turned into one that must get it.
+/// A dead-letter code, and the function that makes a valid message malformed in that way.
 type Form = (&'static str, fn(&str) -> Vec<u8>);
 
-/// All forms; the codes are those of the pipeline's table of bad input.
+/// All forms, with the dead-letter codes of the worker.
 pub(super) const FORMS: [Form; 31] = [
     ("ParseError", |good| {
         good.as_bytes()[..good.len() * 2 / 3].to_vec()
@@ -64,80 +64,80 @@ pub(super) const FORMS: [Form; 31] = [
         set(good, "object_id", "9223372036854775808")
     }),
     ("NumberOutOfRange", |good| set(good, "cost", "1e400")),
-    ("BadTimestamp", |good| {
+    ("InvalidTimestamp", |good| {
         set(good, "update_ts", r#""2024-02-30 12:00:00""#)
     }),
-    ("BadTimestamp", |good| {
+    ("InvalidTimestamp", |good| {
         set(good, "date", r#""2024-02-24 25:61:00""#)
     }),
-    ("BadTimestamp", |good| {
+    ("InvalidTimestamp", |good| {
         set(good, "update_ts", r#""2999-01-01 00:00:00""#)
     }),
     ("TooLarge", |good| set(good, "order_items", &items(10_001))),
 ];
 
-/// The forms in a shuffled order, again and again, so that even a few bad messages are of many kinds.
+/// Shuffled forms, reshuffled when they are used up, so that a few malformed messages already have many forms.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Deck {
-    left: Vec<usize>,
+pub(super) struct FormDeck {
+    remaining: Vec<usize>,
 }
 
-impl Deck {
-    /// The next form.
+impl FormDeck {
+    /// Draws the index of a form.
     pub(super) fn draw(&mut self, random: &mut impl Rng) -> usize {
-        if random.random_ratio(1, LARGE_EVERY) {
-            return LARGE;
+        if random.random_ratio(1, LARGE_FORM_INTERVAL) {
+            return LARGE_FORM;
         }
-        if self.left.is_empty() {
-            self.left = (0..LARGE).collect();
-            self.left.shuffle(random);
+        if self.remaining.is_empty() {
+            self.remaining = (0..LARGE_FORM).collect();
+            self.remaining.shuffle(random);
         }
-        self.left.pop().unwrap_or(0)
+        self.remaining.pop().unwrap_or(0)
     }
 }
 
-/// The message of a form, made from the text of a good one.
-pub(super) fn message(form: usize, good: &str) -> Message {
-    let (code, spoil) = FORMS[form];
-    let value = (code != TOMBSTONE).then(|| spoil(good));
+/// Makes a malformed message of a form from the text of a valid one.
+pub(super) fn malformed_message(form: usize, good: &str) -> Message {
+    let (code, make_malformed) = FORMS[form];
+    let value = (code != TOMBSTONE).then(|| make_malformed(good));
     Message {
         value,
         expected: Expected::Bad(code),
     }
 }
 
-/// Puts another value in place of that of the first field of that name.
+/// Replaces the value of the first field with this name.
 fn set(good: &str, field: &str, value: &str) -> Vec<u8> {
     let name = format!("\"{field}\": ");
     let (before, rest) = good.split_once(&name).unwrap_or((good, ""));
     format!("{before}{name}{value}{}", &rest[value_length(rest)..]).into_bytes()
 }
 
-/// How long the JSON value is that the text begins with.
+/// Length in bytes of the JSON value at the start of the text.
 fn value_length(text: &str) -> usize {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
     let _value = values.next();
     values.byte_offset()
 }
 
-/// Adds a field in front of the others.
+/// Inserts a field before the others.
 fn add(good: &str, field: &str) -> Vec<u8> {
     good.replacen('{', &format!("{{{field}, "), 1).into_bytes()
 }
 
-/// Gives a field a name that nobody looks for, so that it is missing.
+/// Renames a field, so that the required one is missing.
 fn without(good: &str, field: &str) -> Vec<u8> {
     good.replacen(&format!("\"{field}\": "), &format!("\"{field}_\": "), 1)
         .into_bytes()
 }
 
-/// Puts a byte that no UTF-8 text holds into the first name.
+/// Inserts a byte that is invalid in UTF-8 into the first name.
 fn not_utf8(good: &str) -> Vec<u8> {
     let (before, after) = good.split_once("\"name\": \"").unwrap_or((good, ""));
     [before.as_bytes(), b"\"name\": \"\xff", after.as_bytes()].concat()
 }
 
-/// A list of so many small lines.
+/// JSON array with `count` small order lines.
 fn items(count: usize) -> String {
     let line = r#"{"id": "6276e8cd0cf48b4cded00878", "name": "X", "price": 1, "quantity": 1}"#;
     format!("[{}]", vec![line; count].join(", "))

@@ -1,4 +1,4 @@
-//! JSON as the source system writes it: a blank after each comma and colon, letters as they are, amounts as decimals.
+//! JSON in the format of the source system: a space after commas and colons, unescaped letters, decimal amounts.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use serde_json::ser::Formatter;
 use serde_json::value::RawValue;
 
-/// Money in kopecks, written as a decimal without trailing zeros: 180, 180.5, 180.05. Never a float.
+/// Amount in kopecks, serialized as a decimal without trailing zeros: 180, 180.5, 180.05. Must never be a float.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Money(pub u32);
 
@@ -24,19 +24,19 @@ impl Serialize for Money {
     }
 }
 
-/// The JSON of a value.
-pub(super) fn text(value: &impl Serialize) -> String {
+/// Serializes a value in that format.
+pub(super) fn to_json(value: &impl Serialize) -> String {
     let mut bytes = Vec::with_capacity(2048);
-    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, Spaced);
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, SpacedFormatter);
     value
         .serialize(&mut serializer)
         .expect("plain data can be written into memory");
     String::from_utf8(bytes).expect("JSON is UTF-8")
 }
 
-struct Spaced;
+struct SpacedFormatter;
 
-impl Formatter for Spaced {
+impl Formatter for SpacedFormatter {
     fn begin_array_value<W: io::Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         if first { Ok(()) } else { writer.write_all(b", ") }
     }

@@ -1,28 +1,28 @@
-//! What was made, counted: a test or the demo compares it with what the pipeline did. Pure.
+//! Counts of the generated messages; a test or the demo compares them with the results of the pipeline. Pure.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Expected, Message};
+use super::message::{Expected, Message};
 
-/// Counts of a run, in the JSON of `--manifest`.
+/// Counts of a run, in the JSON format of `--manifest`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Orders whose messages are among these; whoever starts a history or a live stream knows how many.
+    /// Number of orders. The caller of [`Generator::history`](super::generator::Generator::history) sets it.
     pub orders: u64,
     /// All messages.
     pub messages: u64,
-    /// Messages that must be stored, duplicates included.
+    /// Messages that must be stored, including duplicates.
     pub good: u64,
     /// Messages that must be dead-lettered.
     pub bad: u64,
-    /// The latter by the code that they must get.
+    /// [`Self::bad`] by expected dead-letter code.
     pub bad_by_code: BTreeMap<String, u64>,
 }
 
 impl Manifest {
-    /// Counts one message.
+    /// Adds one message to the counts; does not change [`Self::orders`].
     pub fn count(&mut self, message: &Message) {
         self.messages += 1;
         match message.expected {

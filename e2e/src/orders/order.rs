@@ -1,32 +1,33 @@
-//! One order: how it goes from open to closed or cancelled, and the message that each step publishes. Pure.
+//! One order: its statuses from open to closed or cancelled, and the message for each published status. Pure.
 
 use rand::seq::{IndexedRandom, index};
 use rand::{Rng, RngExt};
 use serde::Serialize;
 
-use super::catalogue::{Catalogue, Dish, Guest, Money, Restaurant};
-use super::{json, timestamp};
+use super::catalogue::{Catalogue, Money, Product, Restaurant, User};
+use super::clock::timestamp;
+use super::json;
 
-/// How an order goes when nothing goes wrong.
-const COURSE: [&str; 4] = ["OPEN", "COOKING", "DELIVERING", "CLOSED"];
+/// Statuses of an order that is not cancelled.
+const STATUSES: [&str; 4] = ["OPEN", "COOKING", "DELIVERING", "CLOSED"];
 /// Statuses that the pipeline does not know.
-const UNKNOWN: [&str; 3] = ["ON_HOLD", "COURIER_ASSIGNED", "REFUND_REQUESTED"];
-/// Most versions that one order publishes.
-const MOST_VERSIONS: usize = 5;
+const UNKNOWN_STATUSES: [&str; 3] = ["ON_HOLD", "COURIER_ASSIGNED", "REFUND_REQUESTED"];
+/// Maximum number of versions that one order publishes.
+const MAX_VERSIONS: usize = 5;
 
-/// Which order, and when it is placed, in seconds since the opening.
+/// Id of an order and the time when it is placed, in seconds since [`super::clock::EPOCH`].
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct NewOrder {
     pub(super) object_id: i64,
-    pub(super) at: i64,
+    pub(super) placed_at: i64,
 }
 
-/// A published state of an order.
+/// A published version of an order.
 #[derive(Clone, Debug)]
 pub(super) struct Version {
-    /// When it is sent, in seconds since the opening.
+    /// Send time, in seconds since [`super::clock::EPOCH`].
     pub(super) sent: i64,
-    /// The message.
+    /// Value of the record.
     pub(super) value: Vec<u8>,
 }
 
@@ -36,7 +37,7 @@ struct Envelope<'a> {
     object_type: &'static str,
     sent_dttm: String,
     payload: Payload<'a>,
-    /// A field that no contract names.
+    /// A field that is in no contract.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'static str>,
 }
@@ -51,10 +52,10 @@ struct Payload<'a> {
     cost: Money,
     payment: Money,
     bonus_grant: Money,
-    statuses: Vec<Status>,
+    statuses: Vec<StatusEntry>,
     final_status: &'static str,
     update_ts: String,
-    /// A field that no contract names.
+    /// A field that is in no contract.
     #[serde(skip_serializing_if = "Option::is_none")]
     courier: Option<Courier>,
 }
@@ -73,7 +74,7 @@ struct Line<'a> {
 }
 
 #[derive(Serialize)]
-struct Status {
+struct StatusEntry {
     status: &'static str,
     dttm: String,
 }
@@ -84,26 +85,26 @@ struct Courier {
     vehicle: Option<&'static str>,
 }
 
-/// A status and when it was reached.
-type Step = (&'static str, i64);
+/// A status and the time when it was reached, in seconds since [`super::clock::EPOCH`].
+type StatusChange = (&'static str, i64);
 
-/// What an order holds at one moment.
+/// Content of an order, without its statuses.
 struct Order<'c> {
     object_id: i64,
-    guest: &'c Guest,
+    user: &'c User,
     restaurant: &'c Restaurant,
     lines: Vec<Line<'c>>,
     bonus_percent: u32,
 }
 
-/// The published versions of an order, oldest first: at least one, the last status always among them.
-pub(super) fn versions(
+/// Published versions of an order, oldest first: at least one, and always the one with the last status.
+pub(super) fn published_versions(
     random: &mut impl Rng,
     catalogue: &Catalogue,
-    place: Place,
+    new_order: NewOrder,
     cancelled: f64,
 ) -> Vec<Version> {
-    let mut order = fresh(random, catalogue, place.object_id);
+    let mut order = random_order(random, catalogue, new_order.object_id);
     if random.random_bool(0.03)
         && let Some(line) = order.lines.choose(random)
     {
@@ -112,45 +113,45 @@ pub(super) fn versions(
     if random.random_bool(0.005) {
         order.lines.clear();
     }
-    let course = course(random, cancelled);
-    let steps = steps(random, &course, place.at);
-    let last = steps.len() - 1;
+    let statuses = random_statuses(random, cancelled);
+    let changes = random_status_changes(random, &statuses, new_order.placed_at);
+    let last = changes.len() - 1;
     let mut published: Vec<usize> = (0..last).filter(|_| random.random_bool(0.8)).collect();
-    published.truncate(MOST_VERSIONS - 1);
+    published.truncate(MAX_VERSIONS - 1);
     published.push(last);
     let mut versions = Vec::with_capacity(published.len());
-    for (version, step) in published.into_iter().enumerate() {
+    for (version, change) in published.into_iter().enumerate() {
         if version > 0 {
-            change(random, catalogue, &mut order);
+            edit_order(random, catalogue, &mut order);
         }
-        versions.push(publish(random, &order, &steps[..=step], true));
+        versions.push(render_version(random, &order, &changes[..=change], true));
     }
     versions
 }
 
-/// An ordinary order as one message: some lines, closed, nothing unusual. What bad messages are made of.
-pub(super) fn plain(random: &mut impl Rng, catalogue: &Catalogue, place: Place) -> String {
-    let order = fresh(random, catalogue, place.object_id);
-    let steps = steps(random, &COURSE, place.at);
-    String::from_utf8_lossy(&publish(random, &order, &steps, false).value).into_owned()
+/// Message of an ordinary closed order without unusual fields; malformed messages are derived from it.
+pub(super) fn plain_message(random: &mut impl Rng, catalogue: &Catalogue, new_order: NewOrder) -> String {
+    let order = random_order(random, catalogue, new_order.object_id);
+    let changes = random_status_changes(random, &STATUSES, new_order.placed_at);
+    String::from_utf8_lossy(&render_version(random, &order, &changes, false).value).into_owned()
 }
 
-/// Two to six different dishes of one menu.
-fn fresh<'c>(random: &mut impl Rng, catalogue: &'c Catalogue, object_id: i64) -> Order<'c> {
-    let guest = guest(random, catalogue);
-    // Most guests have a place that they return to.
-    let usual = guest * 7 % catalogue.restaurants.len();
+/// Order of two to six different products of one menu.
+fn random_order<'c>(random: &mut impl Rng, catalogue: &'c Catalogue, object_id: i64) -> Order<'c> {
+    let user = pick_user(random, catalogue);
+    // Most users have a favorite restaurant.
+    let favorite = user * 7 % catalogue.restaurants.len();
     let restaurant = if random.random_bool(0.6) {
-        usual
+        favorite
     } else {
         random.random_range(0..catalogue.restaurants.len())
     };
     let restaurant = &catalogue.restaurants[restaurant];
-    // Rather many than few: a message of the source has 1.4 KB.
+    // The maximum of two draws, because a message of the real source has 1.4 KB on average.
     let count = random.random_range(2..=6).max(random.random_range(2..=6));
     let mut lines = Vec::with_capacity(count + 1);
-    for chosen in index::sample(random, restaurant.menu.len(), count) {
-        let Dish { id, name, price, .. } = &restaurant.menu[chosen];
+    for product in index::sample(random, restaurant.menu.len(), count) {
+        let Product { id, name, price, .. } = &restaurant.menu[product];
         let quantity = *[1, 1, 1, 1, 2, 2, 3].choose(random).unwrap_or(&1);
         lines.push(Line {
             id,
@@ -166,61 +167,66 @@ fn fresh<'c>(random: &mut impl Rng, catalogue: &'c Catalogue, object_id: i64) ->
     };
     Order {
         object_id,
-        guest: &catalogue.guests[guest],
+        user: &catalogue.users[user],
         restaurant,
         lines,
         bonus_percent,
     }
 }
 
-/// The first guests order more often than the last ones.
-fn guest(random: &mut impl Rng, catalogue: &Catalogue) -> usize {
-    let guests = catalogue.guests.len();
-    random.random_range(0..guests).min(random.random_range(0..guests))
+/// Picks the index of a user; the first users order more often than the last ones.
+fn pick_user(random: &mut impl Rng, catalogue: &Catalogue) -> usize {
+    let users = catalogue.users.len();
+    random.random_range(0..users).min(random.random_range(0..users))
 }
 
-/// The statuses that an order runs through.
-fn course(random: &mut impl Rng, cancelled: f64) -> Vec<&'static str> {
-    let mut course = COURSE.to_vec();
+/// Sequence of statuses of an order.
+fn random_statuses(random: &mut impl Rng, cancelled: f64) -> Vec<&'static str> {
+    let mut statuses = STATUSES.to_vec();
     if random.random_bool(cancelled) {
         if random.random() {
-            course.truncate(random.random_range(1..COURSE.len()));
+            statuses.truncate(random.random_range(1..STATUSES.len()));
         }
-        course.push("CANCELLED");
+        statuses.push("CANCELLED");
     }
     if random.random_bool(0.01) {
-        let unknown = UNKNOWN.choose(random).unwrap_or(&UNKNOWN[0]);
-        course.insert(random.random_range(1..=course.len()), unknown);
+        let unknown = UNKNOWN_STATUSES.choose(random).unwrap_or(&UNKNOWN_STATUSES[0]);
+        statuses.insert(random.random_range(1..=statuses.len()), unknown);
     }
-    course
+    statuses
 }
 
-/// When each status is reached; now and then two within one second.
-fn steps(random: &mut impl Rng, course: &[&'static str], placed: i64) -> Vec<Step> {
-    let mut at = placed;
-    let mut steps = Vec::with_capacity(course.len());
-    for (number, status) in course.iter().enumerate() {
+/// Times of the statuses; sometimes two have the same second.
+fn random_status_changes(
+    random: &mut impl Rng,
+    statuses: &[&'static str],
+    placed_at: i64,
+) -> Vec<StatusChange> {
+    let mut time = placed_at;
+    let mut changes = Vec::with_capacity(statuses.len());
+    for (number, status) in statuses.iter().enumerate() {
         if number > 0 && !random.random_bool(0.03) {
-            at += random.random_range(60..=1200);
+            time += random.random_range(60..=1200);
         }
-        steps.push((*status, at));
+        changes.push((*status, time));
     }
-    steps
+    changes
 }
 
-/// What a later version may say differently.
-fn change<'c>(random: &mut impl Rng, catalogue: &'c Catalogue, order: &mut Order<'c>) {
+/// Edits an order between two versions: rarely a line is removed, or the user changes.
+fn edit_order<'c>(random: &mut impl Rng, catalogue: &'c Catalogue, order: &mut Order<'c>) {
     if order.lines.len() > 1 && random.random_bool(0.02) {
         order.lines.remove(random.random_range(0..order.lines.len()));
     }
     if random.random_bool(0.005) {
-        order.guest = &catalogue.guests[guest(random, catalogue)];
+        order.user = &catalogue.users[pick_user(random, catalogue)];
     }
 }
 
-fn publish(random: &mut impl Rng, order: &Order, steps: &[Step], unusual: bool) -> Version {
-    let (final_status, updated) = steps[steps.len() - 1];
-    let placed = steps[0].1;
+/// Renders the message of the latest of the status changes; `unusual` allows fields that are in no contract.
+fn render_version(random: &mut impl Rng, order: &Order, changes: &[StatusChange], unusual: bool) -> Version {
+    let (final_status, updated) = changes[changes.len() - 1];
+    let placed_at = changes[0].1;
     let sent = updated + random.random_range(1..=20);
     let cost: u32 = order.lines.iter().map(|line| line.price.0 * line.quantity).sum();
     // Bonuses are whole roubles.
@@ -229,18 +235,18 @@ fn publish(random: &mut impl Rng, order: &Order, steps: &[Step], unusual: bool) 
         restaurant: Id {
             id: &order.restaurant.id,
         },
-        user: Id { id: &order.guest.id },
-        date: timestamp(placed),
+        user: Id { id: &order.user.id },
+        date: timestamp(placed_at),
         order_items: &order.lines,
         bonus_payment: Money(bonus_payment),
         cost: Money(cost),
         payment: Money(cost - bonus_payment),
         bonus_grant: Money((cost - bonus_payment) / 20),
-        statuses: steps
+        statuses: changes
             .iter()
-            .map(|(status, at)| Status {
+            .map(|(status, time)| StatusEntry {
                 status,
-                dttm: timestamp(*at),
+                dttm: timestamp(*time),
             })
             .collect(),
         final_status,
@@ -261,6 +267,6 @@ fn publish(random: &mut impl Rng, order: &Order, steps: &[Step], unusual: bool) 
     };
     Version {
         sent,
-        value: json::text(&envelope).into_bytes(),
+        value: json::to_json(&envelope).into_bytes(),
     }
 }

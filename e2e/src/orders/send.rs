@@ -1,4 +1,4 @@
-//! Sends messages to a topic, or writes them into a file.
+//! Produces messages to a topic, or writes them to a file.
 #![expect(clippy::disallowed_types, reason = "edge: produces to Kafka")]
 
 use std::collections::VecDeque;
@@ -14,14 +14,14 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use serde::Serialize;
 
 use super::manifest::Manifest;
-use super::{Expected, Message};
+use super::message::{Expected, Message};
 
-/// Messages whose delivery is not known yet: enough to fill batches, few enough to hold in memory.
-const IN_FLIGHT: usize = 4000;
-/// How long Kafka may take to say which partitions a topic has.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum number of unacknowledged messages: enough to fill batches, and bounded in memory.
+const MAX_IN_FLIGHT: usize = 4000;
+/// Timeout of the metadata request.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Sends messages to one topic, without a key, to partitions that the seed chooses.
+/// Produces messages without a key to one topic; the seed chooses the partitions.
 pub struct Sender {
     producer: FutureProducer,
     topic: String,
@@ -32,7 +32,7 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Connects and asks for the topic's partitions.
+    /// Connects and fetches the partition count of the topic.
     ///
     /// # Errors
     /// When no broker answers or the topic does not exist.
@@ -45,77 +45,81 @@ impl Sender {
             .set("compression.type", "zstd")
             .set("linger.ms", "5")
             .set_log_level(RDKafkaLogLevel::Emerg);
-        let producer: FutureProducer = config.create().context("cannot make a Kafka producer")?;
-        let (asking, name) = (producer.clone(), topic.to_owned());
-        let asked =
-            tokio::task::spawn_blocking(move || asking.client().fetch_metadata(Some(&name), PATIENCE));
-        let metadata = asked
-            .await?
-            .with_context(|| format!("no Kafka at {bootstrap_servers}; start it, or name another"))?;
+        let producer: FutureProducer = config.create().context("cannot create a Kafka producer")?;
+        let (client, name) = (producer.clone(), topic.to_owned());
+        let request = tokio::task::spawn_blocking(move || {
+            client.client().fetch_metadata(Some(&name), METADATA_TIMEOUT)
+        });
+        let metadata = request.await?.with_context(|| {
+            format!("Kafka is unreachable at {bootstrap_servers}: start it, or set other bootstrap servers")
+        })?;
         let partitions = metadata
             .topics()
             .first()
             .map_or(0, |topic| topic.partitions().len());
         if partitions == 0 {
-            bail!("Kafka at {bootstrap_servers} has no topic {topic}; create it first");
+            bail!("Kafka at {bootstrap_servers} has no topic {topic}: create it first");
         }
         Ok(Self {
             producer,
             topic: topic.to_owned(),
             partitions: partitions.try_into()?,
             random: ChaCha8Rng::seed_from_u64(seed),
-            in_flight: VecDeque::with_capacity(IN_FLIGHT),
+            in_flight: VecDeque::with_capacity(MAX_IN_FLIGHT),
             manifest: Manifest::default(),
         })
     }
 
-    /// Hands a message over for delivery; waits while too many are under way.
+    /// Enqueues a message; waits while `MAX_IN_FLIGHT` messages are unacknowledged.
     ///
     /// # Errors
-    /// When Kafka refuses this message or one before it.
+    /// When Kafka rejects this message or an earlier one.
     pub async fn send(&mut self, message: &Message) -> Result<()> {
-        if self.in_flight.len() == IN_FLIGHT {
-            self.delivered().await?;
+        if self.in_flight.len() == MAX_IN_FLIGHT {
+            self.wait_oldest_acknowledged().await?;
         }
         let partition = self.random.random_range(0..self.partitions);
         let mut record = FutureRecord::<(), [u8]>::to(&self.topic).partition(partition);
         record.payload = message.value.as_deref();
-        let sent = self.producer.send_result(record);
+        let delivery = self.producer.send_result(record);
         self.in_flight.push_back(
-            sent.map_err(|(error, _)| error)
-                .context("Kafka's queue takes no message")?,
+            delivery
+                .map_err(|(error, _)| error)
+                .context("the producer queue is full")?,
         );
         self.manifest.count(message);
         Ok(())
     }
 
-    /// Waits until every message is delivered; returns the counts of all that were sent (`orders` is left at 0).
+    /// Waits until every message is acknowledged; returns the counts of all messages, with `orders` 0.
     ///
     /// # Errors
-    /// When Kafka refuses one.
+    /// When Kafka rejects a message.
     pub async fn flush(&mut self) -> Result<&Manifest> {
         while !self.in_flight.is_empty() {
-            self.delivered().await?;
+            self.wait_oldest_acknowledged().await?;
         }
         Ok(&self.manifest)
     }
 
-    async fn delivered(&mut self) -> Result<()> {
+    async fn wait_oldest_acknowledged(&mut self) -> Result<()> {
         if let Some(oldest) = self.in_flight.pop_front() {
-            let delivered = oldest.await.context("the producer ended before the delivery")?;
-            delivered
+            let delivery = oldest
+                .await
+                .context("the producer was closed before the acknowledgment")?;
+            delivery
                 .map_err(|(error, _)| error)
-                .with_context(|| format!("Kafka refuses a message for {}", self.topic))?;
+                .with_context(|| format!("Kafka rejected a message for {}", self.topic))?;
         }
         Ok(())
     }
 }
 
-/// Sends all messages and awaits every delivery; returns their counts (`orders` is left at 0).
-/// `progress` is told after each message how many were handed over.
+/// Produces all messages and waits for every acknowledgment; returns their counts, with `orders` 0.
+/// Calls `progress` after each message with the number of enqueued messages.
 ///
 /// # Errors
-/// When no broker answers, the topic does not exist, or Kafka refuses a message.
+/// When no broker answers, the topic does not exist, or Kafka rejects a message.
 pub async fn to_kafka(
     bootstrap_servers: &str,
     topic: &str,
@@ -178,7 +182,7 @@ pub fn write_line(writer: &mut impl Write, message: &Message) -> Result<()> {
     Ok(())
 }
 
-/// Base64 with padding (RFC 4648), in which a message that is not text stands in the file.
+/// Base64 with padding (RFC 4648), for messages that are not UTF-8.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -195,4 +199,45 @@ fn base64(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Expected, Message, base64, write_line};
+
+    #[test]
+    fn base64_equals_the_test_vectors_of_rfc_4648() {
+        let vectors = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ];
+        for (text, expected) in vectors {
+            assert_eq!(base64(text.as_bytes()), expected);
+        }
+    }
+
+    #[test]
+    fn a_line_has_text_null_or_base64() {
+        let line = |value: Option<&[u8]>, expected| {
+            let mut line = Vec::new();
+            let value = value.map(<[u8]>::to_vec);
+            write_line(&mut line, &Message { value, expected }).expect("a vector is writable");
+            String::from_utf8(line).expect("JSON is UTF-8")
+        };
+        assert_eq!(
+            line(Some(b"{}"), Expected::Good),
+            "{\"value\":\"{}\",\"expected\":\"Good\"}\n"
+        );
+        assert_eq!(
+            line(None, Expected::Bad("Tombstone")),
+            "{\"value\":null,\"expected\":\"Tombstone\"}\n"
+        );
+        assert_eq!(
+            line(Some(b"\xff"), Expected::Bad("ParseError")),
+            "{\"base64\":\"/w==\",\"expected\":\"ParseError\"}\n"
+        );
+    }
 }

@@ -1,8 +1,8 @@
-//! How far the stages are: their stored positions against the ends of their topics.
+//! Progress of the stages: their stored positions compared with the end offsets of their topics.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
-    reason = "edge: asks Kafka and PostgreSQL, until a deadline"
+    reason = "edge: polls Kafka and PostgreSQL until a deadline"
 )]
 
 use std::collections::BTreeMap;
@@ -12,159 +12,175 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use super::{Pipeline, STAGES, worker};
+use super::instance::{Pipeline, STAGES};
+use super::worker;
 
-/// Pause between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How long Kafka may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// What is stored and not yet published.
-const PENDING: &str = "SELECT count(*) FROM stg.pending_enrichment";
-/// The positions of one stage.
-const POSITIONS: &str = "SELECT partition, next_offset FROM streamstage.position \
+/// Interval between two polls of a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Timeout of one Kafka request.
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+/// Counts pending orders: stored, not yet published.
+const PENDING_QUERY: &str = "SELECT count(*) FROM stg.pending_enrichment";
+/// Stored positions of one stage.
+const POSITIONS_QUERY: &str = "SELECT partition, next_offset FROM streamstage.position \
     WHERE consumer_group = $1 AND topic = $2 ORDER BY partition";
 
 impl Pipeline {
-    /// Waits until every stage has applied all that its topic holds, and nothing is pending.
+    /// Waits until every stage has applied all records of its source topic, and no order is pending.
     ///
     /// # Errors
-    /// When they do not get there in time: what is left, and the end of every worker's log.
-    pub async fn drained(&self, within: Duration) -> Result<()> {
-        self.stages_drained(&STAGES, within).await
+    /// When the timeout expires; the message has the remaining lag and the end of every worker's log.
+    pub async fn wait_drained(&self, timeout: Duration) -> Result<()> {
+        self.wait_stages_drained(&STAGES, timeout).await
     }
 
-    /// As [`Pipeline::drained`], for some of the stages, upstream first.
+    /// As [`Pipeline::wait_drained`], for some of the stages, upstream first.
     ///
     /// # Errors
-    /// As [`Pipeline::drained`].
-    pub async fn stages_drained(&self, stages: &[&str], within: Duration) -> Result<()> {
-        let consumer = self.watcher()?;
-        let deadline = Instant::now() + within;
+    /// As [`Pipeline::wait_drained`].
+    pub async fn wait_stages_drained(&self, stages: &[&str], timeout: Duration) -> Result<()> {
+        let consumer = self.offset_consumer()?;
+        let deadline = Instant::now() + timeout;
         loop {
-            let left = self.left(&consumer, stages).await?;
-            if left.is_empty() {
+            let remaining = self.describe_remaining(&consumer, stages).await?;
+            if remaining.is_empty() {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("not drained within {within:?}\n{left}{}", self.logs()?);
+                bail!("not drained within {timeout:?}\n{remaining}{}", self.log_tails()?);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Waits until a stage has applied all that its topic holds; orders may be pending.
+    /// Waits until a stage has applied all records that its source topic has now; orders may be pending.
     ///
     /// # Errors
-    /// As [`Pipeline::drained`].
-    pub async fn read_to_the_end(&self, stage: &str, within: Duration) -> Result<()> {
-        let ends = self.ends(self.topic_of(stage)?)?;
-        let deadline = Instant::now() + within;
+    /// As [`Pipeline::wait_drained`].
+    pub async fn wait_caught_up(&self, stage: &str, timeout: Duration) -> Result<()> {
+        let end_offsets = self.end_offsets(self.input_topic(stage)?)?;
+        let deadline = Instant::now() + timeout;
         loop {
             let positions = self.positions(stage).await?;
-            if !is_behind(&positions, &ends) {
+            if !has_lag(&positions, &end_offsets) {
                 return Ok(());
             }
             if Instant::now() > deadline {
                 bail!(
-                    "{stage} is at {positions:?} of {ends:?} after {within:?}\n{}",
-                    self.logs()?
+                    "{stage} is at {positions:?} of {end_offsets:?} after {timeout:?}\n{}",
+                    self.log_tails()?
                 );
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// The offset after the last record of each of a topic's partitions.
+    /// End offset of every partition of a topic.
     ///
     /// # Errors
     /// When Kafka does not answer.
-    pub fn ends(&self, topic: &str) -> Result<BTreeMap<i32, i64>> {
-        ends(&self.watcher()?, topic)
+    pub fn end_offsets(&self, topic: &str) -> Result<BTreeMap<i32, i64>> {
+        fetch_end_offsets(&self.offset_consumer()?, topic)
     }
 
-    /// The stored positions of a stage, by partition.
+    /// Stored positions of a stage, by partition.
     ///
     /// # Errors
-    /// When there is no such stage, or PostgreSQL does not answer.
+    /// When the pipeline has no such stage, or PostgreSQL does not answer.
     pub async fn positions(&self, stage: &str) -> Result<BTreeMap<i32, i64>> {
-        let asked = sqlx::query_as(POSITIONS)
+        let query = sqlx::query_as(POSITIONS_QUERY)
             .bind(format!("{}.{stage}", self.name))
-            .bind(self.topic_of(stage)?);
-        let positions: Vec<(i32, i64)> = asked.fetch_all(&self.pool).await?;
+            .bind(self.input_topic(stage)?);
+        let positions: Vec<(i32, i64)> = query.fetch_all(&self.pool).await?;
         Ok(positions.into_iter().collect())
     }
 
-    fn watcher(&self) -> Result<BaseConsumer> {
-        Ok(self.kafka().create()?)
+    fn offset_consumer(&self) -> Result<BaseConsumer> {
+        Ok(self.client_config().create()?)
     }
 
-    /// What the first stage that is not done has left, in words; empty when all are done. An end is read after
-    /// the stage before it was found to be done: it cannot move any more.
-    async fn left(&self, consumer: &BaseConsumer, stages: &[&str]) -> Result<String> {
+    /// Describes the remaining work of the first stage that is not done; empty when all are done.
+    /// End offsets are read after the upstream stage is done, because only then are they final.
+    async fn describe_remaining(&self, consumer: &BaseConsumer, stages: &[&str]) -> Result<String> {
         for (stage, topic) in STAGES.iter().zip(&self.topics) {
             if !stages.contains(stage) {
                 continue;
             }
-            let ends = ends(consumer, topic)?;
+            let end_offsets = fetch_end_offsets(consumer, topic)?;
             let positions = self.positions(stage).await?;
-            if is_behind(&positions, &ends) {
-                return Ok(format!("{stage} is at {positions:?} of {ends:?}\n"));
+            if has_lag(&positions, &end_offsets) {
+                return Ok(format!("{stage} is at {positions:?} of {end_offsets:?}\n"));
             }
-            let pending: i64 = self.query(PENDING).await?;
+            let pending: i64 = self.query_scalar(PENDING_QUERY).await?;
             if pending > 0 {
-                return Ok(format!("{pending} orders wait for the dictionary\n"));
+                return Ok(format!("{pending} orders are pending\n"));
             }
         }
         Ok(String::new())
     }
 
-    /// The end of every worker's log.
-    fn logs(&self) -> Result<String> {
+    /// Last lines of every worker's log.
+    fn log_tails(&self) -> Result<String> {
         let mut text = String::new();
         for entry in std::fs::read_dir(self.folder())? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "log") {
-                writeln!(text, "{}:\n{}", path.display(), worker::tail(&path))?;
+                writeln!(text, "{}:\n{}", path.display(), worker::log_tail(&path))?;
             }
         }
         Ok(text)
     }
 }
 
-/// Whether a position is not at its partition's end.
-fn is_behind(positions: &BTreeMap<i32, i64>, ends: &BTreeMap<i32, i64>) -> bool {
-    let behind = |(partition, end): (&i32, &i64)| positions.get(partition).unwrap_or(&0) < end;
-    ends.iter().any(behind)
+/// Returns true if the position of any partition is before its end offset.
+fn has_lag(positions: &BTreeMap<i32, i64>, end_offsets: &BTreeMap<i32, i64>) -> bool {
+    let lags = |(partition, end): (&i32, &i64)| positions.get(partition).unwrap_or(&0) < end;
+    end_offsets.iter().any(lags)
 }
 
-/// Waits until a condition holds.
+/// Polls a condition until it is true; `description` is for the error message.
 ///
 /// # Errors
-/// When it does not within the time, or cannot be asked for.
-pub async fn until<F: Future<Output = Result<bool>>>(
-    what: &str,
-    within: Duration,
+/// When the timeout expires, or the condition returns an error.
+pub async fn wait_until<F: Future<Output = Result<bool>>>(
+    description: &str,
+    timeout: Duration,
     condition: impl Fn() -> F,
 ) -> Result<()> {
-    let deadline = Instant::now() + within;
+    let deadline = Instant::now() + timeout;
     while !condition().await? {
-        ensure!(Instant::now() < deadline, "not within {within:?}: {what}");
-        tokio::time::sleep(LOOK_EVERY).await;
+        ensure!(Instant::now() < deadline, "not within {timeout:?}: {description}");
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
 
-/// Asks Kafka for the ends of a topic: of all its partitions, or it is no answer. Blocks for a moment.
-fn ends(consumer: &BaseConsumer, topic: &str) -> Result<BTreeMap<i32, i64>> {
-    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
-    let mut ends = BTreeMap::new();
-    for found in metadata.topics() {
-        ensure!(found.error().is_none(), "{topic}: {:?}", found.error());
-        for partition in found.partitions() {
-            let (_, end) = consumer.fetch_watermarks(topic, partition.id(), PATIENCE)?;
-            ends.insert(partition.id(), end);
+/// Fetches the end offsets of all partitions of a topic, or returns an error. Blocks for a moment.
+fn fetch_end_offsets(consumer: &BaseConsumer, topic: &str) -> Result<BTreeMap<i32, i64>> {
+    let metadata = consumer.fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
+    let mut end_offsets = BTreeMap::new();
+    for described in metadata.topics() {
+        ensure!(described.error().is_none(), "{topic}: {:?}", described.error());
+        for partition in described.partitions() {
+            let (_, end) = consumer.fetch_watermarks(topic, partition.id(), KAFKA_TIMEOUT)?;
+            end_offsets.insert(partition.id(), end);
         }
     }
-    ensure!(!ends.is_empty(), "Kafka names no partition of {topic}");
-    Ok(ends)
+    ensure!(!end_offsets.is_empty(), "Kafka returned no partition of {topic}");
+    Ok(end_offsets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::has_lag;
+
+    #[test]
+    fn a_partition_without_a_position_has_lag_unless_it_is_empty() {
+        let end_offsets = BTreeMap::from([(0, 5), (1, 0)]);
+        assert!(has_lag(&BTreeMap::new(), &end_offsets));
+        assert!(has_lag(&BTreeMap::from([(0, 4)]), &end_offsets));
+        assert!(!has_lag(&BTreeMap::from([(0, 5)]), &end_offsets));
+    }
 }

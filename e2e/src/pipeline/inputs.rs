@@ -1,4 +1,4 @@
-//! What a recount needs beside the messages: the dictionary and the rules of the tags, as files.
+//! Inputs of a recount beside the messages: the reference data and the tag rules, as files.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Pipeline, STAGES};
+use super::instance::{Pipeline, STAGES};
 use crate::orders::Generator;
 
 impl Pipeline {
-    /// Writes the generator's dictionary and the tags of the stage file; returns the two files.
+    /// Writes the generator's reference data and the tag rules of the stage file; returns the paths of both files.
     ///
     /// # Errors
     /// When the stage file is not valid, or the folder is not writable.
@@ -23,19 +23,19 @@ impl Pipeline {
             .iter()
             .find(|stage| stage.name() == "cdm")
             .map(|stage| &stage.spec.tags);
-        let files = ["dictionary.json", "tags.json"].map(|name| self.folder().join(name));
+        let files = ["reference-data.json", "tags.json"].map(|name| self.folder().join(name));
         std::fs::write(&files[0], serde_json::to_vec(&entries)?)?;
         std::fs::write(&files[1], serde_json::to_vec(&tags.context("no stage cdm")?)?)?;
-        let [dictionary, tags] = files;
-        Ok((dictionary, tags))
+        let [reference_data, tags] = files;
+        Ok((reference_data, tags))
     }
 
-    /// The topic that a stage reads.
+    /// Source topic of a stage.
     ///
     /// # Errors
-    /// When there is no such stage.
-    pub fn topic_of(&self, stage: &str) -> Result<&str> {
-        let place = STAGES.iter().position(|known| *known == stage);
-        Ok(&self.topics[place.with_context(|| format!("no stage {stage}"))?])
+    /// When the pipeline has no such stage.
+    pub fn input_topic(&self, stage: &str) -> Result<&str> {
+        let index = STAGES.iter().position(|name| *name == stage);
+        Ok(&self.topics[index.with_context(|| format!("no stage {stage}"))?])
     }
 }

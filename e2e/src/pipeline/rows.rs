@@ -1,43 +1,43 @@
-//! The rows of the warehouse as digests, so that two pipelines can be compared table by table.
+//! Digests of the warehouse's rows, for comparing two pipelines table by table.
 //!
-//! Left out is what tells when and from where a row came, not what it says.
+//! Columns with load times and source offsets are excluded; they differ between runs.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::Pipeline;
+use super::instance::Pipeline;
 
-/// Every table, with the columns that are compared.
-const TABLES: &str = "\
+/// Lists every table with its compared columns.
+const TABLES_QUERY: &str = "\
 SELECT table_schema || '.' || table_name, string_agg(quote_ident(column_name), ', ' ORDER BY ordinal_position)
 FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name)
 WHERE table_type = 'BASE TABLE'
     AND (table_schema IN ('stg', 'dds', 'cdm') OR (table_schema, table_name) = ('streamstage', 'dead_letter'))
     AND column_name NOT IN ('load_dt', 'load_src', 'consumer_group', 'topic', 'partition', 'offset', 'attempts',
-        'since', 'next_attempt_at', 'dead_since', 'record_timestamp', 'redriven_at')
+        'pending_since', 'next_attempt_at', 'dead_lettered_at', 'record_timestamp', 'redriven_at')
     AND (table_name, column_name) <> ('order_events', 'id')
 GROUP BY 1 ORDER BY 1";
 
 impl Pipeline {
-    /// Every table of `stg`, `dds` and `cdm`, and the dead letters: the number of rows and a digest over all of them.
+    /// Row count and digest of every table of `stg`, `dds` and `cdm`, and of the dead letters.
     ///
     /// # Errors
     /// When PostgreSQL does not answer.
-    pub async fn rows(&self) -> Result<BTreeMap<String, String>> {
-        let tables: Vec<(String, String)> = sqlx::query_as(TABLES).fetch_all(self.pool()).await?;
+    pub async fn row_digests(&self) -> Result<BTreeMap<String, String>> {
+        let tables: Vec<(String, String)> = sqlx::query_as(TABLES_QUERY).fetch_all(self.pool()).await?;
         let mut digests = BTreeMap::new();
         for (table, columns) in tables {
-            let digest = self.query(&digest(&table, &columns)).await?;
+            let digest = self.query_scalar(&digest_query(&table, &columns)).await?;
             digests.insert(table, digest);
         }
         Ok(digests)
     }
 }
 
-/// The number of rows and their digest. Rows are sorted by their own digests: no table needs a key for it, and no
-/// long value is sorted.
-fn digest(table: &str, columns: &str) -> String {
+/// SQL for the row count and the digest of a table. Rows are sorted by their own digests, so that tables without a key
+/// work and long values are never sorted.
+fn digest_query(table: &str, columns: &str) -> String {
     format!(
         "SELECT count(*) || ' rows, ' || md5(coalesce(string_agg(digest, '' ORDER BY digest), ''))
          FROM (SELECT md5(row({columns})::text) COLLATE \"C\" AS digest FROM {table}) AS row"

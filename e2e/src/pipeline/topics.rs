@@ -1,8 +1,8 @@
-//! Records of a topic, byte for byte, and what an administrator does to a topic.
+//! Raw records of a topic, and administration of topics.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
-    reason = "edge: produces, reads and administers topics, until a deadline"
+    reason = "edge: produces to, reads and administers topics, until a deadline"
 )]
 
 use std::time::{Duration, Instant};
@@ -17,46 +17,47 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{Pipeline, until};
+use super::drain::wait_until;
+use super::instance::Pipeline;
 
-/// How long Kafka may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of one Kafka request.
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One record of a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Its partition.
+    /// Partition id.
     pub partition: i32,
-    /// Its offset; of a record that is sent, Kafka decides it.
+    /// Offset in the partition; ignored when the record is produced.
     pub offset: i64,
     /// Milliseconds since 1970; `None` lets the producer set the time.
     pub timestamp: Option<i64>,
-    /// Its key, if it has one; an empty key is one.
+    /// Key; `None` differs from an empty key.
     pub key: Option<Vec<u8>>,
-    /// Its value; `None` is a tombstone.
+    /// Value; `None` is a tombstone.
     pub value: Option<Vec<u8>>,
-    /// Its headers; names may repeat, values may be null.
+    /// Headers; names may repeat, values may be null.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 impl Record {
-    /// The last header of a name, as text; empty when there is none.
+    /// Text of the last header with this name; empty if the record has no such header.
     #[must_use]
     pub fn header(&self, name: &str) -> String {
         let mut headers = self.headers.iter().rev();
-        let found = headers.find(|(known, _)| known == name);
-        let value = found.and_then(|(_, value)| value.as_deref());
+        let header = headers.find(|(header_name, _)| header_name == name);
+        let value = header.and_then(|(_, value)| value.as_deref());
         String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
     }
 }
 
 impl Pipeline {
-    /// Sends records as they are, each to its partition, and awaits every delivery.
+    /// Produces records unchanged, each to its partition, and waits for every acknowledgment.
     ///
     /// # Errors
-    /// When Kafka refuses one.
+    /// When Kafka rejects a record.
     pub async fn send(&self, topic: &str, records: &[Record]) -> Result<()> {
-        let producer: FutureProducer = self.kafka().set("enable.idempotence", "true").create()?;
+        let producer: FutureProducer = self.client_config().set("enable.idempotence", "true").create()?;
         let mut deliveries = Vec::with_capacity(records.len());
         for record in records {
             let headers = OwnedHeaders::new_with_capacity(record.headers.len());
@@ -66,13 +67,13 @@ impl Pipeline {
                     value: value.as_ref(),
                 })
             });
-            let mut sent = FutureRecord::<[u8], [u8]>::to(topic)
+            let mut outgoing = FutureRecord::<[u8], [u8]>::to(topic)
                 .partition(record.partition)
                 .headers(headers);
-            sent.key = record.key.as_deref();
-            sent.payload = record.value.as_deref();
-            sent.timestamp = record.timestamp;
-            deliveries.push(producer.send_result(sent).map_err(|(error, _)| error)?);
+            outgoing.key = record.key.as_deref();
+            outgoing.payload = record.value.as_deref();
+            outgoing.timestamp = record.timestamp;
+            deliveries.push(producer.send_result(outgoing).map_err(|(error, _)| error)?);
         }
         for delivery in deliveries {
             delivery.await?.map_err(|(error, _)| error)?;
@@ -80,31 +81,32 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Everything that a topic holds, by partition and offset.
+    /// All records of a topic, by partition and offset.
     ///
     /// # Errors
-    /// When Kafka does not hand it over in time.
-    pub fn read(&self, topic: &str) -> Result<Vec<Record>> {
-        self.read_first(topic, i64::MAX)
+    /// When Kafka does not deliver them within 30 seconds per partition.
+    pub fn read_topic(&self, topic: &str) -> Result<Vec<Record>> {
+        self.read_first_records(topic, i64::MAX)
     }
 
-    /// As [`Pipeline::read`], of each partition not more than its first `most` records.
+    /// As [`Pipeline::read_topic`], at most the first `limit` records of each partition.
     ///
     /// # Errors
-    /// As [`Pipeline::read`].
-    pub fn read_first(&self, topic: &str, most: i64) -> Result<Vec<Record>> {
-        let consumer: BaseConsumer = self.kafka().set("group.id", "streamstage-e2e").create()?;
-        let mut read = Vec::new();
-        for (partition, end) in self.ends(topic)? {
-            let (start, _) = consumer.fetch_watermarks(topic, partition, PATIENCE)?;
-            let end = end.min(start.saturating_add(most));
+    /// As [`Pipeline::read_topic`].
+    pub fn read_first_records(&self, topic: &str, limit: i64) -> Result<Vec<Record>> {
+        let mut config = self.client_config();
+        let consumer: BaseConsumer = config.set("group.id", "streamstage-e2e").create()?;
+        let mut records = Vec::new();
+        for (partition, end) in self.end_offsets(topic)? {
+            let (start, _) = consumer.fetch_watermarks(topic, partition, KAFKA_TIMEOUT)?;
+            let end = end.min(start.saturating_add(limit));
             if start == end {
                 continue;
             }
-            let mut assigned = TopicPartitionList::new();
-            assigned.add_partition_offset(topic, partition, Offset::Beginning)?;
-            consumer.assign(&assigned)?;
-            let deadline = Instant::now() + PATIENCE;
+            let mut assignment = TopicPartitionList::new();
+            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+            consumer.assign(&assignment)?;
+            let deadline = Instant::now() + KAFKA_TIMEOUT;
             let mut next = start;
             while next < end {
                 ensure!(
@@ -112,23 +114,26 @@ impl Pipeline {
                     "{topic}, partition {partition}: read to {next} of {end}"
                 );
                 if let Some(message) = consumer.poll(Duration::from_millis(200)) {
-                    let record = record(&message?);
+                    let record = copy_record(&message?);
                     next = record.offset + 1;
-                    read.push(record);
+                    records.push(record);
                 }
             }
         }
-        Ok(read)
+        Ok(records)
     }
 
     /// Deletes the records of a partition before an offset, as retention would.
     ///
     /// # Errors
-    /// When Kafka refuses.
+    /// When Kafka rejects the request.
     pub async fn delete_records(&self, topic: &str, partition: i32, before: i64) -> Result<()> {
         let mut offsets = TopicPartitionList::new();
         offsets.add_partition_offset(topic, partition, Offset::Offset(before))?;
-        let deleted = self.admin()?.delete_records(&offsets, &patient()).await?;
+        let deleted = self
+            .admin_client()?
+            .delete_records(&offsets, &admin_options())
+            .await?;
         deleted
             .elements()
             .iter()
@@ -136,35 +141,40 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Sets one of a topic's configurations, and waits until the broker goes by it.
+    /// Sets a configuration of a topic, and waits until the broker applies it.
     ///
     /// # Errors
-    /// When Kafka refuses, or the old value stays.
-    pub async fn configure(&self, topic: &str, name: &str, value: &str) -> Result<()> {
+    /// When Kafka rejects the request, or still has the old value after 30 seconds.
+    pub async fn set_topic_config(&self, topic: &str, name: &str, value: &str) -> Result<()> {
         let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
-        let altered = self.admin()?.alter_configs([&change], &patient()).await?;
+        let options = admin_options();
+        let altered = self.admin_client()?.alter_configs([&change], &options).await?;
         let altered = altered
             .into_iter()
             .next()
-            .context("Kafka does not say what it did")?;
+            .context("Kafka returned no result for the topic")?;
         altered.map_err(|(_, code)| anyhow!("{topic}: {name} = {value}: {code}"))?;
-        until(&format!("{topic}: {name} = {value}"), PATIENCE, || async {
-            let asked = [ResourceSpecifier::Topic(topic)];
-            let described = self.admin()?.describe_configs(&asked, &patient()).await?;
+        wait_until(&format!("{topic}: {name} = {value}"), KAFKA_TIMEOUT, || async {
+            let resources = [ResourceSpecifier::Topic(topic)];
+            let options = admin_options();
+            let described = self
+                .admin_client()?
+                .describe_configs(&resources, &options)
+                .await?;
             let described = described.into_iter().next().context("no such topic")?;
             let described = described.map_err(|code| anyhow!("{topic}: {code}"))?;
-            let held = described.get(name).and_then(|entry| entry.value.as_deref());
-            Ok(held == Some(value))
+            let current = described.get(name).and_then(|entry| entry.value.as_deref());
+            Ok(current == Some(value))
         })
         .await
     }
 
-    fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
-        Ok(self.kafka().create()?)
+    fn admin_client(&self) -> Result<AdminClient<DefaultClientContext>> {
+        Ok(self.client_config().create()?)
     }
 
-    /// Settings of a client.
-    pub(super) fn kafka(&self) -> ClientConfig {
+    /// Settings of a Kafka client that logs nothing.
+    pub(super) fn client_config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.bootstrap_servers)
@@ -173,11 +183,11 @@ impl Pipeline {
     }
 }
 
-fn patient() -> AdminOptions {
-    AdminOptions::new().operation_timeout(Some(PATIENCE))
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(KAFKA_TIMEOUT))
 }
 
-fn record(message: &BorrowedMessage<'_>) -> Record {
+fn copy_record(message: &BorrowedMessage<'_>) -> Record {
     let headers = message.headers().into_iter().flat_map(Headers::iter);
     Record {
         partition: message.partition(),

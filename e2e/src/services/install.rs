@@ -1,7 +1,7 @@
-//! Finds the programs that the services need, and installs a missing one where that is possible.
+//! Finds the programs of the services, and installs missing ones where that is possible.
 //!
-//! As root on a Debian-like system it runs `apt-get`; otherwise it names the package.
-//! It never lets a package start the distribution's own service.
+//! As root on a Debian-like system it runs `apt-get`; otherwise the error names the package.
+//! It must never let a package start the distribution's own service.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -11,44 +11,44 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
-/// Debian asks this script whether a package may start its service; 101 means no.
-const POLICY: &str = "/usr/sbin/policy-rc.d";
+/// Script of Debian that decides if a package may start its service; exit code 101 means no.
+const POLICY_SCRIPT: &str = "/usr/sbin/policy-rc.d";
 
-/// The packages of all that the services need.
+/// Debian packages of all services.
 const PACKAGES: &str = "openjdk-17-jre-headless maven postgresql redis-server";
 
-/// Finds a program on the PATH and in the folders of Debian that only root has there, or installs `package`.
+/// Finds a program on the `PATH`, in `/usr/sbin` or in `/sbin`, or installs `package`.
 ///
 /// # Errors
-/// When it is missing and cannot be installed; says what to do.
-pub(super) async fn program(name: &str, package: &str) -> Result<PathBuf> {
-    or_install(package, || on_path(name)).await
+/// When it is missing and cannot be installed; the message has the remedy.
+pub(super) async fn find_or_install_program(name: &str, package: &str) -> Result<PathBuf> {
+    find_or_install(package, || find_on_path(name)).await
 }
 
-/// Finds what `find` looks for, or installs `package` and looks again.
+/// Calls `find`; if it returns `None`, installs `package` and calls it again.
 ///
 /// # Errors
-/// When it is missing and cannot be installed; says what to do.
-pub(super) async fn or_install(package: &str, find: impl Fn() -> Option<PathBuf>) -> Result<PathBuf> {
-    if let Some(found) = find() {
-        return Ok(found);
+/// As [`find_or_install_program`].
+pub(super) async fn find_or_install(package: &str, find: impl Fn() -> Option<PathBuf>) -> Result<PathBuf> {
+    if let Some(path) = find() {
+        return Ok(path);
     }
-    if !is_root() || on_path("apt-get").is_none() {
+    if !is_root() || find_on_path("apt-get").is_none() {
         bail!(
-            "{package} is not installed. On Debian this installs all that the services need: sudo apt-get install {PACKAGES}"
+            "{package} is not installed. On Debian, install everything that the services need: sudo apt-get install {PACKAGES}"
         );
     }
     install(package).await?;
-    find().with_context(|| format!("the package {package} is installed but does not hold what is needed"))
+    find().with_context(|| format!("the package {package} is installed, but its programs were not found"))
 }
 
-/// Whether the caller is root, which PostgreSQL refuses to run as.
+/// Returns true if the caller is root; PostgreSQL does not run as root.
 #[must_use]
 pub(super) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|itself| itself.uid() == 0)
 }
 
-fn on_path(name: &str) -> Option<PathBuf> {
+fn find_on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
     folders
@@ -58,7 +58,7 @@ fn on_path(name: &str) -> Option<PathBuf> {
 
 async fn install(package: &str) -> Result<()> {
     tracing::info!(package, "installing with apt-get");
-    let _no_start = NoStart::begin()?;
+    let _policy = NoServiceStart::install_policy()?;
     if apt_get(&["install", package]).await.is_err() {
         apt_get(&["update"]).await?;
         apt_get(&["install", package]).await?;
@@ -91,26 +91,27 @@ async fn apt_get(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// While it lives, packages do not start their services; a policy that was there before stays untouched.
-struct NoStart {
-    ours: bool,
+/// Guard that prevents packages from starting their services. An existing policy is not changed.
+struct NoServiceStart {
+    is_own_policy: bool,
 }
 
-impl NoStart {
-    fn begin() -> Result<Self> {
-        let ours = !Path::new(POLICY).exists();
-        if ours {
-            fs::write(POLICY, "#!/bin/sh\nexit 101\n").with_context(|| format!("cannot write {POLICY}"))?;
-            fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))?;
+impl NoServiceStart {
+    fn install_policy() -> Result<Self> {
+        let is_own_policy = !Path::new(POLICY_SCRIPT).exists();
+        if is_own_policy {
+            fs::write(POLICY_SCRIPT, "#!/bin/sh\nexit 101\n")
+                .with_context(|| format!("cannot write {POLICY_SCRIPT}"))?;
+            fs::set_permissions(POLICY_SCRIPT, fs::Permissions::from_mode(0o755))?;
         }
-        Ok(Self { ours })
+        Ok(Self { is_own_policy })
     }
 }
 
-impl Drop for NoStart {
+impl Drop for NoServiceStart {
     fn drop(&mut self) {
-        if self.ours {
-            let _gone = fs::remove_file(POLICY);
+        if self.is_own_policy {
+            let _removed = fs::remove_file(POLICY_SCRIPT);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Kafka: one `KRaft` node, broker and controller in one JVM, from jars that Maven brings once.
+//! Kafka: one `KRaft` node, broker and controller in one JVM, from jars that Maven downloads once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,57 +10,58 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::types::RDKafkaErrorCode;
 use tokio::process::Command;
 
 use super::install;
 use super::process::{self, Launch};
 
-/// The version of Kafka that is run.
+/// Version of the local Kafka.
 pub const VERSION: &str = "4.1.1";
 
-/// How long a new topic may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout for the creation of a topic.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// slf4j's 1.7 line is what this Kafka is built against; the images of a cluster take their jars by the same file.
+/// Jars to download. This Kafka is built against slf4j 1.7. The images for the cluster use the same file.
 const POM: &str = include_str!("kafka/pom.xml");
 
-/// Java and Kafka's jars.
+/// Paths of Java and of the folder with Kafka's jars.
 #[derive(Debug)]
 pub(super) struct Programs {
     java: PathBuf,
     jars: PathBuf,
 }
 
-/// Finds Java and the cached jars; installs and downloads what is missing.
+/// Finds Java and the cached jars; installs and downloads missing ones.
 ///
 /// # Errors
-/// When Java, Maven or the jars cannot be had.
-pub(super) async fn programs() -> Result<Programs> {
-    let java = install::program("java", "openjdk-17-jre-headless").await?;
-    let jars = cache()?.join(format!("kafka-{VERSION}"));
+/// When Java or Maven cannot be installed, or the jars cannot be downloaded.
+pub(super) async fn find_programs() -> Result<Programs> {
+    let java = install::find_or_install_program("java", "openjdk-17-jre-headless").await?;
+    let jars = cache_folder()?.join(format!("kafka-{VERSION}"));
     if !jars.exists() {
-        let maven = install::program("mvn", "maven").await?;
-        download(&maven, &jars).await?;
+        let maven = install::find_or_install_program("mvn", "maven").await?;
+        download_jars(&maven, &jars).await?;
     }
     Ok(Programs { java, jars })
 }
 
 /// `$XDG_CACHE_HOME/streamstage`, or `~/.cache/streamstage`.
-fn cache() -> Result<PathBuf> {
-    let named = std::env::var_os("XDG_CACHE_HOME")
+fn cache_folder() -> Result<PathBuf> {
+    let configured = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute());
-    let base = named.or_else(|| Some(std::env::home_dir()?.join(".cache")));
+    let base = configured.or_else(|| Some(std::env::home_dir()?.join(".cache")));
     Ok(base
         .context("no home folder for the cache: set XDG_CACHE_HOME")?
         .join("streamstage"))
 }
 
-/// Downloads beside `jars` and renames at the end, so that an interrupted download does not count.
-async fn download(maven: &Path, jars: &Path) -> Result<()> {
+/// Downloads to a temporary folder and renames it at the end, so that an interrupted download leaves no jars.
+async fn download_jars(maven: &Path, jars: &Path) -> Result<()> {
     tracing::info!(version = VERSION, "downloading Kafka with Maven");
     let cache = jars.parent().context("the cache has no parent folder")?;
-    fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
     let work = tempfile::Builder::new().prefix("kafka-").tempdir_in(cache)?;
     fs::write(work.path().join("pom.xml"), POM)?;
     let mut command = Command::new(maven);
@@ -76,20 +77,20 @@ async fn download(maven: &Path, jars: &Path) -> Result<()> {
         .kill_on_drop(true);
     let output = command.output().await.context("cannot run mvn")?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stdout);
+        let maven_output = String::from_utf8_lossy(&output.stdout);
         bail!(
             "Maven cannot download Kafka {VERSION}; is its repository reachable?\n{}",
-            said.trim()
+            maven_output.trim()
         );
     }
     match fs::rename(work.path().join("jars"), jars) {
-        // Another process may have been faster, with the same jars.
+        // Another process may have downloaded the same jars meanwhile.
         Err(_) if jars.exists() => Ok(()),
-        renamed => renamed.with_context(|| format!("cannot make {}", jars.display())),
+        renamed => renamed.with_context(|| format!("cannot create {}", jars.display())),
     }
 }
 
-/// Formats the log folder and says how to start.
+/// Formats the storage and returns the launch settings.
 ///
 /// # Errors
 /// When Kafka's storage tool fails.
@@ -120,20 +121,20 @@ pub(super) async fn prepare(
     fs::create_dir_all(&folder)?;
     fs::write(
         folder.join("server.properties"),
-        properties(port, controller_port),
+        broker_properties(port, controller_port),
     )?;
-    format(programs, &launch).await?;
+    format_storage(programs, &launch).await?;
     Ok(launch)
 }
 
-async fn format(programs: &Programs, launch: &Launch) -> Result<()> {
+async fn format_storage(programs: &Programs, launch: &Launch) -> Result<()> {
     let mut format = Command::new(&programs.java);
-    // It runs for a second: compiling and collecting well would take longer than the work.
+    // The JVM runs for a second: a better compiler or collector would cost more than it saves.
     format
         .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
         .args(class_path(programs));
     format.arg("kafka.tools.StorageTool");
-    // Any 16 bytes in base64 will do; a fixed value makes one cluster like another.
+    // Any 16 bytes in base64; a fixed value gives every local cluster the same id.
     format.args([
         "format",
         "--config",
@@ -160,8 +161,8 @@ fn class_path(programs: &Programs) -> [String; 2] {
     ]
 }
 
-/// Nothing is deleted by its age: a record may carry any timestamp, and retention would take old ones now and then.
-fn properties(port: u16, controller_port: u16) -> String {
+/// Retention is off: tests produce records with any timestamp, and retention would delete old ones.
+fn broker_properties(port: u16, controller_port: u16) -> String {
     format!(
         "process.roles=broker,controller
 node.id=1
@@ -186,51 +187,70 @@ log.cleaner.dedupe.buffer.size=16777216
     )
 }
 
-/// Succeeds when a broker answers a metadata request and counts itself in.
+/// Succeeds if a broker answers a metadata request and the answer lists a broker.
 ///
 /// # Errors
-/// While none does.
+/// When no broker answers, or the answer lists no broker.
 pub(super) async fn probe(bootstrap_servers: &str) -> Result<()> {
-    let config = client(bootstrap_servers);
-    let asked = tokio::task::spawn_blocking(move || -> Result<usize> {
+    let config = client_config(bootstrap_servers);
+    let broker_count = tokio::task::spawn_blocking(move || -> Result<usize> {
         let consumer: BaseConsumer = config.create()?;
         Ok(consumer
             .fetch_metadata(None, Duration::from_secs(2))?
             .brokers()
             .len())
     });
-    if asked.await?? == 0 {
+    if broker_count.await?? == 0 {
         bail!("no broker is registered yet");
     }
     Ok(())
 }
 
-/// Creates a topic with one replica, and waits until every partition of it answers: the broker names the leaders of a
-/// new topic a moment before it leads.
+/// Creates a topic with one replica, and waits until the leader of every partition answers: the broker announces the
+/// leaders of a new topic a moment before they serve requests.
 ///
 /// # Errors
-/// When it exists already or the broker refuses.
+/// When it exists or the broker rejects the request.
 pub async fn create_topic(bootstrap_servers: &str, name: &str, partitions: i32) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> = client(bootstrap_servers).create()?;
-    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
-    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
-    let results = admin.create_topics([&topic], &options).await?;
-    for result in results {
-        result.map_err(|(topic, code)| anyhow::anyhow!("cannot create the topic {topic}: {code}"))?;
+    if !create_topic_if_missing(bootstrap_servers, name, partitions).await? {
+        bail!("cannot create the topic {name}: it already exists");
     }
-    let (config, name) = (client(bootstrap_servers), name.to_owned());
-    tokio::task::spawn_blocking(move || led(&config, &name, partitions)).await?
+    Ok(())
+}
+
+/// As [`create_topic`], but returns false if the topic exists.
+///
+/// # Errors
+/// When the broker rejects the request.
+pub(super) async fn create_topic_if_missing(
+    bootstrap_servers: &str,
+    name: &str,
+    partitions: i32,
+) -> Result<bool> {
+    let admin: AdminClient<DefaultClientContext> = client_config(bootstrap_servers).create()?;
+    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+    let options = AdminOptions::new().operation_timeout(Some(CREATE_TIMEOUT));
+    for result in admin.create_topics([&topic], &options).await? {
+        match result {
+            Ok(_) => {}
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => return Ok(false),
+            Err((topic, code)) => bail!("cannot create the topic {topic}: {code}"),
+        }
+    }
+    let (config, name) = (client_config(bootstrap_servers), name.to_owned());
+    tokio::task::spawn_blocking(move || wait_for_leaders(&config, &name, partitions)).await??;
+    Ok(true)
 }
 
 /// Waits until every partition of a topic has a leader that answers.
-fn led(config: &ClientConfig, topic: &str, partitions: i32) -> Result<()> {
+fn wait_for_leaders(config: &ClientConfig, topic: &str, partitions: i32) -> Result<()> {
     let consumer: BaseConsumer = config.create()?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + CREATE_TIMEOUT;
     for partition in 0..partitions {
-        while let Err(error) = consumer.fetch_watermarks(topic, partition, PATIENCE) {
+        while let Err(error) = consumer.fetch_watermarks(topic, partition, CREATE_TIMEOUT) {
             ensure!(
                 Instant::now() < deadline,
-                "the topic {topic} is created, and its partition {partition} does not answer: {error}"
+                "the topic {topic} was created, but its partition {partition} does not answer: {error}"
             );
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -238,7 +258,7 @@ fn led(config: &ClientConfig, topic: &str, partitions: i32) -> Result<()> {
     Ok(())
 }
 
-fn client(bootstrap_servers: &str) -> ClientConfig {
+fn client_config(bootstrap_servers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", bootstrap_servers)

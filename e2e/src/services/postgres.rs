@@ -1,4 +1,4 @@
-//! PostgreSQL: on TCP only, with its default durability, so that what is measured is what it costs to be safe.
+//! PostgreSQL: on TCP only, with the default durability settings, so that measurements include the cost of a commit.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -13,18 +13,24 @@ use super::install;
 use super::process::Launch;
 
 /// Password of the superuser `postgres`.
-pub(super) const PASSWORD: &str = "streamstage";
+const PASSWORD: &str = "streamstage";
 
-/// Finds the folder of the newest server's programs, or installs one.
+/// URL of the superuser's default database on a local server; `address` is `host:port`.
+#[must_use]
+pub fn local_url(address: &str) -> String {
+    format!("postgres://postgres:{PASSWORD}@{address}/postgres")
+}
+
+/// Finds the folder with the programs of the newest installed server, or installs a server.
 ///
 /// # Errors
 /// When it is missing and cannot be installed.
-pub(super) async fn programs() -> Result<PathBuf> {
-    install::or_install("postgresql", newest).await
+pub(super) async fn find_programs() -> Result<PathBuf> {
+    install::find_or_install("postgresql", newest_server).await
 }
 
-/// Debian keeps each major version in a folder of its own, off the PATH.
-fn newest() -> Option<PathBuf> {
+/// Program folder of the newest server. Debian has one folder per major version, outside the `PATH`.
+fn newest_server() -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
     let numbers = versions.filter_map(|version| version.file_name().to_str()?.parse::<u32>().ok());
     let folder = |version: u32| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin"));
@@ -34,10 +40,10 @@ fn newest() -> Option<PathBuf> {
         .map(folder)
 }
 
-/// Makes the database cluster in the scratch folder and says how to start it.
+/// Creates the database cluster in the scratch folder and returns the launch settings.
 ///
 /// # Errors
-/// When `initdb` fails, or the user that PostgreSQL runs as cannot enter the folder.
+/// When `initdb` fails, or the user that PostgreSQL runs as cannot access the folder.
 pub(super) async fn prepare(programs: &Path, scratch: &Path, port: u16) -> Result<Launch> {
     let settings = [
         "listen_addresses=127.0.0.1",
@@ -63,18 +69,18 @@ pub(super) async fn prepare(programs: &Path, scratch: &Path, port: u16) -> Resul
         program: programs.join("postgres"),
         arguments,
         user: if install::is_root() {
-            Some(unprivileged()?)
+            Some(unprivileged_user()?)
         } else {
             None
         },
-        // A fast shutdown; SIGTERM would wait for every client to leave.
+        // Fast shutdown; SIGTERM would wait until every client disconnects.
         stop_signal: "INT",
         scratch: scratch.to_owned(),
     };
     let folder = launch.folder();
     fs::create_dir_all(&folder)?;
     if let Some((user, group)) = launch.user {
-        enterable(scratch)?;
+        ensure_accessible(scratch)?;
         chown(&folder, Some(user), Some(group))?;
     }
     initdb(programs, &launch).await?;
@@ -111,8 +117,8 @@ async fn initdb(programs: &Path, launch: &Launch) -> Result<()> {
     Ok(())
 }
 
-/// User and group to run as instead of root: `postgres`, or `nobody`.
-fn unprivileged() -> Result<(u32, u32)> {
+/// User and group ids to run as instead of root: `postgres` or `nobody`.
+fn unprivileged_user() -> Result<(u32, u32)> {
     let accounts = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
     let find = |name: &str| {
         let mut fields = accounts.lines().map(|line| line.split(':').collect::<Vec<_>>());
@@ -121,15 +127,15 @@ fn unprivileged() -> Result<(u32, u32)> {
     };
     find("postgres")
         .or_else(|| find("nobody"))
-        .context("no user `postgres` or `nobody` to run PostgreSQL as")
+        .context("PostgreSQL does not run as root: create a user `postgres` or `nobody`")
 }
 
-/// Checks that a user without rights can enter every folder on the way.
-fn enterable(scratch: &Path) -> Result<()> {
+/// Checks that an unprivileged user can enter the folder and every folder above it.
+fn ensure_accessible(scratch: &Path) -> Result<()> {
     for folder in scratch.ancestors() {
         if fs::metadata(folder)?.mode() & 0o001 == 0 {
             bail!(
-                "PostgreSQL does not run as root, and another user cannot enter {}: name a scratch folder elsewhere (--dir)",
+                "PostgreSQL does not run as root, and another user cannot enter {}: choose another scratch folder with --dir",
                 folder.display()
             );
         }
@@ -137,10 +143,10 @@ fn enterable(scratch: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Asks the server for its major version.
+/// Queries the major version of the server.
 ///
 /// # Errors
-/// While it does not answer.
+/// When the server does not answer.
 pub(super) async fn probe(url: &str) -> Result<String> {
     let mut connection = connect(url).await?;
     let version: String = sqlx::query_scalar("SHOW server_version")
@@ -150,10 +156,24 @@ pub(super) async fn probe(url: &str) -> Result<String> {
     Ok(version.split('.').next().unwrap_or_default().to_owned())
 }
 
+/// Returns true if the server has a database with this name.
+///
+/// # Errors
+/// When the server does not answer.
+pub(super) async fn has_database(url: &str, name: &str) -> Result<bool> {
+    let mut connection = connect(url).await?;
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_database WHERE datname = $1")
+        .bind(name)
+        .fetch_one(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(count > 0)
+}
+
 /// Creates an empty database.
 ///
 /// # Errors
-/// When it exists already or the server refuses.
+/// When it exists or the server rejects the request.
 pub(super) async fn create_database(url: &str, name: &str) -> Result<()> {
     let mut connection = connect(url).await?;
     let statement = format!("CREATE DATABASE \"{}\"", name.replace('"', "\"\""));
@@ -167,6 +187,6 @@ pub(super) async fn create_database(url: &str, name: &str) -> Result<()> {
 async fn connect(url: &str) -> Result<PgConnection> {
     let options: PgConnectOptions = url
         .parse()
-        .with_context(|| format!("{url} is not the URL of a PostgreSQL"))?;
+        .with_context(|| format!("{url} is not a PostgreSQL URL"))?;
     Ok(options.connect().await?)
 }

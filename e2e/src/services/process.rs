@@ -1,8 +1,8 @@
-//! One process of a local service: how it is started, recognised again, and stopped.
+//! Process of a local service: start, identification by pid file, stop.
 //!
-//! Each process leaves a file `<name>.pid` in the scratch folder: process id, start time, stop signal and address.
-//! The start time tells the process from a stranger that got the same id later.
-//! Nothing here signals by name, and nothing is signalled that no file names.
+//! Each process has a file `<name>.pid` in the scratch folder: process id, start time, stop signal and address.
+//! The start time distinguishes the process from a later one with the same id.
+//! This module must never signal a process by name, and only signals processes that a pid file identifies.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -11,48 +11,48 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The one way anything is stopped: by [`stop`], and by the watchdog when its owner is gone.
+/// Script that stops services, both for [`stop`] and for the watchdog: one implementation, so that it is tested.
 pub(super) const STOP_SCRIPT: &str = include_str!("stop.sh");
 
-/// What starts a service, as often as it is stopped.
+/// Launch settings of a service, for the first start and for every restart.
 #[derive(Debug)]
 pub(super) struct Launch {
-    /// Name of the service: of its folder, its log and its pid file.
+    /// Name of the service, of its folder, its log and its pid file.
     pub name: &'static str,
-    /// Where it listens, `host:port`.
+    /// Listen address, `host:port`.
     pub address: String,
-    /// The program.
+    /// Path of the program.
     pub program: PathBuf,
-    /// Its arguments.
+    /// Arguments of the program.
     pub arguments: Vec<String>,
-    /// User and group to run as, when not the caller's.
+    /// User and group ids to run as; `None` for those of the caller.
     pub user: Option<(u32, u32)>,
-    /// The signal that makes it stop in good order, without `SIG`.
+    /// Signal for a graceful stop, without `SIG`.
     pub stop_signal: &'static str,
-    /// The scratch folder of all services.
+    /// Scratch folder of all services.
     pub scratch: PathBuf,
 }
 
 impl Launch {
-    /// The service's own folder, which is also its working directory.
+    /// Folder of the service, which is also its working directory.
     #[must_use]
     pub(super) fn folder(&self) -> PathBuf {
         self.scratch.join(self.name)
     }
 
-    /// Where everything that the service says goes.
+    /// File for standard output and standard error of the service.
     #[must_use]
     pub(super) fn log(&self) -> PathBuf {
         self.scratch.join(format!("{}.log", self.name))
     }
 
-    /// The file that names the running process.
+    /// File that identifies the running process.
     #[must_use]
     pub(super) fn pid_file(&self) -> PathBuf {
         self.scratch.join(format!("{}.pid", self.name))
     }
 
-    /// Starts the process in a group of its own, so that a Ctrl-C meant for the caller does not reach it.
+    /// Starts the process in its own process group, so that a Ctrl-C for the caller does not reach it.
     ///
     /// # Errors
     /// When the program or its files cannot be opened.
@@ -70,36 +70,36 @@ impl Launch {
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {}", self.program.display()))?;
-        let started = start_time(child.id()).with_context(|| format!("{} is gone at once", self.name))?;
-        let recorded = format!("{} {started} {} {}\n", child.id(), self.stop_signal, self.address);
-        fs::write(self.pid_file(), recorded)?;
+        let started = start_time(child.id()).with_context(|| format!("{} exited immediately", self.name))?;
+        let entry = format!("{} {started} {} {}\n", child.id(), self.stop_signal, self.address);
+        fs::write(self.pid_file(), entry)?;
         Ok(child)
     }
 
-    /// The last lines that the service logged, for an error message.
+    /// Last lines of the log, for an error message.
     #[must_use]
     pub(super) fn log_tail(&self) -> String {
         tail(&self.log())
     }
 }
 
-/// A process as a pid file names it.
+/// Process that a pid file identifies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recorded {
+pub struct RecordedProcess {
     /// Name of the service.
     pub name: String,
     /// Process id.
     pub pid: u32,
-    /// When it started, in clock ticks since boot.
+    /// Start time, in clock ticks since boot.
     pub started: u64,
-    /// Where it listens, `host:port`.
+    /// Listen address, `host:port`.
     pub address: String,
 }
 
-impl Recorded {
-    /// Whether that very process still runs.
+impl RecordedProcess {
+    /// Returns true if exactly this process still runs.
     #[must_use]
-    pub fn runs(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         start_time(self.pid) == Some(self.started)
     }
 }
@@ -108,14 +108,14 @@ impl Recorded {
 ///
 /// # Errors
 /// When the folder or a file cannot be read.
-pub(super) fn recorded(scratch: &Path) -> Result<Vec<Recorded>> {
-    let mut found = Vec::new();
-    for path in pid_files(scratch)? {
+pub(super) fn read_pid_files(scratch: &Path) -> Result<Vec<RecordedProcess>> {
+    let mut processes = Vec::new();
+    for path in list_pid_files(scratch)? {
         let text = fs::read_to_string(&path)?;
         let fields: Vec<&str> = text.split_whitespace().collect();
         let [pid, started, _signal, address] = fields[..] else {
             bail!(
-                "{} does not hold a process id, start time, signal and address",
+                "{} does not contain a process id, start time, signal and address",
                 path.display()
             );
         };
@@ -124,21 +124,21 @@ pub(super) fn recorded(scratch: &Path) -> Result<Vec<Recorded>> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        found.push(Recorded {
+        processes.push(RecordedProcess {
             name,
             pid: pid.parse()?,
             started: started.parse()?,
             address: address.into(),
         });
     }
-    Ok(found)
+    Ok(processes)
 }
 
-/// The pid files of a scratch folder, sorted.
+/// Lists the pid files of a scratch folder, sorted by name.
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub(super) fn pid_files(scratch: &Path) -> Result<Vec<PathBuf>> {
+fn list_pid_files(scratch: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(scratch).with_context(|| format!("cannot read {}", scratch.display()))?;
     let mut files = entries
         .map(|entry| Ok(entry?.path()))
@@ -148,8 +148,8 @@ pub(super) fn pid_files(scratch: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Stops the process of one pid file and waits until it is gone; `signal` replaces the recorded one.
-/// After 10 s without an end the process is killed. The pid file is removed.
+/// Stops the process of one pid file, waits for its exit and removes the file; `signal` replaces the recorded one.
+/// A process that still runs after 10 s is killed.
 ///
 /// # Errors
 /// When the shell cannot be started, or the process outlives even SIGKILL.
@@ -173,8 +173,8 @@ pub(super) async fn stop(pid_file: &Path, signal: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// When a process started, in clock ticks since boot; `None` when it is gone or a zombie.
-/// Field 22 of `/proc/<pid>/stat`; the name in field 2 may hold anything, so it is counted from its last bracket.
+/// Start time of a process, in clock ticks since boot; `None` if it has exited, also as a zombie.
+/// This is field 22 of `/proc/<pid>/stat`, counted from the last bracket, because the name in field 2 is arbitrary.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
@@ -185,7 +185,7 @@ fn start_time(pid: u32) -> Option<u64> {
     fields.get(19)?.parse().ok()
 }
 
-/// The last 20 lines of a file, or why there are none.
+/// Last 20 lines of a file, or the reason why it cannot be read.
 #[must_use]
 pub(super) fn tail(path: &Path) -> String {
     let text = match fs::read(path) {
@@ -194,4 +194,45 @@ pub(super) fn tail(path: &Path) -> String {
     };
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RecordedProcess, read_pid_files, start_time};
+
+    #[test]
+    fn a_process_is_identified_by_id_and_start_time() {
+        let pid = std::process::id();
+        let started = start_time(pid).expect("this process runs");
+        let process = |started| RecordedProcess {
+            name: "test".to_owned(),
+            pid,
+            started,
+            address: String::new(),
+        };
+        assert!(process(started).is_running());
+        assert!(
+            !process(started + 1).is_running(),
+            "another process with the same id"
+        );
+    }
+
+    #[test]
+    fn a_pid_file_has_four_fields() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let file = scratch.path().join("kafka.pid");
+        std::fs::write(&file, "17 42 TERM 127.0.0.1:9092\n").expect("a writable folder");
+        let processes = read_pid_files(scratch.path()).expect("a valid file");
+        assert_eq!(
+            processes,
+            [RecordedProcess {
+                name: "kafka".to_owned(),
+                pid: 17,
+                started: 42,
+                address: "127.0.0.1:9092".to_owned(),
+            }]
+        );
+        std::fs::write(&file, "17 42\n").expect("a writable folder");
+        assert!(read_pid_files(scratch.path()).is_err());
+    }
 }

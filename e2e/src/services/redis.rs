@@ -1,4 +1,4 @@
-//! Redis: no background saves, but a save on an orderly stop, so that its data survives stop and start.
+//! Redis: no background saves, but a save on a graceful stop, so that the data survives a restart.
 
 use std::path::{Path, PathBuf};
 
@@ -7,25 +7,25 @@ use anyhow::{Context, Result};
 use super::install;
 use super::process::Launch;
 
-/// Databases: a test takes one of its own, by number.
-pub(super) const DATABASES: u32 = 64;
+/// Number of databases; every pipeline of a test uses its own.
+const DATABASE_COUNT: u32 = 64;
 
 /// Finds `redis-server`, or installs it.
 ///
 /// # Errors
 /// When it is missing and cannot be installed.
-pub(super) async fn program() -> Result<PathBuf> {
-    install::program("redis-server", "redis-server").await
+pub(super) async fn find_program() -> Result<PathBuf> {
+    install::find_or_install_program("redis-server", "redis-server").await
 }
 
-/// Makes the data folder and says how to start.
+/// Creates the data folder and returns the launch settings.
 ///
 /// # Errors
-/// When the folder cannot be made.
+/// When the folder cannot be created.
 pub(super) fn prepare(program: PathBuf, scratch: &Path, port: u16) -> Result<Launch> {
     let port_text = port.to_string();
-    let databases = DATABASES.to_string();
-    // A save point that is never reached: with none at all Redis would not save on SIGTERM either.
+    let databases = DATABASE_COUNT.to_string();
+    // A save point that is never reached: without any save point Redis would not save on SIGTERM either.
     let arguments = [
         "--bind",
         "127.0.0.1",
@@ -49,18 +49,18 @@ pub(super) fn prepare(program: PathBuf, scratch: &Path, port: u16) -> Result<Lau
     Ok(launch)
 }
 
-/// Asks the server for its major version.
+/// Queries the major version of the server.
 ///
 /// # Errors
-/// While it does not answer.
+/// When the server does not answer.
 pub(super) async fn probe(url: &str) -> Result<String> {
-    let client = redis::Client::open(url).with_context(|| format!("{url} is not the URL of a Redis"))?;
+    let client = redis::Client::open(url).with_context(|| format!("{url} is not a Redis URL"))?;
     let mut connection = client.get_multiplexed_async_connection().await?;
-    let about: String = redis::cmd("INFO")
+    let info: String = redis::cmd("INFO")
         .arg("server")
         .query_async(&mut connection)
         .await?;
-    let version = about
+    let version = info
         .lines()
         .find_map(|line| line.strip_prefix("redis_version:"))
         .unwrap_or_default();

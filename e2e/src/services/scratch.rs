@@ -1,9 +1,9 @@
-//! The scratch folder of the local services, and the watchdog that empties it.
+//! Scratch folder of the local services, and the watchdog that removes it.
 //!
-//! The watchdog is a shell that reads from a pipe whose other end only the owner holds.
-//! When the owner ends, in whatever way, the pipe closes: the watchdog stops the services and removes the folder.
-//! An orderly end goes the same way, so there is one way out and it is the one that is tested.
-//! It must never remove a folder that it did not make: a marker file tells.
+//! The watchdog is a shell that reads from a pipe; only the owner has the other end.
+//! The pipe closes when the owner exits or is killed. The watchdog then stops the services and removes the folder.
+//! A normal exit uses the same path, so that every test run covers it.
+//! The watchdog must never remove a folder that it did not create; a marker file identifies its own.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -13,51 +13,51 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::process::{self, Recorded, STOP_SCRIPT};
+use super::process::{self, RecordedProcess, STOP_SCRIPT};
 
-/// Stands in every folder that the services made, and so may remove.
-const MARKER: &str = "streamstage-services";
+/// Marker file of a folder that this module created and may remove.
+const MARKER_FILE: &str = "streamstage-services";
 
-/// A scratch folder with its watchdog; dropping it stops what runs there and removes it.
+/// A scratch folder with its watchdog. Dropping it stops the services in the folder and removes the folder.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    /// The folder.
+    /// Absolute path.
     pub folder: PathBuf,
     watchdog: Option<Child>,
 }
 
 impl Scratch {
-    /// Makes the folder (a fresh one in the system's temporary folder, if none is named) and starts its watchdog.
+    /// Creates the folder and starts its watchdog; `None` creates a folder in the system's temporary folder.
     ///
     /// # Errors
-    /// When the folder exists and holds anything, or cannot be made.
-    pub(super) fn make(folder: Option<&Path>) -> Result<Self> {
+    /// When the folder is not empty or cannot be created.
+    pub(super) fn create(folder: Option<&Path>) -> Result<Self> {
         let folder = match folder {
             Some(folder) => std::path::absolute(folder)?,
             None => tempfile::Builder::new().prefix("streamstage-").tempdir()?.keep(),
         };
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         if fs::read_dir(&folder)?.next().is_some() {
             bail!(
-                "{} is not empty; name another folder, or `services down` if services run there",
+                "{} is not empty: choose another folder, or run `services down` if services run there",
                 folder.display()
             );
         }
         fs::write(
-            folder.join(MARKER),
-            "made by StreamStage's local services, which remove it\n",
+            folder.join(MARKER_FILE),
+            "created by StreamStage's local services, which remove it\n",
         )?;
-        // PostgreSQL runs as another user when the caller is root, and has to enter.
+        // If the caller is root, PostgreSQL runs as another user, which must be able to enter the folder.
         fs::set_permissions(&folder, Permissions::from_mode(0o711))?;
-        let watchdog = Some(watch(&folder, Stdio::piped())?);
+        let watchdog = Some(spawn_watchdog(&folder, Stdio::piped())?);
         Ok(Self { folder, watchdog })
     }
 
-    /// Lets the services live on without an owner, until [`remove`].
+    /// Leaves the services running without an owner, until [`remove`].
     ///
     /// # Errors
-    /// When the watchdog cannot be ended.
-    pub(super) fn abandon(mut self) -> Result<()> {
+    /// When the watchdog cannot be stopped.
+    pub(super) fn detach(mut self) -> Result<()> {
         if let Some(mut watchdog) = self.watchdog.take() {
             watchdog.kill()?;
             watchdog.wait()?;
@@ -72,33 +72,33 @@ impl Drop for Scratch {
             return;
         };
         drop(watchdog.stdin.take());
-        let ended = watchdog.wait();
-        if !ended.is_ok_and(|status| status.success()) && self.folder.exists() {
-            // Somebody killed the watchdog, or a process did not end: once more, and it may say why.
+        let exit = watchdog.wait();
+        if !exit.is_ok_and(|status| status.success()) && self.folder.exists() {
+            // The watchdog was killed, or a process did not exit. The second attempt gives an error message.
             let retried = remove(&self.folder);
-            tracing::warn!(folder = %self.folder.display(), ?retried, "the watchdog of the services failed");
+            tracing::warn!(folder = %self.folder.display(), ?retried, "watchdog failed");
         }
     }
 }
 
-/// Stops every service of a folder and removes it; tells what was running.
+/// Stops every service of a folder and removes the folder; returns the services that were running.
 ///
 /// # Errors
-/// When the folder was not made here, or a process does not end.
-pub fn remove(folder: &Path) -> Result<Vec<Recorded>> {
+/// When the folder was not created by this module, or a process does not exit.
+pub fn remove(folder: &Path) -> Result<Vec<RecordedProcess>> {
     let folder = std::path::absolute(folder)?;
     if !folder.exists() {
         return Ok(Vec::new());
     }
-    if !folder.join(MARKER).exists() {
+    if !folder.join(MARKER_FILE).exists() {
         bail!(
-            "{} was not made by the services (no file {MARKER} in it); left as it is",
+            "{} was not created by the services (it has no file {MARKER_FILE}): remove it yourself",
             folder.display()
         );
     }
-    let mut running = process::recorded(&folder)?;
-    running.retain(Recorded::runs);
-    let output = watch(&folder, Stdio::null())?.wait_with_output()?;
+    let mut running = process::read_pid_files(&folder)?;
+    running.retain(RecordedProcess::is_running);
+    let output = spawn_watchdog(&folder, Stdio::null())?.wait_with_output()?;
     if !output.status.success() {
         bail!(
             "cannot stop the services in {}: {}",
@@ -109,7 +109,8 @@ pub fn remove(folder: &Path) -> Result<Vec<Recorded>> {
     Ok(running)
 }
 
-fn watch(folder: &Path, stdin: Stdio) -> Result<Child> {
+/// Starts the watchdog; with an empty `stdin` it stops the services at once.
+fn spawn_watchdog(folder: &Path, stdin: Stdio) -> Result<Child> {
     let mut shell = Command::new("sh");
     shell
         .args(["-c", STOP_SCRIPT, "watch"])

@@ -1,6 +1,6 @@
-//! One service: started here, or one that already runs somewhere and was named.
+//! One service: local, or external.
 //!
-//! A service that was started here can be stopped, killed and started again alone, on the same data.
+//! A local service can be stopped, killed and restarted on the same data, independently of the others.
 
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -10,22 +10,26 @@ use anyhow::{Context, Result, bail};
 use super::process::{self, Launch};
 use super::{kafka, postgres, redis};
 
-/// How long a service may take until it answers.
-const DEADLINE: Duration = Duration::from_secs(90);
+/// Timeout of a start, until the service answers.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// Timeout of one probe while a service starts. A starting server may accept a connection and never answer.
+const START_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of the probe of an external service.
+const EXTERNAL_PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where a service answers; each kind has its own way to ask.
+/// Address of a service, with the kind that decides how it is probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// Bootstrap servers, `host:port,…`.
     Kafka(String),
-    /// URL of a superuser.
+    /// URL with a superuser.
     Postgres(String),
-    /// URL.
+    /// URL, with or without a database number.
     Redis(String),
 }
 
 impl Endpoint {
-    /// Asks once whether the service is ready; answers with its version, empty when it does not tell.
+    /// Probes readiness once; returns the version, empty if the service does not report one.
     async fn probe(&self) -> Result<String> {
         match self {
             Self::Kafka(servers) => kafka::probe(servers).await.map(|()| String::new()),
@@ -34,7 +38,7 @@ impl Endpoint {
         }
     }
 
-    /// The endpoint as it was given: bootstrap servers or a URL.
+    /// Bootstrap servers or URL.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -43,21 +47,22 @@ impl Endpoint {
     }
 }
 
-/// A local service.
+/// A service that tests use.
 #[derive(Debug)]
 pub struct Service {
     endpoint: Endpoint,
     version: String,
-    /// `None` for a service that was named.
+    /// `None` for an external service.
     launch: Option<Launch>,
+    /// `None` for an external service and while the service is stopped.
     child: Option<Child>,
 }
 
 impl Service {
-    /// A service that runs already; fails if it does not answer.
-    pub(super) async fn named(endpoint: Endpoint) -> Result<Self> {
-        let asked = tokio::time::timeout(Duration::from_secs(10), endpoint.probe()).await;
-        let version = asked.context("no answer within 10 s").flatten();
+    /// Connects to an external service; fails if it does not answer.
+    pub(super) async fn external(endpoint: Endpoint) -> Result<Self> {
+        let probe = tokio::time::timeout(EXTERNAL_PROBE_TIMEOUT, endpoint.probe()).await;
+        let version = probe.context("no answer within 10 s").flatten();
         let version = version.with_context(|| format!("{} does not answer", endpoint.as_str()))?;
         Ok(Self {
             endpoint,
@@ -67,7 +72,7 @@ impl Service {
         })
     }
 
-    /// A service that `start` will start.
+    /// Creates a local service, still stopped.
     pub(super) fn local(endpoint: Endpoint, launch: Launch) -> Self {
         let version = if matches!(endpoint, Endpoint::Kafka(_)) {
             kafka::VERSION
@@ -82,21 +87,21 @@ impl Service {
         }
     }
 
-    /// Where it answers.
+    /// Address for clients.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// Its version as far as it is known.
+    /// Version; empty while it is unknown.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// `:port` of a service that was started here, else the endpoint.
+    /// Address for display: `:port` of a local service, else the endpoint without its password.
     #[must_use]
-    pub fn place(&self) -> &str {
+    pub fn display_address(&self) -> &str {
         match &self.launch {
             Some(launch) => launch.address.trim_start_matches("127.0.0.1"),
             None => self.endpoint.as_str().rsplit('@').next().unwrap_or_default(),
@@ -106,17 +111,16 @@ impl Service {
     /// Starts the service on its data and waits until it answers.
     ///
     /// # Errors
-    /// When it runs already, was not started here, ends, or does not answer within 90 s; with the last lines of its log.
+    /// When it already runs, is external, exits, or does not answer within 90 s (with the last lines of its log).
     pub async fn start(&mut self) -> Result<()> {
         if self.child.is_some() {
-            bail!("{} runs already", self.endpoint.as_str());
+            bail!("{} already runs", self.endpoint.as_str());
         }
         self.child = Some(self.launch()?.spawn()?);
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            // A server that is starting may accept a connection and leave it hanging.
-            let asked = tokio::time::timeout(Duration::from_secs(5), self.endpoint.probe()).await;
-            let refused = match asked.context("no answer within 5 s").flatten() {
+            let probe = tokio::time::timeout(START_PROBE_TIMEOUT, self.endpoint.probe()).await;
+            let probe_error = match probe.context("no answer within 5 s").flatten() {
                 Ok(version) if version.is_empty() => return Ok(()),
                 Ok(version) => {
                     self.version = version;
@@ -124,44 +128,45 @@ impl Service {
                 }
                 Err(error) => error,
             };
-            let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
-            if ended.is_some() {
+            let exit_status = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
+            if exit_status.is_some() {
                 self.child = None;
             }
-            if ended.is_some() || Instant::now() > deadline {
-                return Err(self.failed(ended, &refused));
+            if exit_status.is_some() || Instant::now() > deadline {
+                return Err(self.start_error(exit_status, &probe_error));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// Stops the service in good order: its data is kept.
+    /// Stops the service gracefully; its data survives.
     ///
     /// # Errors
-    /// When it does not run here, or does not end.
+    /// When it is external or stopped, or does not exit.
     pub async fn stop(&mut self) -> Result<()> {
-        self.end(None).await
+        self.stop_with(None).await
     }
 
-    /// Kills the service with SIGKILL, as a crash would: Redis loses its data, the others recover theirs.
+    /// Kills the service with SIGKILL, as in a crash: Redis loses its data, the others recover theirs.
     ///
     /// # Errors
-    /// When it does not run here.
+    /// When it is external or stopped.
     pub async fn kill(&mut self) -> Result<()> {
-        self.end(Some("KILL")).await
+        self.stop_with(Some("KILL")).await
     }
 
-    async fn end(&mut self, signal: Option<&str>) -> Result<()> {
+    /// Stops the service with a signal; `None` is the one for a graceful stop.
+    async fn stop_with(&mut self, signal: Option<&str>) -> Result<()> {
         let launch = self.launch()?;
         if self.child.is_none() {
-            bail!("{} is stopped already", launch.name);
+            bail!("{} is already stopped", launch.name);
         }
         process::stop(&launch.pid_file(), signal).await?;
         self.reap();
         Ok(())
     }
 
-    /// Takes the exit status of a process that has ended, so that no zombie stays.
+    /// Reaps a process that has exited, so that it does not stay as a zombie.
     pub(super) fn reap(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _status = child.wait();
@@ -169,24 +174,28 @@ impl Service {
     }
 
     fn launch(&self) -> Result<&Launch> {
-        let named = || {
+        let external = || {
             format!(
-                "{} was not started here: start and stop it yourself",
+                "{} is an external service: start and stop it yourself",
                 self.endpoint.as_str()
             )
         };
-        self.launch.as_ref().with_context(named)
+        self.launch.as_ref().with_context(external)
     }
 
-    fn failed(&self, ended: Option<std::process::ExitStatus>, refused: &anyhow::Error) -> anyhow::Error {
+    fn start_error(
+        &self,
+        exit_status: Option<std::process::ExitStatus>,
+        probe_error: &anyhow::Error,
+    ) -> anyhow::Error {
         let (name, log) = self
             .launch
             .as_ref()
             .map_or(("", String::new()), |launch| (launch.name, launch.log_tail()));
-        let how = ended.map_or_else(
-            || format!("does not answer: {refused:#}"),
-            |status| format!("ended: {status}"),
+        let cause = exit_status.map_or_else(
+            || format!("does not answer: {probe_error:#}"),
+            |status| format!("exited: {status}"),
         );
-        anyhow::anyhow!("{name} {how}\nthe end of its log:\n{log}")
+        anyhow::anyhow!("{name} {cause}\nlast lines of its log:\n{log}")
     }
 }

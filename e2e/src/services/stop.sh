@@ -1,15 +1,15 @@
-# stop SIGNAL FILE...   ends the process that each file names ("pid start-time signal address"), then removes the file
-# watch FOLDER          waits for the end of its input, which comes when the owner dies; then stops all and removes FOLDER
-# An empty SIGNAL means the one in the file. What still runs after 10 s is killed.
+# stop SIGNAL FILE...   stops the process of each pid file ("pid start-time signal address"), then removes the file
+# watch FOLDER          waits until its input is closed, which happens when the owner exits; then stops all and removes FOLDER
+# An empty SIGNAL is the one in the file. A process that still runs after 10 s is killed.
 
-# Whether process $1 still is the one that started at $2, and not a zombie that nobody has waited for.
+# True if process $1 is still the one that started at $2, and not a zombie.
 runs() {
   stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
   set -- "$2" ${stat##*) }
   [ "$2" != Z ] && [ "${21}" = "$1" ]
 }
 
-# send SIGNAL FILE...: to the processes that still run; KILL also to their children, which would outlive them.
+# send SIGNAL FILE...: signals the processes that still run; KILL also goes to their children, which would survive.
 send() {
   signal=$1
   shift
@@ -21,17 +21,17 @@ send() {
   done
 }
 
-# gone FILE...: waits up to 10 s until none of the processes runs.
-gone() {
-  left=200
+# wait_gone FILE...: waits up to 10 s until all processes have exited.
+wait_gone() {
+  attempts=200
   while :; do
     running=
     for file; do
       [ -f "$file" ] && read -r pid start _ <"$file" && runs "$pid" "$start" && running="$running $pid"
     done
     [ -z "$running" ] && return 0
-    [ "$left" -eq 0 ] && return 1
-    left=$((left - 1))
+    [ "$attempts" -eq 0 ] && return 1
+    attempts=$((attempts - 1))
     sleep 0.05
   done
 }
@@ -39,7 +39,7 @@ gone() {
 stop() {
   send "$@"
   shift
-  gone "$@" || { send KILL "$@"; gone "$@"; } || { echo "still running:$running" >&2; return 1; }
+  wait_gone "$@" || { send KILL "$@"; wait_gone "$@"; } || { echo "still running:$running" >&2; return 1; }
   rm -f "$@"
 }
 
@@ -49,11 +49,11 @@ watch)
   trap '' HUP INT TERM
   cat >/dev/null
   stop '' "$1"/*.pid || exit 1
-  # What an owner killed in the middle of its preparations was running may still be writing for a moment.
-  left=200
+  # If the owner was killed while it prepared a service, a helper such as initdb may still write for a moment.
+  attempts=200
   until rm -rf "$1" 2>/dev/null; do
-    [ "$left" -eq 0 ] && exit 1
-    left=$((left - 1))
+    [ "$attempts" -eq 0 ] && exit 1
+    attempts=$((attempts - 1))
     sleep 0.05
   done
   ;;

@@ -1,17 +1,19 @@
-//! An image that does not exist is applied, then corrected.
+//! A stage gets an image that does not exist; later the image is corrected.
 
+use crate::cluster::Story;
 use anyhow::Result;
 use crds::status::ConditionType;
-use e2e::cluster::Story;
 
 #[tokio::test]
-async fn a_bad_image_shows_in_the_status_and_its_correction_rolls_out() -> Result<()> {
-    let mut story = Story::begin("image", 2).await?;
+async fn an_image_pull_failure_is_reported_and_a_corrected_image_rolls_out() -> Result<()> {
+    let mut story = Story::create("image", 2).await?;
     story.start().await?;
     let mut stage = story.stage("stg")?;
     stage.spec.worker.image = "streamstage/worker:missing".to_owned();
     story.apply(&stage).await?;
-    let ready = story.says("stg", ConditionType::Ready, "ImagePull").await?;
+    let ready = story
+        .wait_for_reason("stg", ConditionType::Ready, "ImagePullFailed")
+        .await?;
     assert!(
         ready.message.contains("streamstage/worker:missing"),
         "{}",
@@ -19,8 +21,8 @@ async fn a_bad_image_shows_in_the_status_and_its_correction_rolls_out() -> Resul
     );
     stage.spec.worker.image = String::new();
     story.apply(&stage).await?;
-    story.is("stg", ConditionType::Ready, "True").await?;
+    story.wait_for_status("stg", ConditionType::Ready, "True").await?;
     story.produce(200).await?;
-    story.reached_the_marts().await?;
-    story.end()
+    story.wait_for_marts().await?;
+    story.finish()
 }

@@ -1,16 +1,16 @@
-//! A stage, or its whole namespace, is deleted, also while no operator runs: everything goes, nothing blocks.
-#![expect(clippy::disallowed_types, reason = "edge: asks for a namespace")]
+//! A stage or its namespace is deleted, also without a running operator: all objects are deleted, and nothing blocks.
+#![expect(clippy::disallowed_types, reason = "edge: reads a namespace")]
 
+use crate::cluster::{DEFAULT_DEADLINE, OperatorStopped, Story, eventually, run};
 use anyhow::Result;
-use e2e::cluster::{Absent, SOON, Story, eventually, run};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 
 #[tokio::test]
-async fn a_stage_deleted_without_an_operator_takes_its_objects_along() -> Result<()> {
-    let story = Story::begin("deleted", 2).await?;
+async fn the_objects_of_a_stage_are_deleted_with_it_even_without_an_operator() -> Result<()> {
+    let story = Story::create("deleted", 2).await?;
     story.start().await?;
-    let absent = Absent::begin().await?;
+    let stopped = OperatorStopped::scale_to_zero().await?;
     run(
         "kubectl",
         &[
@@ -21,34 +21,39 @@ async fn a_stage_deleted_without_an_operator_takes_its_objects_along() -> Result
             &story.namespace,
         ],
     )?;
-    eventually("its objects are gone", &story.namespace, SOON, async || {
-        let kinds = "deployments,configmaps,services,serviceaccounts,poddisruptionbudgets,pods";
-        let left = run(
-            "kubectl",
-            &[
-                "get",
-                kinds,
-                "--selector=streamstage.dev/stage=stg",
-                "--output=name",
-                "--namespace",
-                &story.namespace,
-            ],
-        )?;
-        Ok(left.trim().is_empty().then_some(()))
-    })
+    eventually(
+        "its objects are deleted",
+        &story.namespace,
+        DEFAULT_DEADLINE,
+        async || {
+            let kinds = "deployments,configmaps,services,serviceaccounts,poddisruptionbudgets,pods";
+            let objects = run(
+                "kubectl",
+                &[
+                    "get",
+                    kinds,
+                    "--selector=streamstage.dev/stage=stg",
+                    "--output=name",
+                    "--namespace",
+                    &story.namespace,
+                ],
+            )?;
+            Ok(objects.trim().is_empty().then_some(()))
+        },
+    )
     .await?;
-    drop(absent);
-    story.end()
+    drop(stopped);
+    story.finish()
 }
 
 #[tokio::test]
-async fn a_deleted_namespace_goes_with_everything_in_it() -> Result<()> {
-    let story = Story::begin("namespace", 2).await?;
+async fn a_namespace_is_deleted_with_all_its_objects() -> Result<()> {
+    let story = Story::create("namespace", 2).await?;
     story.start().await?;
     let (client, name) = (story.cluster.client.clone(), story.namespace.clone());
-    story.end()?;
+    story.finish()?;
     let namespaces: Api<Namespace> = Api::all(client);
-    eventually("the namespace is gone", &name, SOON, async || {
+    eventually("the namespace is deleted", &name, DEFAULT_DEADLINE, async || {
         Ok(namespaces.get_opt(&name).await?.is_none().then_some(()))
     })
     .await

@@ -1,20 +1,19 @@
-//! Owned objects that are deleted or edited by hand come back within ten seconds.
-#![expect(clippy::disallowed_methods, reason = "edge: measures the time")]
+//! Owned objects that are deleted or edited by hand are restored within ten seconds.
+#![expect(clippy::disallowed_methods, reason = "edge: measures time")]
 
 use std::time::{Duration, Instant};
 
+use crate::cluster::{Story, eventually, run};
 use anyhow::Result;
-use e2e::cluster::{Story, eventually, run};
 
-/// How long a restored object may take.
-const RESTORED: Duration = Duration::from_secs(10);
+const RESTORE_DEADLINE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn owned_objects_come_back_within_ten_seconds() -> Result<()> {
-    let story = Story::begin("drift", 2).await?;
+async fn drift_of_owned_objects_is_corrected_within_ten_seconds() -> Result<()> {
+    let story = Story::create("drift", 2).await?;
     story.start().await?;
     let namespace = story.namespace.as_str();
-    let show = |kind: &str, path: &str| {
+    let get = |kind: &str, path: &str| {
         let output = format!("--output=jsonpath={{{path}}}");
         run(
             "kubectl",
@@ -28,7 +27,7 @@ async fn owned_objects_come_back_within_ten_seconds() -> Result<()> {
         "poddisruptionbudget",
         "deployment",
     ] {
-        let before = show(kind, ".metadata.uid")?;
+        let before = get(kind, ".metadata.uid")?;
         run(
             "kubectl",
             &[
@@ -40,14 +39,15 @@ async fn owned_objects_come_back_within_ten_seconds() -> Result<()> {
                 namespace,
             ],
         )?;
-        let deleted = Instant::now();
-        eventually(&format!("{kind} is back"), namespace, RESTORED, async || {
-            Ok(Some(show(kind, ".metadata.uid")?).filter(|uid| *uid != before))
+        let deleted_at = Instant::now();
+        let description = format!("{kind} is recreated");
+        eventually(&description, namespace, RESTORE_DEADLINE, async || {
+            Ok(Some(get(kind, ".metadata.uid")?).filter(|uid| *uid != before))
         })
         .await?;
         eprintln!(
-            "drift: {kind} was back after {:.1} s",
-            deleted.elapsed().as_secs_f64()
+            "drift: {kind} was recreated after {:.1} s",
+            deleted_at.elapsed().as_secs_f64()
         );
     }
     for (kind, patch, path) in [
@@ -73,7 +73,7 @@ async fn owned_objects_come_back_within_ten_seconds() -> Result<()> {
         ),
         ("deployment", r#"{"spec":{"replicas":3}}"#, ".spec.replicas"),
     ] {
-        let before = show(kind, path)?;
+        let before = get(kind, path)?;
         run(
             "kubectl",
             &[
@@ -90,10 +90,10 @@ async fn owned_objects_come_back_within_ten_seconds() -> Result<()> {
         eventually(
             &format!("{kind} {path} is {before} again"),
             namespace,
-            RESTORED,
-            async || Ok(Some(show(kind, path)?).filter(|now| *now == before)),
+            RESTORE_DEADLINE,
+            async || Ok(Some(get(kind, path)?).filter(|now| *now == before)),
         )
         .await?;
     }
-    story.end()
+    story.finish()
 }

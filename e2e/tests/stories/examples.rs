@@ -1,15 +1,17 @@
-//! Every file of `examples/` is applied as it stands.
+//! Every file of `examples/` is applied without a change.
 
+use crate::cluster::{
+    Cluster, DEFAULT_DEADLINE, NamespaceGuard, OPERATOR_NAMESPACE, SERVICES_NAMESPACE, eventually, run,
+};
 use anyhow::{Result, ensure};
-use e2e::cluster::{SERVICES, SOON, SYSTEM, Scene, eventually, run};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../chart");
 
-/// The services under the names of the example, and its login.
+/// Creates the services and the Secret that the example names.
 fn connect_services(namespace: &str) -> Result<()> {
     for service in ["kafka", "postgres", "redis"] {
-        let target = format!("{service}.{SERVICES}.svc.cluster.local");
+        let target = format!("{service}.{SERVICES_NAMESPACE}.svc.cluster.local");
         run(
             "kubectl",
             &[
@@ -40,7 +42,7 @@ fn connect_services(namespace: &str) -> Result<()> {
     .map(drop)
 }
 
-/// Makes the schemas of the warehouse by the chart's own job, with the images of the release.
+/// Creates the schemas of the warehouse with the chart's migration Job and the images of the release.
 fn migrate(namespace: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (values, job) = (folder.path().join("values.yaml"), folder.path().join("job.yaml"));
@@ -50,44 +52,44 @@ fn migrate(namespace: &str) -> Result<()> {
         "streamstage",
         "--output=yaml",
         "--namespace",
-        SYSTEM,
+        OPERATOR_NAMESPACE,
     ];
     std::fs::write(&values, run("helm", &get)?)?;
     let values = values.display().to_string();
     let template = ["template", "streamstage", CHART, "--namespace", namespace];
     let flags = [
         "--show-only=templates/migration.yaml",
-        // Without a cluster helm takes itself for an older one.
+        // Without a cluster, helm assumes an older Kubernetes version.
         "--kube-version=1.33",
         "--values",
         &values,
         "--set=migration.enabled=true,migration.warehouse.host=postgres",
-        "--set=migration.warehouse.database=orders,migration.warehouse.authSecret=orders-postgres",
+        "--set=migration.warehouse.database=orders,migration.warehouse.authSecretName=orders-postgres",
     ];
     std::fs::write(&job, run("helm", &[&template[..], &flags].concat())?)?;
     run("kubectl", &["apply", "--filename", &job.display().to_string()])?;
     let wait = ["wait", "--for=condition=complete", "job/streamstage-migrate"];
-    let within = ["--timeout=90s", "--namespace", namespace];
-    run("kubectl", &[&wait[..], &within].concat()).map(drop)
+    let options = ["--timeout=90s", "--namespace", namespace];
+    run("kubectl", &[&wait[..], &options].concat()).map(drop)
 }
 
 #[tokio::test]
-async fn every_example_is_applied_by_kubectl() -> Result<()> {
-    // The example of a cluster expects its services in its own namespace, and a topic and a database.
+async fn every_example_can_be_applied_unchanged() -> Result<()> {
+    // The example for a cluster needs services in its namespace, topics and a database.
     let namespace = "orders";
-    let mut scenes = Vec::new();
+    let mut guards = Vec::new();
     for name in [namespace, "local"] {
         run("kubectl", &["create", "namespace", name])?;
-        scenes.push(Scene::of(name));
+        guards.push(NamespaceGuard::new(name));
     }
     connect_services(namespace)?;
-    let cluster = e2e::cluster::Cluster::connect().await?;
+    let cluster = Cluster::connect().await?;
     for topic in ["order-service_orders", "stg-service-orders", "dds-service-orders"] {
         for name in [topic.to_owned(), format!("{topic}.dlq")] {
-            // The services outlive the story, and so do its topics.
+            // Topics of an earlier run exist as long as the services.
             if let Err(error) = cluster.services.create_topic(&name, 3).await {
-                let is_there = error.to_string().to_lowercase().contains("already");
-                ensure!(is_there, "{error:#}");
+                let exists = error.to_string().to_lowercase().contains("already");
+                ensure!(exists, "{error:#}");
             }
         }
     }
@@ -99,15 +101,20 @@ async fn every_example_is_applied_by_kubectl() -> Result<()> {
     }
     assert!(files >= 2, "{files}");
     migrate(namespace)?;
-    eventually("the example's stages are ready", namespace, SOON, async || {
-        let path =
-            "--output=jsonpath={range .items[*]}{.status.conditions[?(@.type==\"Ready\")].status} {end}";
-        let ready = run(
-            "kubectl",
-            &["get", "streamstages", path, "--namespace", namespace],
-        )?;
-        Ok((ready.split_whitespace().collect::<Vec<_>>() == ["True", "True", "True"]).then_some(()))
-    })
+    eventually(
+        "the example's stages are ready",
+        namespace,
+        DEFAULT_DEADLINE,
+        async || {
+            let path =
+                "--output=jsonpath={range .items[*]}{.status.conditions[?(@.type==\"Ready\")].status} {end}";
+            let ready = run(
+                "kubectl",
+                &["get", "streamstages", path, "--namespace", namespace],
+            )?;
+            Ok((ready.split_whitespace().collect::<Vec<_>>() == ["True", "True", "True"]).then_some(()))
+        },
+    )
     .await?;
-    scenes.into_iter().try_for_each(Scene::end)
+    guards.into_iter().try_for_each(NamespaceGuard::delete)
 }

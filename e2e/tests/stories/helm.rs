@@ -1,34 +1,36 @@
-//! The chart is upgraded with another definition of the resource, and uninstalled: the resources stay.
+//! The chart is upgraded with a changed CRD, and uninstalled: the stages stay.
 
 use std::path::{Path, PathBuf};
 
+use crate::cluster::{DEFAULT_DEADLINE, OPERATOR_NAMESPACE, Story, eventually, run};
 use anyhow::{Context as _, Result};
 use crds::status::ConditionType;
-use e2e::cluster::{SOON, SYSTEM, Story, eventually, run};
+use e2e::pipeline::STAGES;
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../chart");
-const DEFINITION: &str = "customresourcedefinition/streamstages.streamstage.dev";
+const CRD: &str = "customresourcedefinition/streamstages.streamstage.dev";
 
-/// The release as it was installed. However the story ends, it is there again for those that follow.
+/// Guard of the release; dropping it installs the release again, also after a failure, for later stories.
 struct Release {
     values: PathBuf,
 }
 
 impl Release {
-    fn with_its_values(folder: &Path) -> Result<Self> {
+    /// Saves the values of the installed release.
+    fn save(folder: &Path) -> Result<Self> {
         let values = folder.join("values.yaml");
-        let given = run(
+        let installed = run(
             "helm",
             &[
                 "get",
                 "values",
                 "streamstage",
                 "--namespace",
-                SYSTEM,
+                OPERATOR_NAMESPACE,
                 "--output=yaml",
             ],
         )?;
-        std::fs::write(&values, given)?;
+        std::fs::write(&values, installed)?;
         Ok(Self { values })
     }
 
@@ -36,7 +38,7 @@ impl Release {
     fn install(&self, chart: &str) -> Result<String> {
         let values = self.values.display().to_string();
         let upgrade = ["upgrade", "--install", "streamstage", chart, "--values", &values];
-        let wait = ["--namespace", SYSTEM, "--wait", "--timeout=120s"];
+        let wait = ["--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout=120s"];
         run("helm", &[&upgrade[..], &wait].concat())
     }
 }
@@ -44,65 +46,79 @@ impl Release {
 impl Drop for Release {
     fn drop(&mut self) {
         if let Err(error) = self.install(CHART) {
-            eprintln!("the operator is not installed again: {error:#}");
+            eprintln!("cannot install the operator again: {error:#}");
         }
     }
 }
 
 #[tokio::test]
-async fn an_upgrade_brings_the_new_definition_and_uninstalling_keeps_the_resources() -> Result<()> {
-    let mut story = Story::begin("helm", 2).await?;
+async fn an_upgrade_updates_the_crd_and_an_uninstall_retains_the_stages() -> Result<()> {
+    let mut story = Story::create("helm", 2).await?;
     story.start().await?;
 
-    // A chart of a later version, whose resource has another short name.
+    // A later version of the chart, whose CRD has one more short name.
     let later = story.pipeline.folder().join("chart");
     run("cp", &["--recursive", CHART, &later.display().to_string()])?;
     let file = later.join("files/streamstages.yaml");
     let text = std::fs::read_to_string(&file)?;
     let changed = text.replacen("shortNames:\n", "shortNames:\n    - laterstage\n", 1);
-    assert_ne!(text, changed, "the definition has no short names");
+    assert_ne!(text, changed, "the CRD has no short names");
     std::fs::write(&file, changed)?;
-    let release = Release::with_its_values(story.pipeline.folder())?;
+    let release = Release::save(story.pipeline.folder())?;
     release
         .install(&later.display().to_string())
         .context("helm upgrade")?;
     let names = run(
         "kubectl",
-        &["get", DEFINITION, "--output=jsonpath={.spec.names.shortNames}"],
+        &["get", CRD, "--output=jsonpath={.spec.names.shortNames}"],
     )?;
     assert!(names.contains("laterstage"), "{names}");
-    eventually("the new name is served", &story.namespace, SOON, async || {
-        let get = ["get", "laterstage", "stg", "--namespace", &story.namespace];
-        run("kubectl", &get).map(Some)
-    })
+    eventually(
+        "the new short name is served",
+        &story.namespace,
+        DEFAULT_DEADLINE,
+        async || {
+            let get = ["get", "laterstage", "stg", "--namespace", &story.namespace];
+            run("kubectl", &get).map(Some)
+        },
+    )
     .await?;
 
     run(
         "helm",
-        &["uninstall", "streamstage", "--namespace", SYSTEM, "--wait"],
+        &[
+            "uninstall",
+            "streamstage",
+            "--namespace",
+            OPERATOR_NAMESPACE,
+            "--wait",
+        ],
     )?;
     run(
         "kubectl",
         &["get", "streamstage", "stg", "--namespace", &story.namespace],
     )
-    .context("the resource is kept")?;
+    .context("the stage still exists")?;
     story.produce(200).await?;
     story
-        .reached_the_marts()
+        .wait_for_marts()
         .await
-        .context("the workers go on without an operator")?;
+        .context("the workers continue without an operator")?;
 
     release.install(CHART).context("helm install")?;
-    for stage in e2e::pipeline::STAGES {
-        story.is(stage, ConditionType::Ready, "True").await?;
+    for stage in STAGES {
+        story.wait_for_status(stage, ConditionType::Ready, "True").await?;
     }
     let names = run(
         "kubectl",
-        &["get", DEFINITION, "--output=jsonpath={.spec.names.shortNames}"],
+        &["get", CRD, "--output=jsonpath={.spec.names.shortNames}"],
     )?;
     assert!(!names.contains("laterstage"), "{names}");
-    run("helm", &["test", "streamstage", "--namespace", SYSTEM])?;
-    // Its values are in the story's folder.
+    run(
+        "helm",
+        &["test", "streamstage", "--namespace", OPERATOR_NAMESPACE],
+    )?;
+    // Before the folder of the story, which has the values, is removed.
     drop(release);
-    story.end()
+    story.finish()
 }

@@ -1,17 +1,17 @@
-//! What bounds the number of workers: the connections of the warehouse, and nothing to do at all.
+//! Bounds of the replica count: the connection budget of the warehouse, and an empty topic.
 
+use crate::cluster::{DEFAULT_DEADLINE, Story, eventually};
 use anyhow::{Context as _, Result};
 use crds::StreamStage;
 use crds::stage::{self, ScaleUp, Scaling, ScalingMode, StartFrom, Target};
 use crds::status::{ConditionType, LimitedBy};
-use e2e::cluster::{SOON, Story, eventually};
 use e2e::pipeline::STAGES;
 use serde_json::json;
 
 use crate::load;
 
-/// Follows the lag of every second.
-fn eager() -> Scaling {
+/// Scaling without delays, for a poll interval of one second.
+fn immediate_scaling() -> Scaling {
     Scaling {
         mode: ScalingMode::Auto,
         target: Target {
@@ -21,7 +21,7 @@ fn eager() -> Scaling {
         },
         poll_interval: stage::Duration::from_secs(1),
         scale_up: ScaleUp {
-            // The lag does not outlast a pause between two moves.
+            // The lag lasts for a shorter time than the default cooldown.
             cooldown: stage::Duration::from_secs(0),
             ..ScaleUp::default()
         },
@@ -29,68 +29,75 @@ fn eager() -> Scaling {
     }
 }
 
-/// Waits until a stage has so many workers, limited by this.
-async fn has(story: &Story, stage: &str, replicas: u32, limited_by: LimitedBy) -> Result<StreamStage> {
-    let what = format!("{stage} has {replicas} workers, limited by {limited_by:?}");
-    eventually(&what, &story.namespace, SOON, async || {
-        let stage = load::live(story, stage).await?;
+/// Waits until a stage has this number of desired replicas, limited by this bound or gate.
+async fn wait_for_replicas(
+    story: &Story,
+    stage: &str,
+    replicas: u32,
+    limited_by: LimitedBy,
+) -> Result<StreamStage> {
+    let description = format!("{stage} has {replicas} desired replicas, limited by {limited_by:?}");
+    eventually(&description, &story.namespace, DEFAULT_DEADLINE, async || {
+        let stage = load::get_stage(story, stage).await?;
         let status = stage.status.clone().context("no status")?;
-        let limit = status.scaling.context("nothing was decided")?.limited_by;
-        let holds = status.desired_replicas == Some(replicas) && limit == limited_by;
-        Ok(holds.then_some(stage))
+        let limit = status.scaling.context("no scaling decision")?.limited_by;
+        let matches = status.desired_replicas == Some(replicas) && limit == limited_by;
+        Ok(matches.then_some(stage))
     })
     .await
 }
 
 #[tokio::test]
-async fn the_connections_of_the_warehouse_cap_the_workers_and_more_of_them_lift_the_cap() -> Result<()> {
-    let mut story = Story::begin("budget", 6).await?;
+async fn the_connection_budget_limits_the_replicas_and_a_higher_budget_allows_more() -> Result<()> {
+    let mut story = Story::create("budget", 6).await?;
     let mut stage = story.stage("stg")?;
-    stage.spec.scaling = eager();
+    stage.spec.scaling = immediate_scaling();
     stage.spec.suspend = true;
     stage.spec.warehouse.connection_budget = Some(2 * stage.spec.warehouse.connections_per_worker);
-    // Slow workers: the lag lasts as long as the story looks at it.
+    // Slow workers, so that the lag lasts until the end of the story.
     let slow = json!({"cpu": "50m", "memory": "128Mi"});
     stage.spec.worker.resources = serde_json::from_value(json!({"requests": slow, "limits": slow}))?;
     story.apply(&stage).await?;
     story.produce(20_000).await?;
-    has(&story, "stg", 0, LimitedBy::Suspended).await?;
+    wait_for_replicas(&story, "stg", 0, LimitedBy::Suspended).await?;
 
     stage.spec.suspend = false;
     story.apply(&stage).await?;
-    let capped = has(&story, "stg", 2, LimitedBy::ConnectionBudget).await?;
-    let decision = capped
+    let limited = wait_for_replicas(&story, "stg", 2, LimitedBy::ConnectionBudget).await?;
+    let decision = limited
         .status
         .and_then(|status| status.scaling)
-        .context("nothing was decided")?;
+        .context("no scaling decision")?;
     eprintln!("budget: {}", decision.message);
 
     stage.spec.warehouse.connection_budget = Some(6 * stage.spec.warehouse.connections_per_worker);
     story.apply(&stage).await?;
-    has(&story, "stg", 6, LimitedBy::Partitions).await?;
-    story.end()
+    wait_for_replicas(&story, "stg", 6, LimitedBy::Partitions).await?;
+    story.finish()
 }
 
 #[tokio::test]
-async fn a_fresh_group_without_records_has_no_workers_and_its_first_message_is_not_lost() -> Result<()> {
-    let mut story = Story::begin("zero", 12).await?;
+async fn a_new_group_scales_from_zero_without_losing_the_first_message() -> Result<()> {
+    let mut story = Story::create("zero", 12).await?;
     for mut stage in story.stages()? {
         stage.spec.scaling = Scaling {
             min_replicas: 0,
-            ..eager()
+            ..immediate_scaling()
         };
         stage.spec.source.start_from = StartFrom::Latest;
         story.apply(&stage).await?;
     }
     for stage in STAGES {
-        // A record that comes before the group has its start would count as an old one.
-        story.is(stage, ConditionType::LagObserved, "True").await?;
-        has(&story, stage, 0, LimitedBy::None).await?;
+        // With `Latest`, a record before the first commit of the group would be skipped.
+        story
+            .wait_for_status(stage, ConditionType::LagObserved, "True")
+            .await?;
+        wait_for_replicas(&story, stage, 0, LimitedBy::None).await?;
         let pods = story.pods(stage).await?;
         assert!(pods.is_empty(), "{stage} has {} pods", pods.len());
     }
     story.produce(20).await?;
-    let marts = story.reached_the_marts().await?;
+    let marts = story.wait_for_marts().await?;
     eprintln!("zero: {} products from the first orders", marts.products.len());
-    story.end()
+    story.finish()
 }

@@ -1,9 +1,9 @@
+//! Prometheus scrapes the operator and the workers, and every panel of the Grafana dashboard has data.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
-    reason = "edge: runs Prometheus, and takes the time of its looks"
+    reason = "edge: runs Prometheus, and reads the clock"
 )]
-//! A Prometheus finds the operator and the workers, and every panel of the dashboard has something to show.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -12,9 +12,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::cluster::{DEFAULT_DEADLINE, OPERATOR_NAMESPACE, Story, eventually, run};
 use anyhow::{Context as _, Result, ensure};
 use crds::status::ConditionType;
-use e2e::cluster::{SOON, SYSTEM, Story, eventually, run};
 use e2e::pipeline::STAGES;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
@@ -25,39 +25,40 @@ use crate::load;
 
 const ORDERS: usize = 10_000;
 
-/// A program that ends with the story.
-struct Program(Child);
+/// A child process that is killed at the end of the story.
+struct ChildProcess(Child);
 
-impl Drop for Program {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited before.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The API server on a port of this machine, without a login.
-fn proxy() -> Result<(Program, String)> {
+/// Starts `kubectl proxy`; returns the process and its address, where the API server needs no authentication.
+fn start_proxy() -> Result<(ChildProcess, String)> {
     let mut child = Command::new("kubectl")
         .args(["proxy", "--port", "0"])
         .stdout(Stdio::piped())
         .spawn()?;
-    let said = child.stdout.take().context("kubectl proxy says nothing")?;
-    let program = Program(child);
+    let stdout = child.stdout.take().context("kubectl proxy has no output")?;
+    let process = ChildProcess(child);
     let mut line = String::new();
-    BufReader::new(said).read_line(&mut line)?;
+    BufReader::new(stdout).read_line(&mut line)?;
     let address = line.trim().rsplit(' ').next().unwrap_or_default();
     ensure!(address.starts_with("127.0.0.1:"), "kubectl proxy: {line}");
-    Ok((program, address.to_owned()))
+    Ok((process, address.to_owned()))
 }
 
-/// A Prometheus that scrapes what `targets.json` in `folder` names. Debian's cannot ask Kubernetes by itself.
-fn prometheus(folder: &Path) -> Result<(Program, String)> {
+/// Starts a Prometheus that scrapes the targets of `targets.json` in `folder`, because Debian's build has no Kubernetes
+/// service discovery. Returns the process and its URL.
+fn start_prometheus(folder: &Path) -> Result<(ChildProcess, String)> {
     let settings = json!({
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [{
             "job_name": "pods",
-            // As in the monitors of the chart: the namespace of a figure is that of its stage.
+            // As in the chart's ServiceMonitor: the label `namespace` of a metric is the namespace of its stage.
             "honor_labels": true,
             "file_sd_configs": [{"files": ["targets.json"], "refresh_interval": "1s"}],
         }],
@@ -71,15 +72,15 @@ fn prometheus(folder: &Path) -> Result<(Program, String)> {
         .arg(format!("--web.listen-address={address}"))
         .stderr(File::create(folder.join("prometheus.log"))?)
         .spawn()
-        .context("prometheus is not installed: e2e/cluster/tools promtool")?;
-    Ok((Program(child), format!("http://{address}")))
+        .context("prometheus is not installed: run e2e/cluster/tools promtool")?;
+    Ok((ChildProcess(child), format!("http://{address}")))
 }
 
-/// Names every pod of the product with a port for figures as a target; returns the pods.
+/// Writes every pod of the product with a metrics port as a target; returns the names of the pods.
 fn write_targets(folder: &Path, api_server: &str, namespace: &str) -> Result<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
+    let mut names = BTreeSet::new();
     let mut targets = Vec::new();
-    for namespace in [SYSTEM, namespace] {
+    for namespace in [OPERATOR_NAMESPACE, namespace] {
         let selector = "app.kubernetes.io/part-of=streamstage";
         let get = ["get", "pods", "--selector", selector, "--output", "json"];
         let pods = run("kubectl", &[&["--namespace", namespace], &get[..]].concat())?;
@@ -98,27 +99,27 @@ fn write_targets(folder: &Path, api_server: &str, namespace: &str) -> Result<BTr
                 "targets": [api_server],
                 "labels": {"__metrics_path__": path, "namespace": namespace, "pod": name},
             }));
-            found.insert(name);
+            names.insert(name);
         }
     }
-    // Prometheus must not read half a file.
+    // Renamed, so that Prometheus never reads an incomplete file.
     let file = folder.join("targets.json.new");
     std::fs::write(&file, serde_json::to_string(&targets)?)?;
     std::fs::rename(file, folder.join("targets.json"))?;
-    Ok(found)
+    Ok(names)
 }
 
-/// What Prometheus answers now, series by series.
-fn now(url: &str, expression: &str) -> Result<Vec<Value>> {
-    let answer = run(
+/// Evaluates an expression now; returns the series.
+fn query_instant(url: &str, expression: &str) -> Result<Vec<Value>> {
+    let output = run(
         "promtool",
         &["query", "instant", "--format", "json", url, expression],
     )?;
-    Ok(serde_json::from_str(&answer)?)
+    Ok(serde_json::from_str(&output)?)
 }
 
-/// Whether there was anything to show since `start`.
-fn has_shown(url: &str, expression: &str, start: Timestamp) -> Result<bool> {
+/// Returns true if an expression had data at any time since `start`.
+fn had_data(url: &str, expression: &str, start: Timestamp) -> Result<bool> {
     let start = format!("--start={}", start.as_second());
     let arguments = [
         "query",
@@ -134,67 +135,77 @@ fn has_shown(url: &str, expression: &str, start: Timestamp) -> Result<bool> {
     Ok(!series.is_empty())
 }
 
-/// The expressions of the dashboard, with its variables filled in.
-fn expressions(namespace: &str) -> Result<Vec<String>> {
+/// Expressions of the dashboard, with values for its variables.
+fn dashboard_expressions(namespace: &str) -> Result<Vec<String>> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../chart/files/dashboard.json");
     let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(file)?)?;
     let panels = dashboard["panels"].as_array().context("no panels")?.iter();
     let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
-    let filled = targets.map(|target| {
+    let expressions = targets.map(|target| {
         let expression = target["expr"].as_str().context("no expression")?;
         Ok(expression
             .replace("$namespace", namespace)
             .replace("$__rate_interval", "15s"))
     });
-    filled.collect()
+    expressions.collect()
 }
 
 #[tokio::test]
-async fn prometheus_finds_every_pod_and_every_panel_has_data() -> Result<()> {
-    let mut story = Story::begin("monitoring", 3).await?;
-    let began = Timestamp::now();
+async fn prometheus_scrapes_every_pod_and_every_panel_has_data() -> Result<()> {
+    let mut story = Story::create("monitoring", 3).await?;
+    let start = Timestamp::now();
     for mut stage in story.stages()? {
-        stage.spec.scaling = load::scaling();
-        // Less than the load asks for.
+        stage.spec.scaling = load::fast_scaling();
+        // Below the recommendation, so that a limit applies.
         stage.spec.scaling.max_replicas = Some(2);
         story.apply(&stage).await?;
     }
     for stage in STAGES {
-        story.is(stage, ConditionType::Ready, "True").await?;
+        story.wait_for_status(stage, ConditionType::Ready, "True").await?;
     }
     let folder = tempfile::tempdir()?;
-    let (_proxy, api_server) = proxy()?;
-    let (_prometheus, url) = prometheus(folder.path())?;
-    let scraped = eventually("every pod is scraped", &story.namespace, SOON, async || {
-        let pods = write_targets(folder.path(), &api_server, &story.namespace)?;
-        let up = now(&url, "up == 1")?;
-        let up = up.iter().filter_map(|series| series["metric"]["pod"].as_str());
-        let up: BTreeSet<String> = up.map(str::to_owned).collect();
-        ensure!(
-            pods.len() > STAGES.len() && pods == up,
-            "{pods:?} are there, {up:?} are up"
-        );
-        Ok(Some(up.len()))
-    })
+    let (_proxy, api_server) = start_proxy()?;
+    let (_prometheus, url) = start_prometheus(folder.path())?;
+    let scraped = eventually(
+        "every pod is scraped",
+        &story.namespace,
+        DEFAULT_DEADLINE,
+        async || {
+            let pods = write_targets(folder.path(), &api_server, &story.namespace)?;
+            let up = query_instant(&url, "up == 1")?;
+            let up = up.iter().filter_map(|series| series["metric"]["pod"].as_str());
+            let up: BTreeSet<String> = up.map(str::to_owned).collect();
+            ensure!(
+                pods.len() > STAGES.len() && pods == up,
+                "{pods:?} exist, {up:?} are up"
+            );
+            Ok(Some(up.len()))
+        },
+    )
     .await?;
 
     story.produce(ORDERS).await?;
-    story.reached_the_marts().await?;
-    let expressions = expressions(&story.namespace)?;
-    eventually("every panel has data", &story.namespace, SOON, async || {
-        let mut empty = Vec::new();
-        for expression in &expressions {
-            if !has_shown(&url, expression, began)? {
-                empty.push(expression);
+    story.wait_for_marts().await?;
+    let expressions = dashboard_expressions(&story.namespace)?;
+    eventually(
+        "every panel has data",
+        &story.namespace,
+        DEFAULT_DEADLINE,
+        async || {
+            let mut empty = Vec::new();
+            for expression in &expressions {
+                if !had_data(&url, expression, start)? {
+                    empty.push(expression);
+                }
             }
-        }
-        ensure!(empty.is_empty(), "without data: {empty:#?}");
-        Ok(Some(()))
-    })
+            ensure!(empty.is_empty(), "without data: {empty:#?}");
+            Ok(Some(()))
+        },
+    )
     .await?;
     eprintln!(
         "monitoring: {scraped} pods are scraped, {} expressions of the dashboard have data",
         expressions.len()
     );
-    story.end()
+    story.finish()
 }

@@ -1,35 +1,36 @@
-//! The operator is killed at random moments while stages change: the same end, the same number of objects.
+//! The operator is killed at random moments while a stage is edited: the final state and the objects are the same.
 
 use std::time::Duration;
 
+use crate::cluster::{Story, kill_operator, run, wait_for_leader, wait_operators_ready};
 use anyhow::Result;
 use crds::status::ConditionType;
-use e2e::cluster::{Story, kill_operator, leader, operators_ready, run};
 use rand::RngExt as _;
 
-/// How often.
 const KILLS: u32 = 10;
 
 #[tokio::test]
-async fn an_operator_killed_at_any_moment_leaves_nothing_behind() -> Result<()> {
-    let story = Story::begin("killed", 2).await?;
+async fn kills_of_the_operator_leave_no_extra_objects() -> Result<()> {
+    let story = Story::create("killed", 2).await?;
     let mut stage = story.stage("stg")?;
     let mut killed = String::new();
     for round in 1..=KILLS {
-        let (operator, container) = leader(&killed).await?;
+        let (operator, container) = wait_for_leader(&killed).await?;
         stage.spec.batch.max_records = 100 + round;
         stage.spec.scaling.replicas = Some(1 + round % 2);
         story.apply(&stage).await?;
-        // The moment is the point; nothing is waited for.
+        // A random delay instead of a condition, so that each kill is at another step of the reconcile.
         tokio::time::sleep(Duration::from_millis(rand::rng().random_range(0..500))).await;
         kill_operator(&operator, &container)?;
         killed = operator;
     }
-    operators_ready()?;
-    story.is("stg", ConditionType::Ready, "True").await?;
-    story.is("stg", ConditionType::Reconciling, "False").await?;
+    wait_operators_ready()?;
+    story.wait_for_status("stg", ConditionType::Ready, "True").await?;
+    story
+        .wait_for_status("stg", ConditionType::Reconciling, "False")
+        .await?;
     let deployment = story
-        .deployment("has the last number", "stg", |deployment| {
+        .wait_for_deployment("stg has the last replica count", "stg", |deployment| {
             deployment
                 .spec
                 .as_ref()
@@ -65,5 +66,5 @@ async fn an_operator_killed_at_any_moment_leaves_nothing_behind() -> Result<()> 
         ],
     )?;
     assert_eq!(objects.lines().count(), 5, "{objects}");
-    story.end()
+    story.finish()
 }

@@ -1,11 +1,11 @@
-#![expect(clippy::disallowed_methods, reason = "edge: takes the times of the outage")]
-//! Kafka goes away in the middle of a load: the workers are left as they are, and the load is finished when it is back.
+//! Kafka is unavailable in the middle of a load: the replicas do not change, and the load is processed after its recovery.
+#![expect(clippy::disallowed_methods, reason = "edge: measures the times of the outage")]
 
+use crate::cluster::{Container, DEFAULT_DEADLINE, SERVICES_NAMESPACE, Story, eventually};
 use anyhow::{Context as _, Result};
 use crds::StreamStageStatus;
 use crds::stage;
 use crds::status::ConditionType;
-use e2e::cluster::{Container, SERVICES, SOON, Story, eventually};
 use e2e::pipeline::STAGES;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
@@ -13,146 +13,161 @@ use k8s_openapi::jiff::Timestamp;
 use crate::load;
 
 const ORDERS: usize = 50_000;
-/// Orders right before the outage.
-const MORE: usize = 10_000;
+/// Orders immediately before the outage.
+const ORDERS_BEFORE_OUTAGE: usize = 10_000;
 
 async fn statuses(story: &Story) -> Result<Vec<StreamStageStatus>> {
     let mut statuses = Vec::new();
     for stage in STAGES {
-        statuses.push(load::live(story, stage).await?.status.context("no status")?);
+        let stage = load::get_stage(story, stage).await?;
+        statuses.push(stage.status.context("no status")?);
     }
     Ok(statuses)
 }
 
-fn condition(status: &StreamStageStatus, type_: ConditionType) -> Option<&Condition> {
+fn find_condition(status: &StreamStageStatus, type_: ConditionType) -> Option<&Condition> {
     let type_ = type_.to_string();
     let mut conditions = status.conditions.iter();
     conditions.find(|condition| condition.type_ == type_)
 }
 
-fn is(status: &StreamStageStatus, type_: ConditionType, wanted: &str) -> bool {
-    condition(status, type_).is_some_and(|condition| condition.status == wanted)
+fn has_status(status: &StreamStageStatus, type_: ConditionType, expected: &str) -> bool {
+    find_condition(status, type_).is_some_and(|condition| condition.status == expected)
 }
 
-/// The broker, halted: it answers nobody, for as long as the story wants.
-struct Halted(Container);
+/// A halted broker, which does not answer; dropping it resumes the broker.
+struct HaltedKafka(Container);
 
-impl Halted {
-    fn begin() -> Result<Self> {
-        let kafka = Self(broker()?);
+impl HaltedKafka {
+    fn halt() -> Result<Self> {
+        let kafka = Self(find_broker()?);
         kafka.0.signal("SIGSTOP")?;
         Ok(kafka)
     }
 
-    /// Ends the broker, whose connections are lost then; it still answers while it stops, and another begins at once.
-    fn end(self) -> Result<Container> {
-        // A halted process gets it when it goes on.
+    /// Stops the broker, so that its container restarts and all connections break. Returns the stopped container.
+    fn restart(self) -> Result<Container> {
+        // A halted process handles the signal when it is resumed, which the drop does.
         self.0.signal("SIGTERM")?;
         Ok(self.0.clone())
     }
 }
 
-fn broker() -> Result<Container> {
-    Container::of(SERVICES, "--selector=app.kubernetes.io/name=kafka")
+fn find_broker() -> Result<Container> {
+    Container::find(SERVICES_NAMESPACE, "--selector=app.kubernetes.io/name=kafka")
 }
 
-impl Drop for Halted {
+impl Drop for HaltedKafka {
     fn drop(&mut self) {
         if let Err(error) = self.0.signal("SIGCONT") {
-            eprintln!("Kafka does not go on: {error:#}");
+            eprintln!("cannot resume Kafka: {error:#}");
         }
     }
 }
 
 #[tokio::test]
-async fn kafka_that_goes_away_in_the_middle_of_a_load_moves_nobody() -> Result<()> {
-    let mut story = Story::begin("outage", 6).await?;
+async fn an_outage_of_kafka_under_load_causes_no_scaling_step() -> Result<()> {
+    let mut story = Story::create("outage", 6).await?;
     for mut stage in story.stages()? {
-        stage.spec.scaling = load::scaling();
-        // Nobody goes on the way down: what moves, moves because of the outage.
+        stage.spec.scaling = load::fast_scaling();
+        // Prevents an ordinary scale-down, so that any step is caused by the outage.
         stage.spec.scaling.scale_down.stabilization_window = stage::Duration::from_secs(600);
         story.apply(&stage).await?;
     }
     for stage in STAGES {
-        story.is(stage, ConditionType::LagObserved, "True").await?;
+        story
+            .wait_for_status(stage, ConditionType::LagObserved, "True")
+            .await?;
     }
     story.produce(ORDERS).await?;
-    let grown = "every stage has grown, and is ready";
-    eventually(grown, &story.namespace, SOON, async || {
+    let description = "every stage is scaled up and ready";
+    eventually(description, &story.namespace, DEFAULT_DEADLINE, async || {
         let statuses = statuses(&story).await?;
-        let grown = |status: &StreamStageStatus| {
-            status.desired_replicas == Some(6) && is(status, ConditionType::Ready, "True")
+        let is_scaled_up = |status: &StreamStageStatus| {
+            status.desired_replicas == Some(6) && has_status(status, ConditionType::Ready, "True")
         };
-        Ok(statuses.iter().all(grown).then_some(()))
+        Ok(statuses.iter().all(is_scaled_up).then_some(()))
     })
     .await?;
 
-    // In the middle of a load: what came before may be done by now.
-    story.produce(MORE).await?;
-    eventually("there is a lag", &story.namespace, SOON, async || {
-        Ok((total(&statuses(&story).await?) > 0).then_some(()))
+    // A new load, because the first orders may be processed by now.
+    story.produce(ORDERS_BEFORE_OUTAGE).await?;
+    eventually("there is a lag", &story.namespace, DEFAULT_DEADLINE, async || {
+        Ok((total_lag(&statuses(&story).await?) > 0).then_some(()))
     })
     .await?;
-    let stopped = Timestamp::now();
-    let halted = Halted::begin()?;
-    let left = waited(&story, "the outage is told", stopped, |status| {
-        observed(status, "False", "Unreachable")
+    let halted_at = Timestamp::now();
+    let halted = HaltedKafka::halt()?;
+    let lag = wait_unchanged(&story, "the outage is reported", halted_at, |status| {
+        is_lag_observed(status, "False", "Unreachable")
     })
     .await?;
-    assert!(left > 0, "there was no load");
-    let ended = halted.end()?;
-    eventually("another broker runs", SERVICES, SOON, async || {
-        Ok((broker()? != ended).then_some(()))
+    assert!(lag > 0, "the load was processed before the outage");
+    let stopped = halted.restart()?;
+    eventually(
+        "the broker is restarted",
+        SERVICES_NAMESPACE,
+        DEFAULT_DEADLINE,
+        async || Ok((find_broker()? != stopped).then_some(())),
+    )
+    .await?;
+    let restarted_at = Timestamp::now();
+    wait_unchanged(&story, "the lag is polled again", halted_at, |status| {
+        let measured = status.lag.as_ref().and_then(|lag| lag.measurement_time);
+        is_lag_observed(status, "True", "Observed") && measured > Some(restarted_at)
     })
     .await?;
-    let back = Timestamp::now();
-    waited(&story, "the lag is read again", stopped, |status| {
-        let measured = status.lag.as_ref().and_then(|lag| lag.measured_at);
-        observed(status, "True", "Observed") && measured > Some(back)
-    })
-    .await?;
-    story.reached_the_marts().await?;
+    story.wait_for_marts().await?;
     for status in statuses(&story).await? {
-        let moved = status.decisions.iter().filter(|decision| decision.time > stopped);
-        assert_eq!(moved.count(), 0, "{:?}", status.decisions);
-    }
-    story.end()
-}
-
-fn observed(status: &StreamStageStatus, wanted: &str, reason: &str) -> bool {
-    let lag = condition(status, ConditionType::LagObserved);
-    lag.is_some_and(|lag| lag.status == wanted && lag.reason == reason)
-        && is(status, ConditionType::SourceReachable, wanted)
-}
-
-/// Waits until every stage's status tells it; meanwhile every stage is ready, and none moves. Returns the lag of all.
-async fn waited(
-    story: &Story,
-    what: &str,
-    stopped: Timestamp,
-    told: impl Fn(&StreamStageStatus) -> bool,
-) -> Result<u64> {
-    let mut unready = Vec::new();
-    let statuses = eventually(what, &story.namespace, SOON, async || {
-        let statuses = statuses(story).await?;
-        let mut not = statuses
+        let steps = status
+            .decisions
             .iter()
-            .filter(|status| !is(status, ConditionType::Ready, "True"));
-        unready.extend(not.next().cloned());
-        Ok(statuses.iter().all(&told).then_some(statuses))
+            .filter(|decision| decision.time > halted_at);
+        assert_eq!(steps.count(), 0, "{:?}", status.decisions);
+    }
+    story.finish()
+}
+
+fn is_lag_observed(status: &StreamStageStatus, expected: &str, reason: &str) -> bool {
+    let lag = find_condition(status, ConditionType::LagObserved);
+    lag.is_some_and(|lag| lag.status == expected && lag.reason == reason)
+        && has_status(status, ConditionType::SourceReachable, expected)
+}
+
+/// Waits until every status matches; meanwhile every stage must be ready, and the replicas must not change. Returns the
+/// total lag.
+async fn wait_unchanged(
+    story: &Story,
+    description: &str,
+    halted_at: Timestamp,
+    matches: impl Fn(&StreamStageStatus) -> bool,
+) -> Result<u64> {
+    let mut not_ready = Vec::new();
+    let statuses = eventually(description, &story.namespace, DEFAULT_DEADLINE, async || {
+        let statuses = statuses(story).await?;
+        let first = statuses
+            .iter()
+            .find(|status| !has_status(status, ConditionType::Ready, "True"));
+        not_ready.extend(first.cloned());
+        Ok(statuses.iter().all(&matches).then_some(statuses))
     })
     .await?;
-    let after = Timestamp::now().duration_since(stopped).as_secs_f64();
-    let left = total(&statuses);
-    eprintln!("outage: {what} after {after:.1} s, {left} still to come");
+    let elapsed = Timestamp::now().duration_since(halted_at).as_secs_f64();
+    let lag = total_lag(&statuses);
+    eprintln!("outage: {description} after {elapsed:.1} s, lag {lag}");
     for status in &statuses {
-        assert_eq!(status.desired_replicas, Some(6), "{what}: {:?}", status.decisions);
+        assert_eq!(
+            status.desired_replicas,
+            Some(6),
+            "{description}: {:?}",
+            status.decisions
+        );
     }
-    assert!(unready.is_empty(), "not ready: {:?}", unready[0].conditions);
-    Ok(left)
+    assert!(not_ready.is_empty(), "not ready: {:?}", not_ready[0].conditions);
+    Ok(lag)
 }
 
-fn total(statuses: &[StreamStageStatus]) -> u64 {
+fn total_lag(statuses: &[StreamStageStatus]) -> u64 {
     let lags = statuses.iter().filter_map(|status| status.lag.as_ref());
     lags.map(|lag| lag.total).sum()
 }

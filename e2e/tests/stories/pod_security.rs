@@ -1,15 +1,15 @@
-//! Everything runs where the `restricted` Pod Security Standard is enforced; a pod that breaks it is refused and reported.
+//! All pods run with the `restricted` Pod Security Standard; a pod that violates it is rejected and reported.
 
+use crate::cluster::{Story, run_expecting_error};
 use anyhow::Result;
 use crds::status::ConditionType;
-use e2e::cluster::{Story, refused};
 use serde_json::json;
 
 #[tokio::test]
-async fn a_pod_that_breaks_the_standard_is_refused_and_the_status_says_why() -> Result<()> {
-    let story = Story::begin("restricted", 2).await?;
-    // The namespace enforces the standard, or nothing below shows anything.
-    let refusal = refused(
+async fn a_violation_of_the_pod_security_standard_is_reported_in_the_status() -> Result<()> {
+    let story = Story::create("restricted", 2).await?;
+    // Precondition: the namespace enforces the standard.
+    let error = run_expecting_error(
         "kubectl",
         &[
             "run",
@@ -19,12 +19,14 @@ async fn a_pod_that_breaks_the_standard_is_refused_and_the_status_says_why() -> 
             &story.namespace,
         ],
     )?;
-    assert!(refusal.contains("violates PodSecurity"), "{refusal}");
+    assert!(error.contains("violates PodSecurity"), "{error}");
     let mut stage = story.stage("cdm")?;
     let privileged = json!({"spec": {"containers": [{"name": "worker", "securityContext": {"privileged": true, "allowPrivilegeEscalation": true}}]}});
     stage.spec.worker.pod_template = serde_json::from_value(privileged)?;
     story.apply(&stage).await?;
-    let ready = story.says("cdm", ConditionType::Ready, "ReplicaFailure").await?;
+    let ready = story
+        .wait_for_reason("cdm", ConditionType::Ready, "ReplicaFailure")
+        .await?;
     assert!(
         ready.message.contains("violates PodSecurity"),
         "{}",
@@ -32,6 +34,6 @@ async fn a_pod_that_breaks_the_standard_is_refused_and_the_status_says_why() -> 
     );
     stage.spec.worker.pod_template.clear();
     story.apply(&stage).await?;
-    story.is("cdm", ConditionType::Ready, "True").await?;
-    story.end()
+    story.wait_for_status("cdm", ConditionType::Ready, "True").await?;
+    story.finish()
 }

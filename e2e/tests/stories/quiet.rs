@@ -1,19 +1,21 @@
-//! Stages that are as they should be cause no write to the API server for two minutes.
+//! Stages in their desired state cause no write to the API server for two minutes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::cluster::{DEFAULT_DEADLINE, OPERATOR_NAMESPACE, Story, eventually, run};
 use anyhow::Result;
 use crds::StreamStage;
-use e2e::cluster::{SOON, SYSTEM, Story, eventually, run};
+use crds::status::ConditionType;
+use e2e::pipeline::STAGES;
 
-/// How long nothing may be written.
-const QUIET: Duration = Duration::from_mins(2);
-/// What the operator counts.
-const WRITES: &str = "streamstage_operator_writes_total";
+/// Time without a write.
+const QUIET_PERIOD: Duration = Duration::from_mins(2);
+/// Metric that counts the operator's writes.
+const WRITES_METRIC: &str = "streamstage_operator_api_writes_total";
 
-/// Every object of the namespace that the operator writes, with its version.
-fn versions(namespace: &str) -> Result<BTreeMap<String, String>> {
+/// Resource versions of all objects in the namespace that the operator writes.
+fn resource_versions(namespace: &str) -> Result<BTreeMap<String, String>> {
     let kinds = "streamstages,configmaps,services,serviceaccounts,poddisruptionbudgets,deployments";
     let path = "--output=jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
     let printed = run("kubectl", &["get", kinds, path, "--namespace", namespace])?;
@@ -23,56 +25,68 @@ fn versions(namespace: &str) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
-/// The writes to the API server that every operator counts.
-fn writes() -> Result<BTreeMap<String, Vec<String>>> {
+/// Values of the write metric of every operator pod.
+fn write_metrics() -> Result<BTreeMap<String, Vec<String>>> {
     let operators = "--selector=app.kubernetes.io/component=operator";
-    let get = ["get", "pods", operators, "--output=name", "--namespace", SYSTEM];
-    let mut writes = BTreeMap::new();
+    let get = [
+        "get",
+        "pods",
+        operators,
+        "--output=name",
+        "--namespace",
+        OPERATOR_NAMESPACE,
+    ];
+    let mut metrics_by_pod = BTreeMap::new();
     for pod in run("kubectl", &get)?.lines() {
         let name = pod.trim_start_matches("pod/");
-        let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{name}:8080/proxy/metrics");
-        let figures = run("kubectl", &["get", "--raw", &path])?;
-        let counted = figures.lines().filter(|line| line.starts_with(WRITES));
-        writes.insert(name.to_owned(), counted.map(str::to_owned).collect());
+        let path = format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{name}:8080/proxy/metrics");
+        let metrics = run("kubectl", &["get", "--raw", &path])?;
+        let writes = metrics.lines().filter(|line| line.starts_with(WRITES_METRIC));
+        metrics_by_pod.insert(name.to_owned(), writes.map(str::to_owned).collect());
     }
-    Ok(writes)
+    Ok(metrics_by_pod)
 }
 
 #[tokio::test]
-async fn converged_stages_are_not_written_for_two_minutes() -> Result<()> {
-    let mut story = Story::begin("quiet", 2).await?;
+async fn stages_in_their_desired_state_cause_no_write_for_two_minutes() -> Result<()> {
+    let mut story = Story::create("quiet", 2).await?;
     story.start().await?;
     story.produce(100).await?;
-    story.reached_the_marts().await?;
-    for stage in e2e::pipeline::STAGES {
+    story.wait_for_marts().await?;
+    for stage in STAGES {
         story
-            .is(stage, crds::status::ConditionType::Reconciling, "False")
+            .wait_for_status(stage, ConditionType::Reconciling, "False")
             .await?;
-        // The last figures of the lag are told when it has been gone for a minute.
-        eventually("the lag is told to be gone", &story.namespace, SOON, async || {
-            let status = story.api::<StreamStage>().get(stage).await?.status;
-            let lag = status.and_then(|status| status.lag);
-            Ok(lag.is_some_and(|lag| lag.total == 0).then_some(()))
-        })
+        // Lag 0 is reported up to a minute later, because a small lag is reported once per minute.
+        eventually(
+            "lag 0 is reported",
+            &story.namespace,
+            DEFAULT_DEADLINE,
+            async || {
+                let status = story.api::<StreamStage>().get(stage).await?.status;
+                let lag = status.and_then(|status| status.lag);
+                Ok(lag.is_some_and(|lag| lag.total == 0).then_some(()))
+            },
+        )
         .await?;
     }
-    // The operator writes for the stages of other stories too, until they are gone.
-    let alone = "there are no other stages";
-    eventually(alone, &story.namespace, SOON, async || {
+    // The operator also writes for stages of earlier stories, until they are deleted.
+    let description = "no other stage exists";
+    eventually(description, &story.namespace, DEFAULT_DEADLINE, async || {
         let get = ["get", "streamstages", "--all-namespaces", "--output=name"];
-        Ok((run("kubectl", &get)?.lines().count() == e2e::pipeline::STAGES.len()).then_some(()))
+        Ok((run("kubectl", &get)?.lines().count() == STAGES.len()).then_some(()))
     })
     .await?;
-    let before = versions(&story.namespace)?;
-    let written = writes()?;
+    let versions = resource_versions(&story.namespace)?;
+    let writes = write_metrics()?;
     assert!(
-        written.values().any(|counted| !counted.is_empty()),
-        "no operator counts its writes: {written:?}"
+        writes.values().any(|writes| !writes.is_empty()),
+        "no operator exposes {WRITES_METRIC}: {writes:?}"
     );
-    assert!(before.len() >= 18, "{before:?}");
-    // The absence of a write can only be waited for.
-    tokio::time::sleep(QUIET).await;
-    assert_eq!(versions(&story.namespace)?, before);
-    assert_eq!(writes()?, written);
-    story.end()
+    assert!(versions.len() >= 18, "{versions:?}");
+    // The absence of a write cannot be polled.
+    tokio::time::sleep(QUIET_PERIOD).await;
+    assert_eq!(resource_versions(&story.namespace)?, versions);
+    assert_eq!(write_metrics()?, writes);
+    story.finish()
 }

@@ -1,19 +1,19 @@
-//! Every rule of the resource on the real API server: an accepted and a refused example each, naming the field.
-#![expect(clippy::disallowed_types, reason = "edge: tries resources on the API server")]
+//! Validation rules of the CRD on the real API server: each has an accepted and a rejected example.
+#![expect(clippy::disallowed_types, reason = "edge: sends stages to the API server")]
 
+use crate::cluster::Story;
 use anyhow::{Context as _, Result};
 use crds::StreamStage;
-use e2e::cluster::Story;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-/// A line of `rules.yaml`: layer, field, accepted and refused value, a word of the refusal.
+/// A line of `rules.yaml`: layer, field, accepted value, rejected value, and a part of the error message.
 #[derive(serde::Deserialize)]
 struct Rule(String, String, Value, Value, String);
 
-/// `base` with the value at `pointer` replaced; `null` takes it out.
-fn with(mut base: Value, pointer: &str, value: &Value) -> Result<Value> {
+/// Replaces the value at `pointer`; `null` removes it.
+fn with_value(mut base: Value, pointer: &str, value: &Value) -> Result<Value> {
     let (parents, last) = pointer.rsplit_once('/').context("a pointer")?;
     let parent = parents
         .split('/')
@@ -30,8 +30,8 @@ fn with(mut base: Value, pointer: &str, value: &Value) -> Result<Value> {
 }
 
 #[tokio::test]
-async fn each_rule_accepts_and_refuses_on_the_real_api_server() -> Result<()> {
-    let story = Story::begin("rules", 1).await?;
+async fn each_rule_accepts_and_rejects_its_examples_on_the_real_api_server() -> Result<()> {
+    let story = Story::create("rules", 1).await?;
     let resource = ApiResource::erase::<StreamStage>(&());
     let stages: Api<DynamicObject> =
         Api::namespaced_with(story.cluster.client.clone(), &story.namespace, &resource);
@@ -39,39 +39,40 @@ async fn each_rule_accepts_and_refuses_on_the_real_api_server() -> Result<()> {
         dry_run: true,
         ..PostParams::default()
     };
-    let rules: Vec<Rule> = serde_saphyr::from_str(include_str!("../../../crds/tests/rules.yaml"))?;
-    let mut tried = 0;
-    for Rule(layer, field, good, bad, word) in rules {
+    let rules: Vec<Rule> =
+        serde_saphyr::from_str(include_str!("../../../crds/tests/integration/rules.yaml"))?;
+    let mut tested = 0;
+    for Rule(layer, field, good, bad, message) in rules {
         let mut stage = story.stage(&layer)?;
         stage.spec.scaling = crds::stage::Scaling::default();
         stage.spec.tags.clear();
-        // The topics that the lines of the file speak of.
+        // The topics that the rules refer to.
         "in".clone_into(&mut stage.spec.source.topic);
         if let Some(output) = &mut stage.spec.output {
             "out".clone_into(&mut output.topic);
         }
         let stage = serde_json::to_value(&stage)?;
-        let good: DynamicObject = serde_json::from_value(with(stage.clone(), &field, &good)?)?;
+        let good: DynamicObject = serde_json::from_value(with_value(stage.clone(), &field, &good)?)?;
         stages
             .create(&dry_run, &good)
             .await
             .with_context(|| format!("{layer} {field}: the accepted example"))?;
-        let bad = serde_json::from_value::<DynamicObject>(with(stage, &field, &bad)?)?;
-        let refusal = stages
+        let bad = serde_json::from_value::<DynamicObject>(with_value(stage, &field, &bad)?)?;
+        let error = stages
             .create(&dry_run, &bad)
             .await
             .err()
-            .with_context(|| format!("{layer} {field}: not refused"))?;
-        assert!(refusal.to_string().contains(&word), "{layer} {field}: {refusal}");
-        tried += 1;
+            .with_context(|| format!("{layer} {field}: not rejected"))?;
+        assert!(error.to_string().contains(&message), "{layer} {field}: {error}");
+        tested += 1;
     }
-    assert!(tried > 60, "{tried}");
-    story.end()
+    assert!(tested > 60, "{tested}");
+    story.finish()
 }
 
 #[tokio::test]
-async fn what_a_stage_is_cannot_be_changed_later() -> Result<()> {
-    let story = Story::begin("immutable", 1).await?;
+async fn layer_topic_and_group_are_immutable() -> Result<()> {
+    let story = Story::create("immutable", 1).await?;
     let mut stage = story.stage("stg")?;
     stage.spec.suspend = true;
     story.apply(&stage).await?;
@@ -85,7 +86,7 @@ async fn what_a_stage_is_cannot_be_changed_later() -> Result<()> {
         stages.patch("stg", &dry_run, &patch).await
     };
     change(json!({"source": {"startFrom": "Latest"}})).await?;
-    for (spec, word) in [
+    for (spec, message) in [
         (json!({"layer": "dds"}), "layer is immutable"),
         (
             json!({"source": {"topic": "another"}}),
@@ -100,11 +101,11 @@ async fn what_a_stage_is_cannot_be_changed_later() -> Result<()> {
             "consumerGroup is immutable",
         ),
     ] {
-        let refusal = change(spec)
+        let error = change(spec)
             .await
             .err()
-            .with_context(|| format!("not refused: {word}"))?;
-        assert!(refusal.to_string().contains(word), "{refusal}");
+            .with_context(|| format!("not rejected: {message}"))?;
+        assert!(error.to_string().contains(message), "{error}");
     }
-    story.end()
+    story.finish()
 }

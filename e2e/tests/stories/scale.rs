@@ -1,51 +1,51 @@
-//! Another controller scales a stage through its scale subresource; where the lag decides, that is refused.
+//! Another controller scales a stage through its scale subresource; in mode `Auto` this is rejected.
 
+use crate::cluster::{Story, run, run_expecting_error};
 use anyhow::Result;
 use crds::stage::ScalingMode;
 use crds::status::ConditionType;
-use e2e::cluster::{Story, refused, run};
 
 fn replicas(deployment: &k8s_openapi::api::apps::v1::Deployment) -> Option<i32> {
     deployment.spec.as_ref().and_then(|spec| spec.replicas)
 }
 
 #[tokio::test]
-async fn scale_is_followed_in_external_mode_and_refused_in_auto() -> Result<()> {
-    let story = Story::begin("scale", 3).await?;
+async fn the_scale_subresource_works_in_external_mode_and_is_rejected_in_auto_mode() -> Result<()> {
+    let story = Story::create("scale", 3).await?;
     let mut stage = story.stage("cdm")?;
     stage.spec.scaling.mode = ScalingMode::External;
     stage.spec.scaling.replicas = Some(1);
     story.apply(&stage).await?;
     story
-        .deployment("has 1 worker", "cdm", |deployment| {
+        .wait_for_deployment("cdm has 1 replica", "cdm", |deployment| {
             replicas(deployment) == Some(1)
         })
         .await?;
     let resource = "streamstage/cdm";
-    for wanted in [3, 0] {
-        let flag = format!("--replicas={wanted}");
+    for desired in [3, 0] {
+        let flag = format!("--replicas={desired}");
         run(
             "kubectl",
             &["scale", resource, &flag, "--namespace", &story.namespace],
         )?;
         story
-            .deployment("follows the scale", "cdm", |deployment| {
-                replicas(deployment) == Some(wanted)
+            .wait_for_deployment("the Deployment has the new scale", "cdm", |deployment| {
+                replicas(deployment) == Some(desired)
             })
             .await?;
     }
-    story.is("cdm", ConditionType::Ready, "True").await?;
+    story.wait_for_status("cdm", ConditionType::Ready, "True").await?;
 
     let mut stage = story.stage("dds")?;
     stage.spec.scaling.mode = ScalingMode::Auto;
     stage.spec.scaling.replicas = None;
     story.apply(&stage).await?;
     story
-        .deployment("holds the minimum", "dds", |deployment| {
+        .wait_for_deployment("dds has the minimum", "dds", |deployment| {
             replicas(deployment) == Some(1)
         })
         .await?;
-    let refusal = refused(
+    let error = run_expecting_error(
         "kubectl",
         &[
             "scale",
@@ -56,11 +56,11 @@ async fn scale_is_followed_in_external_mode_and_refused_in_auto() -> Result<()> 
         ],
     )?;
     assert!(
-        refusal.contains("replicas is only for the modes Manual and External"),
-        "{refusal}"
+        error.contains("replicas is only for the modes Manual and External"),
+        "{error}"
     );
 
-    // By hand, past the stage: put back.
+    // A manual change of the Deployment is drift, and is corrected.
     run(
         "kubectl",
         &[
@@ -72,9 +72,9 @@ async fn scale_is_followed_in_external_mode_and_refused_in_auto() -> Result<()> 
         ],
     )?;
     story
-        .deployment("is put back to the minimum", "dds", |deployment| {
+        .wait_for_deployment("dds has the minimum again", "dds", |deployment| {
             replicas(deployment) == Some(1)
         })
         .await?;
-    story.end()
+    story.finish()
 }

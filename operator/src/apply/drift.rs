@@ -1,11 +1,14 @@
-//! Whether an object of the cluster is as planned.
+//! Drift detection: compares a planned object with the live one.
 //!
-//! The API server adds fields (defaults, status) and writes quantities in its own way; what was planned must be
-//! found again, and what others added is theirs.
+//! The API server adds defaults and status, omits empty values and rewrites quantities; other controllers add fields and
+//! list items. None of this is drift. A planned value that is missing or different is.
+//!
+//! Quantities are parsed here: the crate `kube_quantity` 0.9 rejects `1E` and compares `1Gi` with `1073741824` in 32-bit
+//! floats, which reports false drift.
 
 use serde_json::Value;
 
-/// The suffixes of a quantity above one, as `(suffix, factor)`.
+/// Suffixes of quantities above one, as `(suffix, factor)`.
 const MULTIPLES: [(&str, f64); 12] = [
     ("Ki", 1_024.0),
     ("Mi", 1_048_576.0),
@@ -20,11 +23,12 @@ const MULTIPLES: [(&str, f64); 12] = [
     ("P", 1e15),
     ("E", 1e18),
 ];
-/// The suffixes of a quantity below one, as `(suffix, divisor)`: `9m` is 9 / 1000, while 9 * 0.001 is not 0.009.
+/// Suffixes of quantities below one, as `(suffix, divisor)`: in floating point `9m` is 9 / 1000, but 9 * 0.001 is not
+/// 0.009.
 const FRACTIONS: [(&str, f64); 3] = [("n", 1e9), ("u", 1e6), ("m", 1e3)];
 
-/// Switches of a pod that the API server does not keep when they are off. It keeps every other one.
-const SWITCHES: [&str; 7] = [
+/// Boolean fields of a pod that the API server omits when they are false; every other one it returns.
+const OMITTED_WHEN_FALSE: [&str; 7] = [
     "hostNetwork",
     "hostPID",
     "hostIPC",
@@ -34,40 +38,42 @@ const SWITCHES: [&str; 7] = [
     "readOnly",
 ];
 
-/// Whether everything of `planned` is in `live`.
-pub(super) fn holds(planned: &Value, live: &Value) -> bool {
+/// Returns true if every planned value is present in the live object.
+pub(super) fn matches_plan(planned: &Value, live: &Value) -> bool {
     match (planned, live) {
         (Value::Object(planned), Value::Object(live)) => planned.iter().all(|(field, planned)| {
             let live = live.get(field).unwrap_or(&Value::Null);
             match field.as_str() {
-                "limits" | "requests" => same_quantities(planned, live),
-                "sizeLimit" | "divisor" => same_amount(planned, live),
+                "limits" | "requests" => are_quantities_equal(planned, live),
+                "sizeLimit" | "divisor" => is_quantity_equal(planned, live),
                 _ => {
-                    is_empty(planned) || is_left_out(field, planned) && live.is_null() || holds(planned, live)
+                    is_empty(planned)
+                        || is_omitted_default(field, planned) && live.is_null()
+                        || matches_plan(planned, live)
                 }
             }
         }),
         (Value::Array(planned), Value::Array(live))
             if planned.iter().all(|item| item["name"].is_string()) =>
         {
-            // A list of named things, to which others may have added theirs.
-            let named = |name: &Value| live.iter().find(|item| item["name"] == *name);
+            // A list with `name` as its key, to which other controllers may have added items.
+            let find_live = |name: &Value| live.iter().find(|item| item["name"] == *name);
             planned
                 .iter()
-                .all(|item| named(&item["name"]).is_some_and(|live| holds(item, live)))
+                .all(|item| find_live(&item["name"]).is_some_and(|live| matches_plan(item, live)))
         }
         (Value::Array(planned), Value::Array(live)) => {
             planned.len() == live.len()
                 && planned
                     .iter()
                     .zip(live)
-                    .all(|(planned, live)| holds(planned, live))
+                    .all(|(planned, live)| matches_plan(planned, live))
         }
         _ => planned == live,
     }
 }
 
-/// Empty values are left out by the API server.
+/// Returns true for a value that the API server omits because it is empty.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -77,34 +83,35 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// What the API server leaves out because it says the same: a text that is empty, and a switch that is off.
-fn is_left_out(field: &str, planned: &Value) -> bool {
+/// Returns true for a value that the API server omits because it equals the default: an empty string, or a false of
+/// [`OMITTED_WHEN_FALSE`].
+fn is_omitted_default(field: &str, planned: &Value) -> bool {
     match planned {
         Value::String(text) => text.is_empty(),
-        Value::Bool(false) => SWITCHES.contains(&field),
+        Value::Bool(false) => OMITTED_WHEN_FALSE.contains(&field),
         _ => false,
     }
 }
 
-/// Whether two maps have the same amounts, such as `1000m` and `1`.
-fn same_quantities(planned: &Value, live: &Value) -> bool {
-    let amounts = |value: &Value| -> Vec<(String, Option<f64>)> {
+/// Compares two maps of quantities by value: `1000m` equals `1`.
+fn are_quantities_equal(planned: &Value, live: &Value) -> bool {
+    let quantities = |value: &Value| -> Vec<(String, Option<f64>)> {
         let fields = value.as_object().into_iter().flatten();
         fields
-            .map(|(name, amount)| (name.clone(), amount.as_str().and_then(quantity)))
+            .map(|(name, quantity)| (name.clone(), quantity.as_str().and_then(parse_quantity)))
             .collect()
     };
-    amounts(planned) == amounts(live)
+    quantities(planned) == quantities(live)
 }
 
-/// Whether two quantities are one amount.
-fn same_amount(planned: &Value, live: &Value) -> bool {
-    let amount = |value: &Value| value.as_str().and_then(quantity);
-    amount(planned) == amount(live)
+/// Compares two quantities by value.
+fn is_quantity_equal(planned: &Value, live: &Value) -> bool {
+    let quantity = |value: &Value| value.as_str().and_then(parse_quantity);
+    quantity(planned) == quantity(live)
 }
 
-/// The amount that a quantity stands for.
-fn quantity(text: &str) -> Option<f64> {
+/// Parses a quantity such as `500m` or `64Mi`; `None` if it is malformed.
+fn parse_quantity(text: &str) -> Option<f64> {
     let number = |suffix: &str| text.strip_suffix(suffix)?.parse::<f64>().ok();
     let multiples = MULTIPLES
         .iter()
@@ -122,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_api_server_adds_is_no_drift() {
+    fn fields_that_the_api_server_adds_are_not_drift() {
         let planned = json!({
             "metadata": {"name": "a", "annotations": {}},
             "spec": {"containers": [{"name": "worker", "args": ["run"], "resources": {"requests": {"cpu": "1000m", "memory": "1Gi"}}}]},
@@ -135,23 +142,23 @@ mod tests {
             ]},
             "status": {},
         });
-        assert!(holds(&planned, &live));
+        assert!(matches_plan(&planned, &live));
     }
 
     #[test]
-    fn what_the_api_server_leaves_out_is_no_drift() {
+    fn defaults_that_the_api_server_omits_are_not_drift() {
         let planned = json!({"hostNetwork": false, "containers": [{"name": "worker", "tty": false,
             "env": [{"name": "RUST_LOG", "value": ""}], "volumeMounts": [{"name": "data", "readOnly": false}]}]});
         let live = json!({"containers": [{"name": "worker", "env": [{"name": "RUST_LOG"}],
             "volumeMounts": [{"name": "data"}]}]});
-        assert!(holds(&planned, &live));
-        let on = json!({"hostNetwork": true, "containers": [{"name": "worker", "env": [{"name": "RUST_LOG"}],
+        assert!(matches_plan(&planned, &live));
+        let host_network = json!({"hostNetwork": true, "containers": [{"name": "worker", "env": [{"name": "RUST_LOG"}],
             "volumeMounts": [{"name": "data"}]}]});
-        assert!(!holds(&planned, &on));
-        let strict = json!({"securityContext": {"allowPrivilegeEscalation": false}});
+        assert!(!matches_plan(&planned, &host_network));
+        let restricted = json!({"securityContext": {"allowPrivilegeEscalation": false}});
         assert!(
-            !holds(&strict, &json!({"securityContext": {}})),
-            "it is on where it is missing"
+            !matches_plan(&restricted, &json!({"securityContext": {}})),
+            "the default of this field is true"
         );
     }
 
@@ -171,7 +178,7 @@ mod tests {
         ] {
             let mut live = planned.clone();
             *live.pointer_mut(pointer).expect(pointer) = value;
-            assert!(!holds(&planned, &live), "{pointer}: {live}");
+            assert!(!matches_plan(&planned, &live), "{pointer}: {live}");
         }
     }
 }

@@ -1,9 +1,11 @@
 #![expect(
     clippy::disallowed_types,
     clippy::print_stdout,
-    reason = "edge: asks the API server, and prints what it answered"
+    reason = "edge: queries the API server, and prints the results"
 )]
-//! `operator check`: is the operator installed as it should be, and does one of them work?
+//! `operator check`: verifies that the operator is installed correctly and that a leader is running.
+//!
+//! Never writes to the cluster. It runs with the operator's own service account, so that it tests the real permissions.
 
 use anyhow::Context as _;
 use clap::Args;
@@ -16,65 +18,73 @@ use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 
 use super::scope::Scope;
-use crate::rights::{LEASE, Right, STAGES};
+use crate::rbac::{LEASE_RULE, PolicyRule, STAGE_RULES};
 
-/// Flags of `operator check`: those of `operator run` that it depends on.
+/// Flags of `operator check`: those of `operator run` that the checks depend on.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Which stages, and under which lease
+    /// Watched namespace and leader election Lease.
     #[command(flatten)]
     pub scope: Scope,
 }
 
-/// Checks the cluster that the operator would run in.
+/// Checks the cluster of the current kubeconfig context, or of the pod that this runs in.
 ///
 /// # Errors
-/// When the cluster cannot be reached, or something is missing.
+/// Fails if the cluster is unreachable or a check fails.
 pub async fn run(flags: &Check) -> anyhow::Result<()> {
     let client = Client::try_default()
         .await
-        .context("no cluster: run inside one, or set KUBECONFIG")?;
+        .context("no cluster configuration found: run inside a cluster, or set KUBECONFIG")?;
     check(client, flags).await
 }
 
-/// Asks as the operator's own account, and prints one line for each thing that was checked.
+/// Runs all checks with `client` and prints one line per check.
 ///
 /// # Errors
-/// When something is missing.
+/// Fails if any check fails.
 pub async fn check(client: Client, flags: &Check) -> anyhow::Result<()> {
     let mut failed = 0;
-    let mut report = |what: &str, outcome: Result<String, String>| match outcome {
-        Ok(found) => println!("ok      {what}: {found}"),
+    let mut report = |label: &str, result: Result<String, String>| match result {
+        Ok(detail) => println!("ok      {label}: {detail}"),
         Err(cause) => {
             failed += 1;
-            println!("FAILED  {what}: {cause}");
+            println!("FAILED  {label}: {cause}");
         }
     };
     let watched = flags.scope.watch_namespace.as_deref();
-    let own = client.default_namespace();
-    let lease_namespace = flags.scope.lease_namespace.as_deref().unwrap_or(own).to_owned();
+    let own_namespace = client.default_namespace();
+    let lease_namespace = flags
+        .scope
+        .lease_namespace
+        .as_deref()
+        .unwrap_or(own_namespace)
+        .to_owned();
 
-    report("definition of StreamStage", served(&client, watched).await);
-    for right in &STAGES {
-        report(&called(right), allowed(&client, watched, right).await);
+    report("CRD StreamStage", check_crd(&client, watched).await);
+    for rule in &STAGE_RULES {
+        report(
+            &permission_label(rule),
+            check_permission(&client, watched, rule).await,
+        );
     }
     report(
-        &called(&LEASE),
-        allowed(&client, Some(&lease_namespace), &LEASE).await,
+        &permission_label(&LEASE_RULE),
+        check_permission(&client, Some(&lease_namespace), &LEASE_RULE).await,
     );
     report(
         &format!("lease {}", flags.scope.lease_name),
-        held(&client, &lease_namespace, &flags.scope.lease_name).await,
+        check_lease(&client, &lease_namespace, &flags.scope.lease_name).await,
     );
     anyhow::ensure!(failed == 0, "{failed} checks failed");
     Ok(())
 }
 
-fn called(right: &Right) -> String {
-    format!("rights on {}", right.resource)
+fn permission_label(rule: &PolicyRule) -> String {
+    format!("permissions on {}", rule.resource)
 }
 
-async fn served(client: &Client, namespace: Option<&str>) -> Result<String, String> {
+async fn check_crd(client: &Client, namespace: Option<&str>) -> Result<String, String> {
     let stages: Api<StreamStage> = match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
@@ -82,23 +92,28 @@ async fn served(client: &Client, namespace: Option<&str>) -> Result<String, Stri
     match stages.list_metadata(&ListParams::default().limit(1)).await {
         Ok(_) => Ok("served".to_owned()),
         Err(error) => Err(format!(
-            "{error}; install it: operator crd | kubectl apply --server-side -f -"
+            "{error}; install the CRD: operator crd | kubectl apply --server-side -f -"
         )),
     }
 }
 
-async fn allowed(client: &Client, namespace: Option<&str>, right: &Right) -> Result<String, String> {
+/// Checks every verb of `rule` with a `SelfSubjectAccessReview`; `namespace` is `None` for all namespaces.
+async fn check_permission(
+    client: &Client,
+    namespace: Option<&str>,
+    rule: &PolicyRule,
+) -> Result<String, String> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let (resource, subresource) = match right.resource.split_once('/') {
+    let (resource, subresource) = match rule.resource.split_once('/') {
         Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
-        None => (right.resource, None),
+        None => (rule.resource, None),
     };
     let mut missing = Vec::new();
-    for verb in right.verbs {
-        let asked = SelfSubjectAccessReview {
+    for verb in rule.verbs {
+        let review = SelfSubjectAccessReview {
             spec: SelfSubjectAccessReviewSpec {
                 resource_attributes: Some(ResourceAttributes {
-                    group: Some(right.group.to_owned()),
+                    group: Some(rule.group.to_owned()),
                     namespace: namespace.map(str::to_owned),
                     resource: Some(resource.to_owned()),
                     subresource: subresource.clone(),
@@ -109,29 +124,29 @@ async fn allowed(client: &Client, namespace: Option<&str>, right: &Right) -> Res
             },
             ..SelfSubjectAccessReview::default()
         };
-        let answer = reviews.create(&PostParams::default(), &asked).await;
-        let answer = answer.map_err(|error| format!("cannot ask: {error}"))?;
-        if !answer.status.is_some_and(|status| status.allowed) {
+        let response = reviews.create(&PostParams::default(), &review).await;
+        let response = response.map_err(|error| format!("access review failed: {error}"))?;
+        if !response.status.is_some_and(|status| status.allowed) {
             missing.push(*verb);
         }
     }
     if missing.is_empty() {
-        Ok(right.verbs.join(", "))
+        Ok(rule.verbs.join(", "))
     } else {
         Err(format!(
-            "{} is missing: give the operator's role it",
+            "missing {}; add it to the operator's role",
             missing.join(", ")
         ))
     }
 }
 
-async fn held(client: &Client, namespace: &str, name: &str) -> Result<String, String> {
+async fn check_lease(client: &Client, namespace: &str, name: &str) -> Result<String, String> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let lease = leases.get_opt(name).await.map_err(|error| error.to_string())?;
     let holder = lease
         .and_then(|lease| lease.spec?.holder_identity)
         .filter(|holder| !holder.is_empty());
     holder.map(|holder| format!("held by {holder}")).ok_or_else(|| {
-        format!("no operator holds it in the namespace {namespace}: look at its pods and their log")
+        format!("no leader in the namespace {namespace}; check the pods of the operator and their logs")
     })
 }

@@ -2,51 +2,55 @@
     clippy::disallowed_types,
     clippy::disallowed_methods,
     clippy::print_stdout,
-    reason = "edge: asks the cluster and Kafka, and prints what follows"
+    reason = "edge: reads the cluster and polls Kafka, and prints the result"
 )]
-//! `operator explain`: why a stage has as many workers as it has, from readings of its own.
+//! `operator explain`: prints how the operator would decide on the replicas of a stage now.
+//!
+//! Never writes. It polls the lag itself and does not use the running operator's results, so its rates cover one poll
+//! interval only. [`crate::explain`] formats the output.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use crds::StreamStage;
+use crds::{StreamStage, StreamStageStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
 
-use crate::connection::{Connection, servers};
+use crate::connection::{KafkaConnection, bootstrap_servers};
 use crate::explain::explain;
 use crate::kafka::Cluster;
-use crate::lag::track::{Surroundings, Track};
-use crate::lag::{Question, Reading};
+use crate::lag::offsets::{GroupTopic, OffsetSnapshot};
+use crate::lag::tracker::{LagTracker, SnapshotContext};
 use crate::owned;
-use crate::scale::{Known, Rules, follow};
-use crate::status::is_rolling;
+use crate::owned::rollout::RolloutProgress;
+use crate::scale::{ScalingInput, ScalingSettings, decide_by_lag};
 
-/// How long Kafka may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout of a request to Kafka.
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Flags of `operator explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
     /// Name of the stage
     pub stage: String,
-    /// Its namespace [default: the current one]
+    /// Namespace of the stage [default: the current namespace]
     #[arg(long, short, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
 }
 
-/// Reads the stage's lag twice, and prints the inputs, the terms and the gates of the decision that follows.
+/// Polls the lag of the stage twice, one poll interval apart, and prints the resulting decision.
 ///
 /// # Errors
-/// When the cluster or Kafka does not answer.
+/// Fails if the cluster is unreachable, the stage does not exist, or its Kafka credentials are invalid. An unreachable
+/// Kafka is not an error: the decision then has an unknown lag.
 pub async fn run(flags: &Explain) -> anyhow::Result<()> {
     let client = Client::try_default()
         .await
-        .context("no cluster: run inside one, or set KUBECONFIG")?;
+        .context("no cluster configuration found: run inside a cluster, or set KUBECONFIG")?;
     let namespace = flags
         .namespace
         .clone()
@@ -55,67 +59,88 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
         .get(&flags.stage)
         .await?;
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
-    let deployment = deployments.get_opt(&owned::name(&stage)).await?;
+    let deployment = deployments.get_opt(&owned::object_name(&stage)).await?;
     let cluster = connect(&stage, client, &namespace).await?;
-    let question = Question::from(&stage);
+    let group_topic = GroupTopic::from(&stage);
     let status = stage.status.clone().unwrap_or_default();
-    let interval = stage.spec.scaling.poll_interval.as_std();
-    let around = Surroundings {
-        ready: status.ready_replicas,
-        stuck_after: SignedDuration::try_from(stage.spec.scaling.stuck_after.as_std())?,
+
+    let tracker = poll_twice(&cluster, &stage, &group_topic, &status).await?;
+    let group = group_topic.group.as_str();
+    let rebalancing = cluster.rebalancing_groups(&[group], KAFKA_TIMEOUT);
+    let (now, previous) = (Timestamp::now(), status.scaling.unwrap_or_default());
+    let poll_interval = SignedDuration::try_from(stage.spec.scaling.poll_interval.as_std())?;
+    let input = ScalingInput {
+        current_replicas: status.desired_replicas,
+        lag: tracker.lag_state(now, poll_interval),
+        is_rolling: deployment
+            .as_ref()
+            .is_some_and(|deployment| RolloutProgress::from_deployment(deployment).is_rolling()),
+        is_rebalancing: rebalancing.is_ok_and(|groups| groups.contains(group)),
+        ..ScalingInput::new(now, &previous)
     };
-    let read = || {
-        let answer = cluster.read(std::slice::from_ref(&question), PATIENCE).remove(0);
-        (answer, Timestamp::now())
-    };
-    let first = read();
-    tokio::time::sleep(interval).await;
-    let second = read();
-    let empty = match (&first.0, &second.0) {
-        (Ok(first), Ok(second)) => empty_tails(&cluster, &question.topic, first, second),
-        _ => BTreeSet::new(),
-    };
-    let mut track = Track::resume(&status);
-    for (answer, at) in [first, second] {
-        match answer {
-            Ok(mut reading) => {
-                reading.has_read(&empty);
-                track.read(&reading, at, around);
-            }
-            Err(unknown) => track.failed(unknown),
-        }
-    }
-    let group = question.group.as_str();
-    let rebalancing = cluster.rebalancing(&[group], PATIENCE);
-    let (now, before) = (Timestamp::now(), status.scaling.unwrap_or_default());
-    let known = Known {
-        current: status.desired_replicas,
-        lag: track.known(now, SignedDuration::try_from(interval)?),
-        is_rolling: deployment.as_ref().is_some_and(is_rolling),
-        is_rebalancing: rebalancing.is_ok_and(|found| found.contains(group)),
-        ..Known::nothing(now, &before)
-    };
-    print!(
-        "{}",
-        explain(&stage, &known, &follow(&Rules::from(&stage), &known))
-    );
+    let decision = decide_by_lag(&ScalingSettings::from(&stage), &input);
+    print!("{}", explain(&stage, &input, &decision));
     Ok(())
 }
 
-/// The partitions that stood still with nothing to read, such as the marker of a transaction: no lag for the operator
-/// either.
-fn empty_tails(cluster: &Cluster, topic: &str, first: &Reading, second: &Reading) -> BTreeSet<u32> {
-    let tails = second.tails_since(first);
+/// Polls the lag now and after one poll interval; rates need two snapshots.
+async fn poll_twice(
+    cluster: &Cluster,
+    stage: &StreamStage,
+    group_topic: &GroupTopic,
+    status: &StreamStageStatus,
+) -> anyhow::Result<LagTracker> {
+    let context = SnapshotContext {
+        ready_replicas: status.ready_replicas,
+        stuck_after: SignedDuration::try_from(stage.spec.scaling.stuck_after.as_std())?,
+    };
+    let poll = || {
+        let result = cluster
+            .fetch_snapshots(std::slice::from_ref(group_topic), KAFKA_TIMEOUT)
+            .remove(0);
+        (result, Timestamp::now())
+    };
+    let first = poll();
+    tokio::time::sleep(stage.spec.scaling.poll_interval.as_std()).await;
+    let second = poll();
+    let empty = match (&first.0, &second.0) {
+        (Ok(first), Ok(second)) => empty_tails(cluster, &group_topic.topic, first, second),
+        _ => BTreeSet::new(),
+    };
+    let mut tracker = LagTracker::from_status(status);
+    for (result, at) in [first, second] {
+        match result {
+            Ok(mut snapshot) => {
+                snapshot.mark_fully_read(&empty);
+                tracker.record(&snapshot, at, context);
+            }
+            Err(error) => tracker.record_failure(error),
+        }
+    }
+    Ok(tracker)
+}
+
+/// Partitions whose unread tail is empty, such as a transaction marker. Like in the operator, it counts as no lag.
+fn empty_tails(
+    cluster: &Cluster,
+    topic: &str,
+    first: &OffsetSnapshot,
+    second: &OffsetSnapshot,
+) -> BTreeSet<u32> {
+    let tails = second.unchanged_tails(first);
     if tails.is_empty() {
         return BTreeSet::new();
     }
-    // What cannot be read stays a lag.
-    cluster.empty_tails(topic, &tails, PATIENCE).unwrap_or_default()
+    // A tail that cannot be checked counts as lag.
+    cluster
+        .find_empty_tails(topic, &tails, KAFKA_TIMEOUT)
+        .unwrap_or_default()
 }
 
+/// Connects to the Kafka of the stage with the credentials of its Secret.
 async fn connect(stage: &StreamStage, client: Client, namespace: &str) -> anyhow::Result<Cluster> {
     let source = &stage.spec.source;
-    let data = match &source.auth_secret {
+    let data = match &source.auth_secret_name {
         Some(name) => Api::<Secret>::namespaced(client, namespace)
             .get(name)
             .await?
@@ -123,7 +148,15 @@ async fn connect(stage: &StreamStage, client: Client, namespace: &str) -> anyhow
             .unwrap_or_default(),
         None => BTreeMap::new(),
     };
-    let connection = Connection::new(&servers(stage), &data)
-        .map_err(|bad| anyhow::anyhow!("spec.source.authSecret: the key {}: {}", bad.key, bad.cause))?;
-    Ok(Cluster::connect(&connection.servers, &connection.security)?)
+    let connection = KafkaConnection::new(&bootstrap_servers(stage), &data).map_err(|invalid| {
+        anyhow::anyhow!(
+            "spec.source.authSecretName: the key {}: {}",
+            invalid.key,
+            invalid.cause
+        )
+    })?;
+    Ok(Cluster::connect(
+        &connection.bootstrap_servers,
+        &connection.client_settings,
+    )?)
 }

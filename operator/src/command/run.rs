@@ -1,8 +1,11 @@
 #![expect(
     clippy::disallowed_types,
-    reason = "edge: sets up the client and the surroundings"
+    reason = "edge: creates the client, and connects it to the controller, the leader election and the endpoints"
 )]
-//! `operator run`: waits for the lease, then keeps the stages until it is stopped.
+//! `operator run`: joins the leader election and, as the leader, runs the controller until SIGTERM or SIGINT.
+//!
+//! At most one operator may act at a time: the controller runs only while this process holds the lease, and the process
+//! exits when it loses it. The HTTP endpoints are served by the leader and by standbys.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,20 +20,23 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::scope::Scope;
-use crate::defaults::{Amounts, Defaults};
+use crate::defaults::{ResourceQuantities, WorkerDefaults};
+use crate::lag::store::LagStore;
 use crate::metrics::Metrics;
-use crate::metrics::lag::StageFigures;
+use crate::metrics::stages::StageMetricsCollector;
 use crate::owned::FIELD_MANAGER;
-use crate::poll::Lags;
-use crate::{controller, leader, log, serve};
+use crate::{controller, http, leader};
+
+/// The lease manager logs every renewal at `info`.
+const DEFAULT_LOG_FILTER: &str = "info,kube_lease_manager=warn";
 
 /// Flags of `operator run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Image of the workers of stages that name none
+    /// Default worker image
     #[arg(long, env = "STREAMSTAGE_WORKER_IMAGE", value_name = "IMAGE")]
     pub worker_image: String,
-    /// When a node pulls the image of the workers
+    /// Pull policy of the worker image
     #[arg(
         long,
         env = "STREAMSTAGE_IMAGE_PULL_POLICY",
@@ -39,7 +45,7 @@ pub struct Run {
         default_value = "IfNotPresent"
     )]
     pub image_pull_policy: String,
-    /// Secrets, in each stage's namespace, that the image of the workers is pulled with
+    /// Image pull secrets, in the namespace of each stage
     #[arg(
         long,
         env = "STREAMSTAGE_IMAGE_PULL_SECRETS",
@@ -47,29 +53,29 @@ pub struct Run {
         value_delimiter = ','
     )]
     pub image_pull_secrets: Vec<String>,
-    /// What is set aside for a worker of a stage that does not say it
+    /// Default resource requests of a worker
     #[arg(
         long,
         env = "STREAMSTAGE_WORKER_REQUESTS",
-        value_name = "AMOUNTS",
+        value_name = "RESOURCES",
         default_value = "cpu=100m,memory=64Mi"
     )]
-    pub worker_requests: Amounts,
-    /// The most that a worker may use of a stage that does not say it
+    pub worker_requests: ResourceQuantities,
+    /// Default resource limits of a worker
     #[arg(
         long,
         env = "STREAMSTAGE_WORKER_LIMITS",
-        value_name = "AMOUNTS",
+        value_name = "RESOURCES",
         default_value = "memory=256Mi"
     )]
-    pub worker_limits: Amounts,
-    /// Which stages, and under which lease
+    pub worker_limits: ResourceQuantities,
+    /// Watched namespace and leader election Lease.
     #[command(flatten)]
     pub scope: Scope,
-    /// Name of this operator among those that claim the lease [default: the host's name and the process's number]
-    #[arg(long, env = "POD_NAME", value_name = "NAME", default_value_t = identity(), hide_default_value = true)]
+    /// Identity in the leader election [default: HOSTNAME-PID]
+    #[arg(long, env = "POD_NAME", value_name = "NAME", default_value_t = default_identity(), hide_default_value = true)]
     pub identity: String,
-    /// Address of /livez, /readyz and /metrics; port 0 takes any free one
+    /// Listen address of /livez, /readyz and /metrics; port 0 picks a free port
     #[arg(
         long,
         env = "STREAMSTAGE_LISTEN",
@@ -79,69 +85,62 @@ pub struct Run {
     pub listen: SocketAddr,
 }
 
-/// Keeps the stages until SIGTERM or SIGINT.
+/// Runs the operator until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When the cluster cannot be reached, the address is taken, or the lease is lost.
+/// Fails if the cluster is unreachable, the listen address cannot be bound, or the lease is lost.
 pub async fn run(flags: Run) -> anyhow::Result<()> {
-    log::start();
+    telemetry::log::init(DEFAULT_LOG_FILTER);
     let client = Client::try_default()
         .await
-        .context("no cluster: run inside one, or set KUBECONFIG")?;
+        .context("no cluster configuration found: run inside a cluster, or set KUBECONFIG")?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let lags = Arc::<Lags>::default();
-    registry.register_collector(Box::new(StageFigures(Arc::clone(&lags))));
+    let lags = Arc::<LagStore>::default();
+    registry.register_collector(Box::new(StageMetricsCollector(Arc::clone(&lags))));
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone()));
-    let (listen, stopped) = (flags.listen, stop.clone());
-    let serving = tokio::spawn(async move {
-        // Without its endpoints the operator is neither watched nor alive to anybody: it ends.
-        let served = serve::serve(listen, Arc::new(registry), stopped.clone()).await;
-        stopped.cancel();
-        served
+    let (listen, server_stop) = (flags.listen, stop.clone());
+    let server = tokio::spawn(async move {
+        // Without its endpoints the operator can be neither probed nor monitored, so it exits.
+        let result = http::serve(listen, Arc::new(registry), server_stop.clone()).await;
+        server_stop.cancel();
+        result
     });
 
-    let outcome = lead(&flags, client, metrics, lags, stop.clone()).await;
+    let result = lead(&flags, client, metrics, lags, stop.clone()).await;
     stop.cancel();
-    serving
-        .await?
-        .with_context(|| format!("cannot serve on {}; see --listen", flags.listen))?;
-    outcome
+    server.await?.with_context(|| {
+        format!(
+            "cannot listen on {}; choose another address with --listen",
+            flags.listen
+        )
+    })?;
+    result
 }
 
-/// Waits for the lease, keeps the stages while it is held, and gives it back.
+/// Waits to become the leader, runs the controller, and releases the lease at the end.
 async fn lead(
     flags: &Run,
     client: Client,
     metrics: Metrics,
-    lags: Arc<Lags>,
+    lags: Arc<LagStore>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let lease = &flags.scope.lease_name;
     let namespace = flags
         .scope
         .lease_namespace
         .clone()
         .unwrap_or_else(|| client.default_namespace().to_owned());
-    let mut leadership = leader::claim(
-        client.clone(),
-        &namespace,
-        &flags.scope.lease_name,
-        &flags.identity,
-    )
-    .await?;
-    tracing::info!(
-        lease = flags.scope.lease_name,
-        namespace,
-        identity = flags.identity,
-        "waiting for the lease"
-    );
+    let mut leadership = leader::join_election(client.clone(), &namespace, lease, &flags.identity).await?;
+    tracing::info!(lease, namespace, identity = flags.identity, "waiting for lease");
     tokio::select! {
-        held = leadership.held() => held?,
+        acquired = leadership.wait_acquired() => acquired?,
         () = stop.cancelled() => return leadership.release().await,
     }
-    tracing::info!(lease = flags.scope.lease_name, "holding the lease");
-    metrics.leads(true);
+    tracing::info!(lease, "acquired lease");
+    metrics.set_leader(true);
     let recorder = Recorder::new(
         client.clone(),
         Reporter {
@@ -149,25 +148,31 @@ async fn lead(
             instance: Some(flags.identity.clone()),
         },
     );
-    let watched = flags.scope.watch_namespace.as_deref();
-    let defaults = defaults(flags);
-    let keeping = controller::run(client, watched, defaults, metrics, lags, recorder, stop.clone());
+    let watch_namespace = flags.scope.watch_namespace.as_deref();
+    let defaults = worker_defaults(flags);
+    let controller = controller::run(
+        client,
+        watch_namespace,
+        defaults,
+        metrics,
+        lags,
+        recorder,
+        stop.clone(),
+    );
     tokio::select! {
-        () = keeping => leadership.release().await,
-        why = leadership.lost() => {
-            anyhow::bail!("the lease {} is lost, {why}: ending, to wait for it again", flags.scope.lease_name)
-        }
+        () = controller => leadership.release().await,
+        reason = leadership.wait_lost() => anyhow::bail!("lost lease {lease}: {reason}; exiting"),
     }
 }
 
-/// A name that no other process has, here or on another host.
-fn identity() -> String {
+/// Identity that is unique among all processes on all hosts.
+fn default_identity() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}-{}", host.trim(), std::process::id())
 }
 
-fn defaults(flags: &Run) -> Defaults {
-    Defaults {
+fn worker_defaults(flags: &Run) -> WorkerDefaults {
+    WorkerDefaults {
         image: flags.worker_image.clone(),
         image_pull_policy: flags.image_pull_policy.clone(),
         image_pull_secrets: flags.image_pull_secrets.clone(),
@@ -183,12 +188,14 @@ async fn stop_on_signal(stop: CancellationToken) {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
-        tracing::error!("cannot listen for SIGTERM and SIGINT");
+        tracing::error!(
+            "failed to install signal handlers; SIGTERM and SIGINT end the process without cleanup"
+        );
         return;
     };
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        _ = terminate.recv() => tracing::info!("received SIGTERM, shutting down"),
+        _ = interrupt.recv() => tracing::info!("received SIGINT, shutting down"),
     }
     stop.cancel();
 }

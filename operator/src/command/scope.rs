@@ -1,14 +1,14 @@
-//! Which stages an operator keeps, and the lease under which it does: the flags that its commands share.
+//! Flags that `operator run` and `operator check` share: the watched namespace and the leader election Lease.
 
 use clap::Args;
 
-/// These flags.
+/// Watched namespace and leader election Lease.
 #[derive(Debug, Args)]
 pub struct Scope {
-    /// Keep the stages of this namespace only [default: all namespaces]
+    /// Watch stages in this namespace only [default: all namespaces]
     #[arg(long, env = "STREAMSTAGE_WATCH_NAMESPACE", value_name = "NAMESPACE")]
     pub watch_namespace: Option<String>,
-    /// Name of the lease that one of several operators holds
+    /// Name of the leader election Lease
     #[arg(
         long,
         env = "STREAMSTAGE_LEASE_NAME",
@@ -16,7 +16,7 @@ pub struct Scope {
         default_value = "streamstage-operator"
     )]
     pub lease_name: String,
-    /// Namespace of the lease [default: the operator's own]
+    /// Namespace of the Lease [default: the operator's namespace]
     #[arg(long, env = "STREAMSTAGE_LEASE_NAMESPACE", value_name = "NAMESPACE")]
     pub lease_namespace: Option<String>,
 }

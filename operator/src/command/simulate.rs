@@ -2,7 +2,7 @@
     clippy::print_stdout,
     reason = "edge: reads files, and prints the command's own output"
 )]
-//! `operator simulate`: what the operator would do with a trace of arrivals.
+//! `operator simulate`: replays an arrival trace through the scaling algorithm, without a cluster.
 
 use std::path::PathBuf;
 
@@ -10,72 +10,78 @@ use anyhow::Context as _;
 use clap::Args;
 use crds::StreamStage;
 
-use crate::scale::Rules;
+use crate::scale::ScalingSettings;
 use crate::simulate::trace::Trace;
-use crate::simulate::{Workers, draw, simulate};
+use crate::simulate::{WorkerModel, chart, simulate};
 
 /// Flags of `operator simulate`.
 #[derive(Debug, Args)]
 pub struct Simulate {
-    /// The stage; of several in the file, the one that --stage names
+    /// Stage file; select one of several stages with --stage
     #[arg(long, short, value_name = "FILE")]
     pub file: PathBuf,
     /// Name of the stage
     #[arg(long, value_name = "NAME")]
     pub stage: Option<String>,
-    /// CSV with the heading `seconds,records_per_second`, or a column for each partition; a line holds until the next
+    /// CSV with the header `seconds,records_per_second`, or one column per partition; a row applies until the next
     #[arg(long, value_name = "FILE")]
     pub trace: PathBuf,
-    /// Partitions that a trace of one column is spread over
+    /// Partition count for a single-column trace
     #[arg(long, value_name = "NUMBER", default_value_t = 12)]
     pub partitions: u32,
-    /// Records that one worker commits per second
+    /// Throughput per worker, in records per second
     #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
     pub worker_rate: u64,
-    /// Seconds until a new worker begins
+    /// Startup time of a worker, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    pub worker_start: u32,
-    /// Draw lag and workers into this file too
+    pub worker_startup_seconds: u32,
+    /// Also write a chart of lag and workers to this SVG file
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 }
 
-/// Plays the trace, prints each decision, and draws lag and workers over time.
+/// Simulates the stage on the trace and prints each decision and a chart of lag and workers.
 ///
 /// # Errors
-/// When a file cannot be read or written, or is no stage or no trace.
+/// Fails if a file cannot be read or written, if the stage or the trace is invalid, or if the stage is not selected
+/// unambiguously.
 pub fn run(flags: &Simulate) -> anyhow::Result<()> {
     let read = |file: &PathBuf| {
         std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
     };
     let stages =
         crds::document::parse(&read(&flags.file)?).with_context(|| flags.file.display().to_string())?;
-    let stage = one(&stages, flags.stage.as_deref()).with_context(|| flags.file.display().to_string())?;
+    let stage =
+        select_stage(&stages, flags.stage.as_deref()).with_context(|| flags.file.display().to_string())?;
     let trace: Trace = read(&flags.trace)?
         .parse()
         .with_context(|| flags.trace.display().to_string())?;
-    let workers = Workers {
-        rate: flags.worker_rate,
-        start_seconds: flags.worker_start,
+    let workers = WorkerModel {
+        records_per_second: flags.worker_rate,
+        startup_seconds: flags.worker_startup_seconds,
     };
-    let (seconds, steps) = simulate(&Rules::from(stage), &trace.over(flags.partitions), workers);
-    for step in &steps {
+    let (samples, decisions) = simulate(
+        &ScalingSettings::from(stage),
+        &trace.spread_over(flags.partitions),
+        workers,
+    );
+    for decision in &decisions {
         println!(
             "{:>6} s  {:>3} -> {:<3} {}",
-            step.second, step.from, step.to, step.words
+            decision.second, decision.from, decision.to, decision.message
         );
     }
-    println!("\n{}", draw::terminal(&seconds));
+    println!("\n{}", chart::terminal(&samples));
     if let Some(file) = &flags.svg {
-        std::fs::write(file, draw::svg(&seconds))
+        std::fs::write(file, chart::svg(&samples))
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
 }
 
-/// The stage of that name, or the only one.
-fn one<'s>(stages: &'s [StreamStage], name: Option<&str>) -> anyhow::Result<&'s StreamStage> {
-    let asked: Vec<&StreamStage> = stages
+/// Returns the stage called `name`, or the only stage if `name` is `None`.
+fn select_stage<'s>(stages: &'s [StreamStage], name: Option<&str>) -> anyhow::Result<&'s StreamStage> {
+    let matching: Vec<&StreamStage> = stages
         .iter()
         .filter(|stage| name.is_none_or(|name| stage.name() == name))
         .collect();
@@ -86,11 +92,14 @@ fn one<'s>(stages: &'s [StreamStage], name: Option<&str>) -> anyhow::Result<&'s 
             .collect::<Vec<_>>()
             .join(", ")
     };
-    match (asked.as_slice(), name) {
+    match (matching.as_slice(), name) {
         ([stage], _) => Ok(stage),
-        ([], Some(name)) => anyhow::bail!("no stage `{name}`: name one of {}", names()),
-        ([], None) => anyhow::bail!("no stage in it"),
-        _ => anyhow::bail!("several stages: name one with --stage: {}", names()),
+        ([], Some(name)) => anyhow::bail!("stage `{name}` not found; select one of {}", names()),
+        ([], None) => anyhow::bail!("the file contains no stage"),
+        _ => anyhow::bail!(
+            "the file contains several stages; select one with --stage: {}",
+            names()
+        ),
     }
 }
 
@@ -99,22 +108,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stage_is_found_by_its_name_or_as_the_only_one() {
-        let stages = crds::document::parse(include_str!("../../../examples/local.yaml")).expect("stages");
-        let said = |stages: &[StreamStage], name| match one(stages, name) {
+    fn a_stage_is_selected_by_name_or_as_the_only_one() {
+        let stages =
+            crds::document::parse(include_str!("../../../examples/local.yaml")).expect("valid stages");
+        let selected = |stages: &[StreamStage], name| match select_stage(stages, name) {
             Ok(stage) => stage.name().to_owned(),
             Err(error) => error.to_string(),
         };
-        assert_eq!(said(&stages, Some("dds")), "dds");
-        assert_eq!(said(&stages[..1], None), "stg");
+        assert_eq!(selected(&stages, Some("dds")), "dds");
+        assert_eq!(selected(&stages[..1], None), "stg");
         assert_eq!(
-            said(&stages, None),
-            "several stages: name one with --stage: stg, dds, cdm"
+            selected(&stages, None),
+            "the file contains several stages; select one with --stage: stg, dds, cdm"
         );
         assert_eq!(
-            said(&stages, Some("ods")),
-            "no stage `ods`: name one of stg, dds, cdm"
+            selected(&stages, Some("ods")),
+            "stage `ods` not found; select one of stg, dds, cdm"
         );
-        assert_eq!(said(&[], None), "no stage in it");
+        assert_eq!(selected(&[], None), "the file contains no stage");
     }
 }

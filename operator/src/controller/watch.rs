@@ -1,7 +1,7 @@
 #![expect(clippy::disallowed_types, reason = "edge: watches the cluster")]
-//! The watches: of the stages, of the objects that they own, and of the Secrets that they name.
+//! Watches of the controller: stages, owned objects and referenced Secrets.
 //!
-//! Must never keep an object but the stages: everything else is watched by its metadata, and passes through.
+//! Only stages are cached. Everything else is watched as metadata and mapped to a stage, to save memory.
 
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -17,40 +17,43 @@ use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
-use crate::outline::{Guarded, Stages};
 use crate::owned::{FIELD_MANAGER, MANAGED_BY_LABEL};
-use crate::poll::Place;
+use crate::stage_summary::{CachedStage, StageRef, StageStore};
 
-/// Objects in one answer to a list: what an answer holds is in memory at once, for every watch.
-const PAGE: u32 = 50;
+/// Objects per page of a list: a page is in memory at once, for every watch.
+const LIST_PAGE_SIZE: u32 = 50;
 
-/// A controller that looks at a stage whenever something changed that matters to it, and the stages that it knows.
-pub(super) fn controller(client: &Client, namespace: Option<&str>) -> (Controller<Guarded>, Stages) {
+/// Builds the controller and the store of the stages that it watches. `namespace` is `None` to watch all namespaces.
+pub(super) fn controller(client: &Client, namespace: Option<&str>) -> (Controller<CachedStage>, StageStore) {
     let (stages, writer) = reflector::store();
-    let changed = watcher(api(client, namespace), watcher::Config::default().page_size(PAGE))
+    let pages = watcher::Config::default().page_size(LIST_PAGE_SIZE);
+    let stage_events = watcher(api(client, namespace), pages.clone())
         .default_backoff()
-        // The watch has taken note of it.
-        .modify(|stage: &mut Guarded| stage.meta_mut().resource_version = None)
+        // The watcher has already read the resource version; the cache does not need it.
+        .modify(|stage: &mut CachedStage| stage.meta_mut().resource_version = None)
         .reflect(writer)
         .touched_objects()
-        .predicate_filter(identity, PredicateConfig::default());
-    let known = stages.clone();
-    let controller = Controller::for_stream(changed, stages.clone())
-        .owns_stream(owned::<Deployment>(client, namespace))
-        .owns_stream(owned::<ConfigMap>(client, namespace))
-        .owns_stream(owned::<Service>(client, namespace))
-        .owns_stream(owned::<ServiceAccount>(client, namespace))
-        .owns_stream(owned::<PodDisruptionBudget>(client, namespace))
+        .predicate_filter(spec_identity, PredicateConfig::default());
+    let cached = stages.clone();
+    let controller = Controller::for_stream(stage_events, stages.clone())
+        .owns_stream(watch_owned::<Deployment>(client, namespace))
+        .owns_stream(watch_owned::<ConfigMap>(client, namespace))
+        .owns_stream(watch_owned::<Service>(client, namespace))
+        .owns_stream(watch_owned::<ServiceAccount>(client, namespace))
+        .owns_stream(watch_owned::<PodDisruptionBudget>(client, namespace))
         .watches_stream(
-            touched::<Secret>(client, namespace, watcher::Config::default().page_size(PAGE)),
-            move |secret| naming(&known, &secret),
+            watch_metadata::<Secret>(client, namespace, pages),
+            move |secret| stages_referencing(&cached, &secret),
         );
     (controller, stages)
 }
 
-/// Tells one wish of a user from the next: a stage whose status alone changed is not looked at again.
-#[expect(clippy::unnecessary_wraps, reason = "a predicate of the watch has this form")]
-fn identity(stage: &Guarded) -> Option<u64> {
+/// Hash of what a user changes: a change of the status alone triggers no reconcile.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "signature that the predicate filter requires"
+)]
+fn spec_identity(stage: &CachedStage) -> Option<u64> {
     let meta = stage.meta();
     let mut hasher = DefaultHasher::new();
     (&meta.uid, meta.generation, meta.deletion_timestamp.is_some()).hash(&mut hasher);
@@ -67,8 +70,8 @@ where
     }
 }
 
-/// Changes of the objects that the operator owns.
-fn owned<K>(
+/// Watches the objects of one kind that have the operator's label.
+fn watch_owned<K>(
     client: &Client,
     namespace: Option<&str>,
 ) -> impl Stream<Item = watcher::Result<PartialObjectMeta<K>>> + Send + use<K>
@@ -80,13 +83,14 @@ where
         + Send
         + 'static,
 {
-    let ours = watcher::Config::default()
-        .page_size(PAGE)
+    let config = watcher::Config::default()
+        .page_size(LIST_PAGE_SIZE)
         .labels(&format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}"));
-    touched::<K>(client, namespace, ours)
+    watch_metadata::<K>(client, namespace, config)
 }
 
-fn touched<K>(
+/// Watches the metadata of one kind, and yields every added, changed or deleted object.
+fn watch_metadata<K>(
     client: &Client,
     namespace: Option<&str>,
     config: watcher::Config,
@@ -104,14 +108,14 @@ where
         .touched_objects()
 }
 
-/// The stages that name a Secret.
-fn naming(stages: &Stages, secret: &PartialObjectMeta<Secret>) -> Vec<Place> {
+/// Returns the stages that reference a Secret, which are all in its namespace.
+fn stages_referencing(stages: &StageStore, secret: &PartialObjectMeta<Secret>) -> Vec<StageRef> {
     let (namespace, name) = (secret.namespace(), secret.name_any());
-    let known = stages.state();
-    let readable = known.iter().filter_map(|guarded| guarded.0.as_ref().ok());
+    let cached = stages.state();
+    let readable = cached.iter().filter_map(|stage| stage.0.as_ref().ok());
     readable
         .filter(|stage| stage.namespace() == namespace)
         .filter(|stage| stage.secrets.contains(&name))
-        .map(|stage| Place::new(stage.name()).within(namespace.as_deref().unwrap_or_default()))
+        .map(|stage| StageRef::new(stage.name()).within(namespace.as_deref().unwrap_or_default()))
         .collect()
 }

@@ -1,12 +1,12 @@
 #![expect(
     clippy::disallowed_methods,
-    reason = "edge: waits for brokers until a deadline"
+    reason = "edge: waits for brokers, until a deadline"
 )]
 #![expect(unsafe_code, reason = "rdkafka does not wrap these requests of librdkafka")]
-//! Requests that librdkafka has and rdkafka does not wrap: offsets of other groups, offsets of many partitions, states.
+//! Admin requests of librdkafka that rdkafka does not wrap: group offsets, offsets of many partitions, group states.
 //!
-//! Everything that crosses the C interface is in this file. An object of librdkafka is owned by [`Owned`] and copied
-//! into Rust's own types before it goes; no pointer leaves the file. Errors are given as they are, [`super`] reads them.
+//! All unsafe code of the operator is in this file. [`Owned`] owns each librdkafka object; results are copied into Rust
+//! types before it is destroyed. No pointer leaves the file. Errors are returned as codes, which [`super`] translates.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{self, NonNull};
@@ -18,56 +18,57 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::RDKafkaErrorCode;
 use sys::rd_kafka_consumer_group_state_t as State;
 
-/// A partition, and the offset that a broker gave, or its error. What it has not is `OFFSET_INVALID`.
+/// Offset of a partition, or the error code of the broker. A missing offset is `OFFSET_INVALID` (negative).
 pub(super) struct PartitionOffset {
     pub(super) topic: String,
     pub(super) partition: i32,
     pub(super) offset: Result<i64, RDKafkaErrorCode>,
 }
 
-/// States in which a group's members do not change.
-const SETTLED: [State; 3] = [
+/// States of a group in which no rebalance is running.
+const STABLE_STATES: [State; 3] = [
     State::RD_KAFKA_CONSUMER_GROUP_STATE_STABLE,
     State::RD_KAFKA_CONSUMER_GROUP_STATE_EMPTY,
     State::RD_KAFKA_CONSUMER_GROUP_STATE_DEAD,
 ];
 
-/// What each request brought.
-type Outcome<T> = Result<T, RDKafkaErrorCode>;
+/// Result of one request.
+type AdminResult<T> = Result<T, RDKafkaErrorCode>;
 
-/// How long librdkafka waits for a group's coordinator: longer than any client is kept that [`is_lost`].
-const COORDINATOR: Duration = Duration::from_hours(1);
+/// librdkafka's timeout for a request to a group coordinator; see [`is_coordinator_lost`]. It outlives the client.
+const COORDINATOR_TIMEOUT: Duration = Duration::from_hours(1);
 
-/// The least time for a request of another kind, even when nobody waits for so long.
+/// Minimum of librdkafka's timeout for any other request, also if the caller stops waiting earlier.
 ///
-/// A request for offsets that times out while librdkafka (2.12.1) is still sending it is freed by two threads:
-/// `rd_kafka_topic_partition_list_query_leaders_async` works on it after it has started the timer.
-const SHORTEST: Duration = Duration::from_millis(500);
+/// If a request for offsets times out while librdkafka (2.12.1) is still sending it, two threads free it:
+/// `rd_kafka_topic_partition_list_query_leaders_async` continues to use it after starting the timer.
+const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Requests on their way at a time: a broker that is slow to answer thousands of groups should not fill the memory.
-const IN_FLIGHT: usize = 1000;
+/// Maximum requests in flight. It bounds the memory while a slow broker has thousands of groups to respond for.
+const MAX_IN_FLIGHT: usize = 1000;
 
-/// Whether a request for a coordinator was left unanswered, or went to one that the group has left. Its client must be
-/// given up soon.
+/// Returns whether the client has lost a group's coordinator: no response came, or the broker no longer coordinates the
+/// group.
 ///
-/// librdkafka keeps the coordinator that it found first, whatever that answers. And when such a request times out in librdkafka (2.12.1) before there is a connection to the coordinator, the process is
-/// aborted as soon as there is one: `rd_kafka_admin_coord_request` releases an `eonce` that its own failure then uses.
-/// So these requests never time out there: they are left to their client, and go with it.
-pub(super) fn is_lost<T>(outcome: &Outcome<T>) -> bool {
+/// Such a client must be replaced soon, because librdkafka 2.12.1 caches the first coordinator it finds. If such a
+/// request times out before the coordinator is connected, librdkafka aborts the process on connect
+/// (`rd_kafka_admin_coord_request` uses a freed `eonce`). These requests therefore get [`COORDINATOR_TIMEOUT`], which
+/// outlives the client.
+pub(super) fn is_coordinator_lost<T>(result: &AdminResult<T>) -> bool {
     use RDKafkaErrorCode::{NotCoordinator, OperationTimedOut};
-    matches!(outcome, Err(OperationTimedOut | NotCoordinator))
+    matches!(result, Err(OperationTimedOut | NotCoordinator))
 }
 
-/// Committed offsets of each group on its partitions: one answer per group, many asked at once.
-pub(super) fn committed<C: ClientContext>(
+/// Fetches the committed offsets of each group: one result per group, with many requests in flight.
+pub(super) fn committed_offsets<C: ClientContext>(
     client: &Client<C>,
     groups: &[(CString, TopicPartitionList)],
-    until: Instant,
-) -> Vec<Outcome<Vec<PartitionOffset>>> {
+    deadline: Instant,
+) -> Vec<AdminResult<Vec<PartitionOffset>>> {
     let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS;
-    let answers = ask(client, op, groups.len(), until, |index, options, queue| {
+    let events = send_requests(client, op, groups.len(), deadline, |index, options, queue| {
         let (group, partitions) = &groups[index];
-        // SAFETY: both arguments outlive the call, which copies them. What it returns is destroyed with the owner.
+        // SAFETY: both arguments outlive the call, which copies them. `Owned` destroys the returned request.
         let request = unsafe {
             Owned::new(
                 sys::rd_kafka_ListConsumerGroupOffsets_new(group.as_ptr(), partitions.ptr()),
@@ -76,32 +77,32 @@ pub(super) fn committed<C: ClientContext>(
         };
         let Some(request) = request else { return };
         let mut request = request.as_ptr();
-        // SAFETY: all pointers are of live objects; the request is copied, and the array is of one element.
+        // SAFETY: all pointers refer to live objects; the call copies the request from an array of one element.
         unsafe {
             sys::rd_kafka_ListConsumerGroupOffsets(client.native_ptr(), &raw mut request, 1, options, queue);
         }
     });
-    let answers = answers.into_iter().map(|event| {
+    let results = events.into_iter().map(|event| {
         let event = event?;
-        // SAFETY: the event is live, and of this type, since nothing else was sent with the queue.
+        // SAFETY: the event is live and has this type, because the queue serves this request only.
         unsafe {
             let result = sys::rd_kafka_event_ListConsumerGroupOffsets_result(event.as_ptr());
             group_offsets(sys::rd_kafka_ListConsumerGroupOffsets_result_groups, result)
         }
     });
-    answers.collect()
+    results.collect()
 }
 
-/// Sets the committed offsets of a group that has no members.
-pub(super) fn alter<C: ClientContext>(
+/// Sets the committed offsets of a group without members.
+pub(super) fn alter_offsets<C: ClientContext>(
     client: &Client<C>,
     group: &CStr,
     offsets: &TopicPartitionList,
-    until: Instant,
-) -> Outcome<Vec<PartitionOffset>> {
+    deadline: Instant,
+) -> AdminResult<Vec<PartitionOffset>> {
     let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS;
-    let answers = ask(client, op, 1, until, |_, options, queue| {
-        // SAFETY: both arguments outlive the call, which copies them. What it returns is destroyed with the owner.
+    let events = send_requests(client, op, 1, deadline, |_, options, queue| {
+        // SAFETY: both arguments outlive the call, which copies them. `Owned` destroys the returned request.
         let request = unsafe {
             Owned::new(
                 sys::rd_kafka_AlterConsumerGroupOffsets_new(group.as_ptr(), offsets.ptr()),
@@ -110,39 +111,40 @@ pub(super) fn alter<C: ClientContext>(
         };
         let Some(request) = request else { return };
         let mut request = request.as_ptr();
-        // SAFETY: all pointers are of live objects; the request is copied, and the array is of one element.
+        // SAFETY: all pointers refer to live objects; the call copies the request from an array of one element.
         unsafe {
             sys::rd_kafka_AlterConsumerGroupOffsets(client.native_ptr(), &raw mut request, 1, options, queue);
         }
     });
-    let event = only(answers)?;
-    // SAFETY: the event is live, and of this type, since nothing else was sent with the queue.
+    let event = single(events)?;
+    // SAFETY: the event is live and has this type, because the queue serves this request only.
     unsafe {
         let result = sys::rd_kafka_event_AlterConsumerGroupOffsets_result(event.as_ptr());
         group_offsets(sys::rd_kafka_AlterConsumerGroupOffsets_result_groups, result)
     }
 }
 
-/// Offsets of partitions: what each list asks for as `Offset::End` (the last stable offset), `Offset::Beginning` or a
-/// timestamp. One request per list and leader, all at once; a partition that was not answered has an error.
+/// Lists offsets of partitions. Each list names the offset: `Offset::End` (last stable), `Offset::Beginning` (log
+/// start) or a timestamp. Sends one request per list and leader concurrently. A partition without a response has an
+/// error.
 pub(super) fn list_offsets<C: ClientContext>(
     client: &Client<C>,
     lists: &[TopicPartitionList],
-    until: Instant,
+    deadline: Instant,
 ) -> Vec<PartitionOffset> {
     let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
-    let answers = ask(client, op, lists.len(), until, |index, options, queue| {
+    let events = send_requests(client, op, lists.len(), deadline, |index, options, queue| {
         let committed = sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED;
-        // SAFETY: the options are live, and are for this request; an error, which then cannot be, would be ours to
-        // destroy, and destroying none is nothing. The list outlives the call, which copies it.
+        // SAFETY: the options are live and belong to this request, so setting them cannot fail. The caller owns a
+        // returned error, and destroying null is allowed. The list outlives the call, which copies it.
         unsafe {
-            let refused = sys::rd_kafka_AdminOptions_set_isolation_level(options, committed);
-            sys::rd_kafka_error_destroy(refused);
+            let error = sys::rd_kafka_AdminOptions_set_isolation_level(options, committed);
+            sys::rd_kafka_error_destroy(error);
             sys::rd_kafka_ListOffsets(client.native_ptr(), lists[index].ptr(), options, queue);
         }
     });
-    let answered = lists.iter().zip(answers).flat_map(|(list, event)| match event {
-        // SAFETY: the event is live, and of this type, since nothing else was sent with the queue.
+    let offsets = lists.iter().zip(events).flat_map(|(list, event)| match event {
+        // SAFETY: the event is live and has this type, because the queue serves this request only.
         Ok(event) => unsafe {
             let result = sys::rd_kafka_event_ListOffsets_result(event.as_ptr());
             let infos = array(sys::rd_kafka_ListOffsets_result_infos, result);
@@ -162,20 +164,23 @@ pub(super) fn list_offsets<C: ClientContext>(
             failed.collect()
         }
     });
-    answered.collect()
+    offsets.collect()
 }
 
-/// Every group of the cluster that is not stable, empty or dead: one request per broker.
+/// Lists the groups of the cluster that are not stable, empty or dead, with one request per broker.
 ///
-/// librdkafka knows no name for the states of the newer protocol in which members change; they are among these.
-pub(super) fn unsettled_groups<C: ClientContext>(client: &Client<C>, until: Instant) -> Outcome<Vec<String>> {
+/// librdkafka 2.12.1 has no names for some states of the newer group protocol; groups in those states are included.
+pub(super) fn unstable_groups<C: ClientContext>(
+    client: &Client<C>,
+    deadline: Instant,
+) -> AdminResult<Vec<String>> {
     let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPS;
-    let answers = ask(client, op, 1, until, |_, options, queue| {
-        // SAFETY: all pointers are of live objects.
+    let events = send_requests(client, op, 1, deadline, |_, options, queue| {
+        // SAFETY: all pointers refer to live objects.
         unsafe { sys::rd_kafka_ListConsumerGroups(client.native_ptr(), options, queue) }
     });
-    let event = only(answers)?;
-    // SAFETY: the event is live, and of this type, since nothing else was sent with the queue; names and errors live
+    let event = single(events)?;
+    // SAFETY: the event is live and has this type, because the queue serves this request only; names and errors live
     // as long as the event.
     unsafe {
         let result = sys::rd_kafka_event_ListConsumerGroups_result(event.as_ptr());
@@ -183,30 +188,30 @@ pub(super) fn unsettled_groups<C: ClientContext>(client: &Client<C>, until: Inst
             return Err(sys::rd_kafka_error_code(*error).into());
         }
         let groups = array(sys::rd_kafka_ListConsumerGroups_result_valid, result).iter();
-        let unsettled = groups.filter(|group| {
+        let unstable = groups.filter(|group| {
             let state = sys::rd_kafka_ConsumerGroupListing_state(**group);
-            !SETTLED.contains(&state)
+            !STABLE_STATES.contains(&state)
         });
-        Ok(unsettled
+        Ok(unstable
             .map(|group| text(sys::rd_kafka_ConsumerGroupListing_group_id(*group)))
             .collect())
     }
 }
 
-/// Sends `count` requests with one queue, at most [`IN_FLIGHT`] before they are answered, and collects their events
-/// until the deadline; one that did not come is `OperationTimedOut`.
-fn ask<C: ClientContext>(
+/// Sends `count` requests with one event queue, at most [`MAX_IN_FLIGHT`] at a time, and collects their events until the
+/// deadline. A request without a response yields `OperationTimedOut`.
+fn send_requests<C: ClientContext>(
     client: &Client<C>,
     op: sys::rd_kafka_admin_op_t,
     count: usize,
-    until: Instant,
+    deadline: Instant,
     send: impl Fn(usize, *mut sys::rd_kafka_AdminOptions_t, *mut sys::rd_kafka_queue_t),
-) -> Vec<Outcome<Owned<sys::rd_kafka_event_t>>> {
-    let within = until.saturating_duration_since(Instant::now());
-    let mut answers: Vec<_> = std::iter::repeat_with(|| Err(RDKafkaErrorCode::OperationTimedOut))
+) -> Vec<AdminResult<Owned<sys::rd_kafka_event_t>>> {
+    let timeout = deadline.saturating_duration_since(Instant::now());
+    let mut results: Vec<_> = std::iter::repeat_with(|| Err(RDKafkaErrorCode::OperationTimedOut))
         .take(count)
         .collect();
-    // SAFETY: the client is live, and outlives what is made of it here.
+    // SAFETY: the client is live, and outlives the queue and the options.
     let (queue, options) = unsafe {
         let queue = sys::rd_kafka_queue_new(client.native_ptr());
         let options = sys::rd_kafka_AdminOptions_new(client.native_ptr(), op);
@@ -216,53 +221,53 @@ fn ask<C: ClientContext>(
         )
     };
     let (Some(queue), Some(options)) = (queue, options) else {
-        return answers;
+        return results;
     };
-    let request = request_timeout(op, within);
-    // SAFETY: the options are live; no text of an error is asked for.
+    let request_timeout = request_timeout_millis(op, timeout);
+    // SAFETY: the options are live; the buffer for an error text may be null.
     unsafe {
-        sys::rd_kafka_AdminOptions_set_request_timeout(options.as_ptr(), request, ptr::null_mut(), 0);
+        sys::rd_kafka_AdminOptions_set_request_timeout(options.as_ptr(), request_timeout, ptr::null_mut(), 0);
     }
     let mut unsent = 0..count;
-    for answered in 0..count {
-        let free = answered + IN_FLIGHT - unsent.start;
+    for received in 0..count {
+        let free = received + MAX_IN_FLIGHT - unsent.start;
         for index in unsent.by_ref().take(free) {
-            // SAFETY: the options are live; an index is carried as an address and never followed. Sent requests hold
-            // options and queue by copy and by count.
+            // SAFETY: the options are live. The index is passed as an address, which is never dereferenced. A sent
+            // request has a copy of the options and a reference to the queue.
             unsafe {
                 let opaque = ptr::without_provenance_mut::<c_void>(index);
                 sys::rd_kafka_AdminOptions_set_opaque(options.as_ptr(), opaque);
             }
             send(index, options.as_ptr(), queue.as_ptr());
         }
-        let left = milliseconds(until.saturating_duration_since(Instant::now()));
-        // SAFETY: the queue is live; the event is ours.
+        let remaining = milliseconds(deadline.saturating_duration_since(Instant::now()));
+        // SAFETY: the queue is live; the caller owns the event.
         let event = unsafe {
-            let event = sys::rd_kafka_queue_poll(queue.as_ptr(), left);
+            let event = sys::rd_kafka_queue_poll(queue.as_ptr(), remaining);
             Owned::new(event, sys::rd_kafka_event_destroy)
         };
         let Some(event) = event else { break };
-        // SAFETY: the event is live; its opaque is the index that was set.
+        // SAFETY: the event is live; its opaque pointer is the index set above.
         let (index, code) = unsafe {
             let index = sys::rd_kafka_event_opaque(event.as_ptr()).addr();
             (index, sys::rd_kafka_event_error(event.as_ptr()))
         };
-        answers[index] = succeeded(code).map(|()| event);
+        results[index] = check_code(code).map(|()| event);
     }
-    answers
+    results
 }
 
-/// How long librdkafka may take for a request, in milliseconds: it ends before the queue is left, so that the answers of
-/// the other brokers are not lost with one.
-fn request_timeout(op: sys::rd_kafka_admin_op_t, within: Duration) -> i32 {
+/// Returns librdkafka's timeout for a request, in milliseconds. It ends before the deadline, so that one broker that
+/// does not respond leaves the responses of the others.
+fn request_timeout_millis(op: sys::rd_kafka_admin_op_t, timeout: Duration) -> i32 {
     milliseconds(match op {
         sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS
-        | sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS => COORDINATOR,
-        _ => within.mul_f32(0.9).max(SHORTEST),
+        | sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS => COORDINATOR_TIMEOUT,
+        _ => timeout.mul_f32(0.9).max(MIN_REQUEST_TIMEOUT),
     })
 }
 
-/// An object of librdkafka that is destroyed with its owner.
+/// librdkafka object that is destroyed on drop.
 struct Owned<T> {
     object: NonNull<T>,
     destroy: unsafe extern "C" fn(*mut T),
@@ -270,7 +275,7 @@ struct Owned<T> {
 
 impl<T> Owned<T> {
     /// # Safety
-    /// The object is null, or nobody else destroys it, and `destroy` is its destructor.
+    /// `object` is null or owned by the caller, and `destroy` is its destructor.
     unsafe fn new(object: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Option<Self> {
         NonNull::new(object).map(|object| Self { object, destroy })
     }
@@ -282,27 +287,27 @@ impl<T> Owned<T> {
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
-        // SAFETY: promised by the caller of `new`.
+        // SAFETY: guaranteed by the caller of `new`.
         unsafe { (self.destroy)(self.object.as_ptr()) }
     }
 }
 
-/// The offsets of the one group of a result.
+/// Returns the offsets of the only group of a result.
 ///
 /// # Safety
 /// The result is live, and `groups` is the function for its type.
 unsafe fn group_offsets<R>(
     groups: unsafe extern "C" fn(*const R, *mut usize) -> *mut *const sys::rd_kafka_group_result_t,
     result: *const R,
-) -> Outcome<Vec<PartitionOffset>> {
-    // SAFETY: promised by the caller; what is read lives as long as the result.
+) -> AdminResult<Vec<PartitionOffset>> {
+    // SAFETY: guaranteed by the caller; everything read lives as long as the result.
     unsafe {
         let group = *array(groups, result)
             .first()
             .ok_or(RDKafkaErrorCode::BadMessage)?;
         let error = sys::rd_kafka_group_result_error(group);
         if !error.is_null() {
-            succeeded(sys::rd_kafka_error_code(error))?;
+            check_code(sys::rd_kafka_error_code(error))?;
         }
         let list = sys::rd_kafka_group_result_partitions(group)
             .as_ref()
@@ -320,7 +325,7 @@ unsafe fn group_offsets<R>(
     }
 }
 
-/// The array that a function of a result returns, with its length in the last argument.
+/// Returns the array that an accessor function of a result returns; its last argument receives the length.
 ///
 /// # Safety
 /// The result is live for `'r`, and `function` is for its type.
@@ -329,7 +334,7 @@ unsafe fn array<'r, R, T>(
     result: *const R,
 ) -> &'r [*const T] {
     let mut count = 0;
-    // SAFETY: promised by the caller; the array has as many elements as were counted.
+    // SAFETY: guaranteed by the caller; the array has `count` elements.
     unsafe {
         let elements = if result.is_null() {
             ptr::null_mut()
@@ -344,33 +349,33 @@ unsafe fn array<'r, R, T>(
 }
 
 /// # Safety
-/// The partition's topic is a text.
+/// The topic of the partition is a live string that ends with a null.
 unsafe fn partition_offset(partition: &sys::rd_kafka_topic_partition_t) -> PartitionOffset {
     PartitionOffset {
-        // SAFETY: promised by the caller.
+        // SAFETY: guaranteed by the caller.
         topic: unsafe { text(partition.topic) },
         partition: partition.partition,
-        offset: succeeded(partition.err).map(|()| partition.offset),
+        offset: check_code(partition.err).map(|()| partition.offset),
     }
 }
 
 /// # Safety
-/// The text is live and ends with a null.
+/// The string is live and ends with a null.
 unsafe fn text(text: *const c_char) -> String {
-    // SAFETY: promised by the caller.
+    // SAFETY: guaranteed by the caller.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
-fn succeeded(code: sys::rd_kafka_resp_err_t) -> Outcome<()> {
+fn check_code(code: sys::rd_kafka_resp_err_t) -> AdminResult<()> {
     match code {
         sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
-        failed => Err(failed.into()),
+        code => Err(code.into()),
     }
 }
 
-fn only<T>(answers: Vec<Outcome<T>>) -> Outcome<T> {
-    let only = answers.into_iter().next();
-    only.unwrap_or(Err(RDKafkaErrorCode::OperationTimedOut))
+fn single<T>(results: Vec<AdminResult<T>>) -> AdminResult<T> {
+    let first = results.into_iter().next();
+    first.unwrap_or(Err(RDKafkaErrorCode::OperationTimedOut))
 }
 
 fn milliseconds(duration: Duration) -> i32 {

@@ -3,9 +3,9 @@
     clippy::disallowed_methods,
     reason = "edge: reads the ends of partitions, until a deadline"
 )]
-//! Whether the last offsets of a partition hold a record at all.
+//! Finds empty tails: partitions with no readable record between position and end.
 //!
-//! The reader joins no group and commits nothing; it goes as soon as it has its answer.
+//! The reader never joins a group and never commits, and is closed as soon as the result is known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -15,44 +15,46 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
-use super::trouble::{self, Watch};
-use crate::lag::{Unknown, UnknownReason};
+use super::error::{self, ConnectionErrors};
+use crate::lag::offsets::{LagError, LagErrorReason};
 
-/// Partitions of `tails` (partition, committed, end) with no record between the two offsets.
-pub(super) fn empty(
+/// Returns the partitions of `tails` that have no readable record. `tails` are `(partition, position, end)`.
+pub(super) fn find_empty_tails(
     config: &ClientConfig,
-    servers: &str,
+    bootstrap_servers: &str,
     topic: &str,
     tails: &[(u32, u64, u64)],
-    until: Instant,
-) -> Result<BTreeSet<u32>, Unknown> {
-    let mut waiting: BTreeMap<i32, u64> = tails
+    deadline: Instant,
+) -> Result<BTreeSet<u32>, LagError> {
+    let mut pending: BTreeMap<i32, u64> = tails
         .iter()
         .map(|(partition, _, end)| (partition.cast_signed(), *end))
         .collect();
     let mut empty = BTreeSet::new();
-    if waiting.is_empty() {
+    if pending.is_empty() {
         return Ok(empty);
     }
-    let reader = reader(config, topic, tails)?;
-    while !waiting.is_empty() {
-        let left = until.saturating_duration_since(Instant::now());
-        let (partition, next) = match reader.poll(left) {
+    let reader = tail_reader(config, topic, tails)?;
+    while !pending.is_empty() {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let (partition, next) = match reader.poll(remaining) {
             Some(Ok(record)) => (record.partition(), record.offset().cast_unsigned()),
-            // Nothing is left to read, so the next record is past the end.
+            // The partition has no further record, so the next one is past the end.
             Some(Err(KafkaError::PartitionEOF(partition))) => (partition, u64::MAX),
             Some(Err(error)) => match error
                 .rdkafka_error_code()
-                .map(|code| trouble::of_topic(topic, code))
+                .map(|code| error::topic_error(topic, code))
             {
-                Some(unknown) if unknown.reason != UnknownReason::Partial => return Err(unknown),
-                // A lost connection is made again.
+                Some(error) if error.reason != LagErrorReason::PartialOffsets => return Err(error),
+                // librdkafka restores a lost connection.
                 _ => continue,
             },
-            None if left.is_zero() => return Err(late(servers, topic, &reader, &waiting)),
+            None if remaining.is_zero() => {
+                return Err(deadline_error(bootstrap_servers, topic, &reader, &pending));
+            }
             None => continue,
         };
-        if let Some(end) = waiting.remove(&partition)
+        if let Some(end) = pending.remove(&partition)
             && next >= end
         {
             empty.insert(partition.cast_unsigned());
@@ -61,46 +63,50 @@ pub(super) fn empty(
     Ok(empty)
 }
 
-fn reader(
+fn tail_reader(
     config: &ClientConfig,
     topic: &str,
     tails: &[(u32, u64, u64)],
-) -> Result<BaseConsumer<Watch>, Unknown> {
+) -> Result<BaseConsumer<ConnectionErrors>, LagError> {
     let mut config = config.clone();
     config
-        // librdkafka assigns nothing to a consumer without a group; none is joined.
+        // librdkafka assigns partitions only to a consumer with a group id; the reader does not join the group.
         .set("group.id", "streamstage-operator")
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "error")
         .set("fetch.wait.max.ms", "10")
         .set("fetch.message.max.bytes", "1024")
         .set("queued.min.messages", "1");
-    let reader: BaseConsumer<Watch> = config
-        .create_with_context(Watch::default())
-        .map_err(trouble::refused_setting)?;
-    let mut assigned = TopicPartitionList::with_capacity(tails.len());
+    let reader: BaseConsumer<ConnectionErrors> = config
+        .create_with_context(ConnectionErrors::default())
+        .map_err(error::invalid_setting)?;
+    let mut assignment = TopicPartitionList::with_capacity(tails.len());
     let assigned = tails
         .iter()
-        .try_for_each(|(partition, committed, _)| {
-            let committed = Offset::Offset(committed.cast_signed());
-            assigned.add_partition_offset(topic, partition.cast_signed(), committed)
+        .try_for_each(|(partition, position, _)| {
+            let position = Offset::Offset(position.cast_signed());
+            assignment.add_partition_offset(topic, partition.cast_signed(), position)
         })
-        .and_then(|()| reader.assign(&assigned));
+        .and_then(|()| reader.assign(&assignment));
     match assigned {
         Ok(()) => Ok(reader),
         Err(error) => {
-            let message = format!("topic {topic} cannot be read: {error}");
-            Err(Unknown::new(UnknownReason::Partial, message))
+            let message = format!("failed to assign partitions of topic {topic}: {error}");
+            Err(LagError::new(LagErrorReason::PartialOffsets, message))
         }
     }
 }
 
-/// The deadline came first.
-fn late(servers: &str, topic: &str, reader: &BaseConsumer<Watch>, waiting: &BTreeMap<i32, u64>) -> Unknown {
+fn deadline_error(
+    bootstrap_servers: &str,
+    topic: &str,
+    reader: &BaseConsumer<ConnectionErrors>,
+    pending: &BTreeMap<i32, u64>,
+) -> LagError {
     if let Some(last) = reader.context().last() {
-        return trouble::unreachable(servers, Some(last));
+        return error::unreachable_error(bootstrap_servers, Some(last));
     }
-    let partitions: Vec<_> = waiting.keys().collect();
-    let message = format!("topic {topic}, partitions {partitions:?} were not read to their end in time");
-    Unknown::new(UnknownReason::Partial, message)
+    let partitions: Vec<_> = pending.keys().collect();
+    let message = format!("timed out reading topic {topic}, partitions {partitions:?} to the end");
+    LagError::new(LagErrorReason::PartialOffsets, message)
 }

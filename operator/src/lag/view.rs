@@ -1,59 +1,61 @@
-//! What a reconcile knows of a stage's lag.
+//! The lag of one stage at one moment, as a reconcile reads it.
+//!
+//! A view is a cheap snapshot: the poller continues while a reconcile works with it. It never waits for Kafka.
 
 use std::sync::Arc;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::track::Track;
-use super::{Unknown, UnknownReason};
-use crate::scale::LagKnown;
+use super::offsets::{LagError, LagErrorReason};
+use super::tracker::LagTracker;
+use crate::scale::LagState;
 use crate::scale::load::Load;
 
-/// What is known of a stage's lag at the moment of a reconcile.
+/// Lag of a stage at the time of a reconcile.
 #[derive(Clone, Debug, Default)]
-pub struct View {
-    /// The moment; none when nothing was looked at.
+pub struct LagView {
+    /// Time of the view; the age of the last snapshot is measured against it.
     pub now: Timestamp,
-    /// What was read so far; none before the first reading.
-    pub track: Option<Arc<Track>>,
-    /// Time between two readings.
+    /// Results of all polls so far; `None` if the stage is not polled yet.
+    pub tracker: Option<Arc<LagTracker>>,
+    /// Interval between two polls.
     pub poll_interval: SignedDuration,
-    /// Whether the group was assigning its partitions when a move was due.
+    /// True if the consumer group was rebalancing when a scaling step was due.
     pub is_rebalancing: bool,
 }
 
-impl View {
-    /// What a decision may rely on.
+impl LagView {
+    /// Lag that a scaling decision may use.
     #[must_use]
-    pub fn known(&self) -> LagKnown<'_> {
-        self.track.as_ref().map_or(LagKnown::Pending, |track| {
-            track.known(self.now, self.poll_interval)
+    pub fn lag_state(&self) -> LagState<'_> {
+        self.tracker.as_ref().map_or(LagState::Pending, |tracker| {
+            tracker.lag_state(self.now, self.poll_interval)
         })
     }
 
-    /// The last complete reading, however old.
+    /// Load of the last complete snapshot, however old.
     #[must_use]
     pub fn load(&self) -> Option<&Load> {
-        self.track.as_ref().and_then(|track| track.load())
+        self.tracker.as_ref().and_then(|tracker| tracker.load())
     }
 
-    /// The last complete reading, if it is true still.
+    /// Load of the last complete snapshot; `None` if it is stale or the last poll failed.
     #[must_use]
-    pub fn read(&self) -> Option<&Load> {
-        match self.known() {
-            LagKnown::Read(load) => Some(load),
+    pub fn fresh_load(&self) -> Option<&Load> {
+        match self.lag_state() {
+            LagState::Fresh(load) => Some(load),
             _ => None,
         }
     }
 
-    /// Why the lag is not known, once a person should be told.
+    /// Error to report in the status; `None` while a failure is too short to be reported.
     #[must_use]
-    pub fn unknown(&self) -> Option<Unknown> {
-        let track = self.track.as_ref()?;
-        let old = || match self.known() {
-            LagKnown::Unknown(words) => Some(Unknown::new(UnknownReason::Partial, words)),
+    pub fn lasting_error(&self) -> Option<LagError> {
+        let tracker = self.tracker.as_ref()?;
+        let stale = || match self.lag_state() {
+            LagState::Unknown(message) => Some(LagError::new(LagErrorReason::PartialOffsets, message)),
             _ => None,
         };
-        track.unknown().cloned().or_else(old)
+        tracker.lasting_error().cloned().or_else(stale)
     }
 }

@@ -1,18 +1,19 @@
-//! The document that the workers read, without what the operator alone uses.
+//! ConfigMap with the stage file of the workers, without the fields that only the operator uses.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
+use super::metadata::metadata;
 use crate::validate::Valid;
 
-/// The key of the document.
-pub(super) const DOCUMENT: &str = "stage.yaml";
+/// Key of the stage file, and its file name in the pod.
+pub(super) const STAGE_FILE: &str = "stage.yaml";
 
 pub(super) fn plan(valid: &Valid<'_>) -> ConfigMap {
     ConfigMap {
-        metadata: super::metadata(valid),
-        data: Some(BTreeMap::from([(DOCUMENT.to_owned(), valid.document.clone())])),
+        metadata: metadata(valid),
+        data: Some(BTreeMap::from([(STAGE_FILE.to_owned(), valid.document.clone())])),
         ..ConfigMap::default()
     }
 }

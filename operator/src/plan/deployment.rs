@@ -1,4 +1,4 @@
-//! The Deployment of the workers. Its number of replicas is written apart from it.
+//! Deployment of the workers, without `spec.replicas`: [`crate::apply`] applies the replicas separately.
 
 use k8s_openapi::DeepMerge as _;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
@@ -7,27 +7,28 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sha2::{Digest as _, Sha256};
 
-use super::{pod, short};
-use crate::defaults::Defaults;
-use crate::owned::{DOCUMENT_ANNOTATION, SECRETS_ANNOTATION, labels, selector};
+use super::metadata::metadata;
+use super::pod;
+use crate::defaults::WorkerDefaults;
+use crate::owned::{DOCUMENT_ANNOTATION, SECRETS_ANNOTATION, labels, selector, short_digest};
 use crate::validate::Valid;
 
-/// Old templates that are kept for `kubectl rollout undo` to look at.
-const REVISIONS: i32 = 2;
+/// `ReplicaSets` of earlier pod templates that Kubernetes retains, to compare after a rollout.
+const REVISION_HISTORY_LIMIT: i32 = 2;
 
-pub(super) fn plan(valid: &Valid<'_>, defaults: &Defaults) -> Deployment {
+pub(super) fn plan(valid: &Valid<'_>, defaults: &WorkerDefaults) -> Deployment {
     Deployment {
-        metadata: super::metadata(valid),
+        metadata: metadata(valid),
         spec: Some(DeploymentSpec {
             selector: LabelSelector {
                 match_labels: Some(selector(valid.stage)),
                 ..LabelSelector::default()
             },
-            revision_history_limit: Some(REVISIONS),
+            revision_history_limit: Some(REVISION_HISTORY_LIMIT),
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
                 rolling_update: Some(RollingUpdateDeployment {
-                    // No worker more than there are partitions to read, and no connection more than the budget.
+                    // A surge worker would have no partition to consume, and would exceed the connection budget.
                     max_surge: Some(IntOrString::Int(0)),
                     max_unavailable: Some(IntOrString::String("25%".to_owned())),
                 }),
@@ -39,11 +40,12 @@ pub(super) fn plan(valid: &Valid<'_>, defaults: &Defaults) -> Deployment {
     }
 }
 
-/// The pods, with what the user merges into them; the labels that hold everything together come last.
-fn template(valid: &Valid<'_>, defaults: &Defaults) -> PodTemplateSpec {
-    let document = short(&Sha256::digest(&valid.document));
+/// Pod template of the workers, merged with `spec.worker.podTemplate`. The labels come last: a user must not override
+/// the selector's.
+fn template(valid: &Valid<'_>, defaults: &WorkerDefaults) -> PodTemplateSpec {
+    let document = short_digest(&Sha256::digest(&valid.document));
     let secrets = valid
-        .secrets
+        .secrets_digest
         .clone()
         .map(|digest| (SECRETS_ANNOTATION.to_owned(), digest));
     let mut template = PodTemplateSpec {

@@ -1,12 +1,13 @@
-//! The identity of the workers: one that may do nothing, and has no token.
+//! `ServiceAccount` of the workers, without permissions and without a token: workers never call the Kubernetes API.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 
+use super::metadata::metadata;
 use crate::validate::Valid;
 
 pub(super) fn plan(valid: &Valid<'_>) -> ServiceAccount {
     ServiceAccount {
-        metadata: super::metadata(valid),
+        metadata: metadata(valid),
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
     }

@@ -1,26 +1,30 @@
-//! The most workers that a stage may have.
+//! Upper bound of a stage's replicas. Pure.
 
 use crds::status::LimitedBy;
 
-use super::rules::Rules;
+use super::settings::ScalingSettings;
 
-/// The most workers, and what they follow from.
+/// Upper bound of the replicas, and the setting it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ceiling {
-    /// Workers.
+    /// Number of workers; `u32::MAX` without a limit.
     pub replicas: u32,
-    /// The tightest of the limits.
+    /// Tightest of the limits.
     pub by: LimitedBy,
 }
 
-/// `min(maxReplicas, partitions, connectionBudget / connectionsPerWorker)`, as far as these are known.
+/// Computes `min(maxReplicas, partitions, connectionBudget / connectionsPerWorker)`. Limits that are not set, and an
+/// unknown partition count (`None`), are left out.
 #[must_use]
-pub fn ceiling(rules: &Rules, partitions: Option<usize>) -> Ceiling {
+pub fn ceiling(settings: &ScalingSettings, partitions: Option<usize>) -> Ceiling {
     let partitions = partitions.map(|partitions| u32::try_from(partitions).unwrap_or(u32::MAX));
     [
         (partitions, LimitedBy::Partitions),
-        (rules.scaling.max_replicas, LimitedBy::Max),
-        (rules.affordable(), LimitedBy::ConnectionBudget),
+        (settings.scaling.max_replicas, LimitedBy::Max),
+        (
+            settings.max_replicas_by_connections(),
+            LimitedBy::ConnectionBudget,
+        ),
     ]
     .into_iter()
     .filter_map(|(replicas, by)| {

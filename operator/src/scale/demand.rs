@@ -1,10 +1,10 @@
-//! How many workers a load asks for.
+//! Number of workers that a load needs, before any limit.
 //!
-//! Must never know of limits, windows or the present number: those come after.
+//! It must not depend on bounds, windows or the current replicas: [`crate::scale`] applies those afterwards.
 //!
-//! With `drainSeconds`, a partition needs `arrival + lag / drainSeconds` records per second, and a worker gives
-//! 0.7 of what it was seen to commit. With `lagPerReplica`, a partition needs its lag, and a worker is kept for that
-//! many records. Demand saturates per partition, because one partition is read by one worker:
+//! With `drainSeconds`, a partition needs `arrival + lag / drainSeconds` records per second, and a worker provides 70 %
+//! of its measured throughput. With `lagPerReplica`, a partition needs its lag, and a worker provides `lagPerReplica`
+//! records. Demand saturates per partition, because only one worker can read a partition:
 //! `workers = ceil( sum over partitions of min(need, capacity) / capacity )`.
 
 use std::fmt;
@@ -13,31 +13,31 @@ use crds::stage::{Scaling, Target};
 
 use super::load::{Load, PartitionLoad};
 
-/// The share of a worker's rate that is planned with: the rest is for what comes unforeseen.
-const UTILISATION: f64 = 0.7;
-/// What a sum of quotients may exceed a whole number by: the error of floating point, not demand.
+/// Planned share of a worker's throughput; the rest is headroom for bursts.
+const TARGET_UTILIZATION: f64 = 0.7;
+/// Tolerance for floating-point error before rounding up; without it, an exact sum could yield one worker too many.
 const ROUNDING: f64 = 1e-9;
 
-/// What a load asks for, with the terms that led there.
+/// Demand of a load, with the terms that it is computed from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Demand {
-    /// Workers.
+    /// Number of workers.
     pub replicas: u32,
-    /// Workers, if a partition could be read by several.
+    /// Number of workers if several could read one partition.
     pub unsaturated: u32,
-    /// What all partitions need: records per second, or records of lag.
+    /// Need of all partitions, in `unit`.
     pub need: f64,
-    /// What one worker gives, in the same unit.
+    /// Capacity of one worker, in `unit`.
     pub capacity: f64,
-    /// Which of both units it is.
+    /// Unit of `need` and `capacity`.
     pub unit: Unit,
-    /// Records that are not committed yet, without those of stuck partitions.
+    /// Lag in records, without stuck partitions.
     pub lag: u64,
-    /// Partitions that are stuck, and left out.
-    pub stuck: usize,
+    /// Number of stuck partitions, which the demand excludes.
+    pub stuck_partition_count: usize,
 }
 
-/// What need and capacity are measured in.
+/// Unit of need and capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Records per second, with `drainSeconds`.
@@ -55,33 +55,34 @@ impl fmt::Display for Unit {
     }
 }
 
-/// What `load` asks for. `is_idle` tells that no worker should be there at the moment.
+/// Computes the demand of `load`. `is_idle` means that the stage is scaled to zero: a lag up to `activationLag` then
+/// needs no worker.
 #[must_use]
 pub fn demand(scaling: &Scaling, load: &Load, is_idle: bool) -> Demand {
     let (capacity, unit) = capacity(&scaling.target, load.worker_rate);
-    let moving = load.partitions.iter().filter(|partition| !partition.is_stuck);
-    let needs: Vec<f64> = moving
+    let progressing = load.partitions.iter().filter(|partition| !partition.is_stuck);
+    let needs: Vec<f64> = progressing
         .clone()
         .map(|partition| need(&scaling.target, partition))
         .collect();
-    let lag = moving.map(|partition| partition.lag).sum();
+    let lag = progressing.map(|partition| partition.lag).sum();
     let need: f64 = needs.iter().sum();
     let saturated: f64 = needs.iter().map(|need| need.min(capacity) / capacity).sum();
     let mut demand = Demand {
-        replicas: whole(saturated),
-        unsaturated: whole(need / capacity),
+        replicas: ceil_workers(saturated),
+        unsaturated: ceil_workers(need / capacity),
         need,
         capacity,
         unit,
         lag,
-        stuck: load.partitions.len() - needs.len(),
+        stuck_partition_count: load.partitions.len() - needs.len(),
     };
     if is_idle && lag <= scaling.activation_lag {
         demand.replicas = 0;
         demand.unsaturated = 0;
     }
-    // Without a worker nothing could ever get a stuck partition going again.
-    if demand.stuck > 0 {
+    // A stuck partition can only recover while at least one worker runs.
+    if demand.stuck_partition_count > 0 {
         demand.replicas = demand.replicas.max(1);
         demand.unsaturated = demand.unsaturated.max(1);
     }
@@ -93,10 +94,10 @@ fn capacity(target: &Target, worker_rate: Option<f64>) -> (f64, Unit) {
         return (f64::from(lag.max(1)), Unit::Records);
     }
     let rate = worker_rate.unwrap_or_else(|| f64::from(target.initial_rate));
-    ((rate * UTILISATION).max(1.0), Unit::RecordsPerSecond)
+    ((rate * TARGET_UTILIZATION).max(1.0), Unit::RecordsPerSecond)
 }
 
-/// What one partition needs, in the unit of the target.
+/// Need of one partition, in the [`Unit`] of the target.
 #[expect(
     clippy::cast_precision_loss,
     reason = "a lag beyond 2^53 records saturates its partition anyway"
@@ -116,7 +117,7 @@ pub fn need(target: &Target, partition: &PartitionLoad) -> f64 {
     clippy::cast_sign_loss,
     reason = "never negative, and a cast saturates"
 )]
-fn whole(workers: f64) -> u32 {
-    let fewest = if workers > 0.0 { 1.0 } else { 0.0 };
-    (workers - ROUNDING).ceil().max(fewest) as u32
+fn ceil_workers(workers: f64) -> u32 {
+    let minimum = if workers > 0.0 { 1.0 } else { 0.0 };
+    (workers - ROUNDING).ceil().max(minimum) as u32
 }

@@ -1,69 +1,69 @@
-//! What may hold a move, or lessen it; nothing here ever asks for one.
+//! Gates: they delay or reduce a scaling step and never start one. Pure.
 
 use crds::stage::{Duration, Scaling};
-use crds::status::{LimitedBy, Wish};
+use crds::status::{LimitedBy, Recommendation};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::window;
+use super::stabilization;
 
-/// What the gates look at.
+/// Observations that the gates depend on.
 #[derive(Clone, Copy, Debug)]
-pub struct Gates<'g> {
-    /// The time of the decision.
+pub struct GateInput<'a> {
+    /// Time of the decision.
     pub now: Timestamp,
-    /// Whether pods of an older template are being replaced.
+    /// True while a rollout replaces pods of an older template.
     pub is_rolling: bool,
-    /// Whether the group is assigning its partitions.
+    /// True while the consumer group rebalances.
     pub is_rebalancing: bool,
-    /// When the number of workers last changed.
+    /// Time of the last scaling step; `None` before the first one.
     pub last_scale_time: Option<Timestamp>,
-    /// The wishes of the past, this one included.
-    pub window: &'g [Wish],
+    /// Recommendations of the past, oldest first; the last one is the current recommendation.
+    pub recommendations: &'a [Recommendation],
 }
 
-/// How far a move from one number of workers to another may go, and what held it back.
+/// Returns the replica count that the gates allow on the way from `from` to `to`, and the gate that limited it.
 #[must_use]
-pub fn pass(scaling: &Scaling, from: u32, to: u32, gates: &Gates<'_>) -> (u32, LimitedBy) {
+pub fn apply_gates(scaling: &Scaling, from: u32, to: u32, input: &GateInput<'_>) -> (u32, LimitedBy) {
     if from == to {
         return (to, LimitedBy::None);
     }
-    if gates.is_rolling {
+    if input.is_rolling {
         return (from, LimitedBy::Rollout);
     }
-    if gates.is_rebalancing {
+    if input.is_rebalancing {
         return (from, LimitedBy::Rebalancing);
     }
-    let (steady, cooldown) = if to > from {
+    let (stabilized, cooldown) = if to > from {
         let up = &scaling.scale_up;
-        let lowest = wishes(gates, up.stabilization_window).min();
+        let lowest = recommendations_within(input, up.stabilization_window).min();
         (lowest.unwrap_or(to).clamp(from, to), up.cooldown)
     } else {
         let down = &scaling.scale_down;
-        let highest = wishes(gates, down.stabilization_window)
+        let highest = recommendations_within(input, down.stabilization_window)
             .max()
             .unwrap_or(to)
             .clamp(to, from);
-        // While the wish is still falling, following it would take as many moves, and rebalances, as it has steps.
+        // Following a recommendation that still falls would cost one rebalance per step of its fall.
         (if highest > to { from } else { highest }, down.cooldown)
     };
-    if steady == from {
+    if stabilized == from {
         return (from, LimitedBy::Stabilization);
     }
-    let rested = gates.last_scale_time.map(|last| gates.now.duration_since(last));
-    if rested.is_some_and(|rested| rested < signed(cooldown)) {
+    let since_last_step = input.last_scale_time.map(|last| input.now.duration_since(last));
+    if since_last_step.is_some_and(|elapsed| elapsed < signed(cooldown)) {
         return (from, LimitedBy::Cooldown);
     }
-    let limited_by = if steady == to {
+    let limited_by = if stabilized == to {
         LimitedBy::None
     } else {
         LimitedBy::Stabilization
     };
-    (steady, limited_by)
+    (stabilized, limited_by)
 }
 
-/// The longer of both windows: how long a wish has to be remembered.
+/// Length of the longer of the two stabilization windows. Older recommendations have no effect and can be dropped.
 #[must_use]
-pub fn memory(scaling: &Scaling) -> SignedDuration {
+pub fn longest_window(scaling: &Scaling) -> SignedDuration {
     let [up, down] = [
         scaling.scale_up.stabilization_window,
         scaling.scale_down.stabilization_window,
@@ -71,11 +71,12 @@ pub fn memory(scaling: &Scaling) -> SignedDuration {
     signed(up).max(signed(down))
 }
 
-fn wishes(gates: &Gates<'_>, length: Duration) -> impl Iterator<Item = u32> {
-    window::within(gates.window, gates.now, signed(length)).map(|wish| wish.replicas)
+fn recommendations_within(input: &GateInput<'_>, window: Duration) -> impl Iterator<Item = u32> {
+    stabilization::recommendations_since(input.recommendations, input.now, signed(window))
+        .map(|recommendation| recommendation.replicas)
 }
 
-/// A duration of the resource; its bounds are far below those of a signed one.
+/// Converts a duration of the spec. The schema bounds it far below the maximum of a `SignedDuration`.
 fn signed(duration: Duration) -> SignedDuration {
     SignedDuration::try_from(duration.as_std()).unwrap_or(SignedDuration::MAX)
 }

@@ -1,45 +1,45 @@
-//! What the lag of a stage was at a moment, with the rates that led there. Data alone.
+//! Lag of a stage at one moment, with arrival and processing rates. Data only.
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-/// The lag of every partition of a stage's topic, completely read.
+/// Lag of every partition of a stage's topic, from one complete poll.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Load {
-    /// When it was read; none only before the first reading.
-    pub measured_at: Option<Timestamp>,
-    /// Every partition, by number.
+    /// Time of the poll; `None` only in a default value.
+    pub measurement_time: Option<Timestamp>,
+    /// All partitions, by partition id.
     pub partitions: Vec<PartitionLoad>,
-    /// Records that the stage commits per second.
+    /// Processing rate of the stage: committed records per second.
     pub processed_per_second: f64,
-    /// Records per second that one worker commits while it is behind; none until it was seen.
+    /// Throughput per worker, in records per second, measured while there is a backlog; `None` until then.
     pub worker_rate: Option<f64>,
 }
 
-/// The lag of one partition.
+/// Lag of one partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PartitionLoad {
-    /// Its number.
+    /// Partition id.
     pub partition: u32,
-    /// Records that are not committed yet.
+    /// Records between the committed offset and the end offset.
     pub lag: u64,
-    /// The offset after the last committed record.
-    pub committed: u64,
-    /// The offset after the last record.
-    pub end: u64,
-    /// Records that arrive per second.
+    /// Committed offset: the next offset that the group reads.
+    pub committed_offset: u64,
+    /// End offset: the offset after the last readable record.
+    pub end_offset: u64,
+    /// Arrival rate, in records per second.
     pub arrival_per_second: f64,
-    /// Whether it has lag and has made no progress for `stuckAfter`.
+    /// True if the partition has lag and made no progress for `stuckAfter`.
     pub is_stuck: bool,
 }
 
 impl Load {
-    /// Records that are not committed yet.
+    /// Lag of all partitions, in records.
     #[must_use]
-    pub fn total(&self) -> u64 {
+    pub fn total_lag(&self) -> u64 {
         self.partitions.iter().map(|partition| partition.lag).sum()
     }
 
-    /// Records that arrive per second.
+    /// Arrival rate of all partitions, in records per second.
     #[must_use]
     pub fn arrival_per_second(&self) -> f64 {
         self.partitions
@@ -48,30 +48,31 @@ impl Load {
             .sum()
     }
 
-    /// Seconds until the lag is gone at the present rates; none while it does not shrink.
+    /// Drain time at the current rates, in seconds; `None` while the lag does not shrink.
     #[must_use]
     pub fn drain_seconds(&self) -> Option<f64> {
-        let total = self.records();
-        let shrinks_by = self.processed_per_second - self.arrival_per_second();
+        let total = self.total_records();
+        let shrink_rate = self.processed_per_second - self.arrival_per_second();
         if total == 0.0 {
             Some(0.0)
         } else {
-            (shrinks_by > 0.0).then(|| total / shrinks_by)
+            (shrink_rate > 0.0).then(|| total / shrink_rate)
         }
     }
 
-    /// Whether more arrives than is processed, and more waits than is processed in `interval`: less is on its way.
+    /// True if the arrival rate exceeds the processing rate and the lag exceeds the work of one poll `interval`. A
+    /// smaller lag is only the records between two commits.
     #[must_use]
     pub fn is_growing(&self, interval: SignedDuration) -> bool {
         self.arrival_per_second() > self.processed_per_second
-            && self.records() > self.processed_per_second * interval.as_secs_f64()
+            && self.total_records() > self.processed_per_second * interval.as_secs_f64()
     }
 
     #[expect(
         clippy::cast_precision_loss,
         reason = "a lag beyond 2^53 records needs no exact seconds"
     )]
-    fn records(&self) -> f64 {
-        self.total() as f64
+    fn total_records(&self) -> f64 {
+        self.total_lag() as f64
     }
 }

@@ -1,116 +1,121 @@
-//! A trace: how many records arrive per second, from when on. Pure.
+//! Arrival traces: how many records per second arrive over time. Pure.
 
 use std::str::FromStr;
 
-/// Arrivals over time.
+/// Arrival rates over time, as read from a CSV file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
-    /// From this second on, so many records per second arrive in each partition.
-    lines: Vec<(u32, Vec<u64>)>,
+    /// Second, and the records per second of each partition from then until the next row.
+    rows: Vec<(u32, Vec<u64>)>,
 }
 
-/// Why a text is no trace.
+/// Parse error of a trace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TraceError {
-    /// The first line is missing.
+    /// The header line is missing or invalid.
     #[error(
-        "line 1: write `seconds,records_per_second`, or `seconds,0,1,2` with a column for each partition"
+        "line 1: invalid header; write `seconds,records_per_second`, or `seconds,0,1,2` with one column per partition"
     )]
-    Heading,
-    /// A line cannot be read.
+    Header,
+    /// A row is invalid.
     #[error("line {line}: {cause}")]
-    Line {
-        /// Its number, from 1.
+    Row {
+        /// Line number, from 1.
         line: usize,
-        /// What is wrong.
+        /// Violated rule.
         cause: String,
     },
 }
 
 impl Trace {
-    /// The last second.
+    /// Duration of the trace: the second of its last row.
     #[must_use]
-    pub fn seconds(&self) -> u32 {
-        self.lines.last().map_or(0, |(second, _)| *second)
+    pub fn duration_seconds(&self) -> u32 {
+        self.rows.last().map_or(0, |(second, _)| *second)
     }
 
-    /// Partitions that the trace has columns for.
+    /// Number of partitions: one per column.
     #[must_use]
     pub fn partitions(&self) -> usize {
-        self.lines.first().map_or(1, |(_, arrivals)| arrivals.len())
+        self.rows.first().map_or(1, |(_, arrivals)| arrivals.len())
     }
 
-    /// A trace of one column, spread evenly over so many partitions; any other stays.
+    /// Spreads a single-column trace evenly over `partitions`. A trace with several columns is returned unchanged.
     #[must_use]
-    pub fn over(mut self, partitions: u32) -> Self {
+    pub fn spread_over(mut self, partitions: u32) -> Self {
         let count = u64::from(partitions.max(1));
         if self.partitions() == 1 {
-            for (_, arrivals) in &mut self.lines {
+            for (_, arrivals) in &mut self.rows {
                 let total = arrivals.iter().sum::<u64>();
                 *arrivals = (0..count)
-                    .map(|number| total / count + u64::from(number < total % count))
+                    .map(|partition| total / count + u64::from(partition < total % count))
                     .collect();
             }
         }
         self
     }
 
-    /// Records that arrive in each partition in a second.
+    /// Records that arrive in this second, by partition.
     pub fn arrivals(&self, second: u32) -> impl Iterator<Item = u64> + '_ {
-        let line = self.lines.iter().rfind(|(from, _)| *from <= second);
-        line.into_iter()
-            .flat_map(|(_, arrivals)| arrivals.iter().copied())
+        let row = self.rows.iter().rfind(|(from, _)| *from <= second);
+        row.into_iter().flat_map(|(_, arrivals)| arrivals.iter().copied())
     }
 }
 
 impl FromStr for Trace {
     type Err = TraceError;
 
-    fn from_str(text: &str) -> Result<Self, TraceError> {
-        let mut texts = text.lines().zip(1..).filter(|(text, _)| !text.trim().is_empty());
-        let columns = texts
+    fn from_str(csv: &str) -> Result<Self, TraceError> {
+        let mut lines = csv.lines().zip(1..).filter(|(text, _)| !text.trim().is_empty());
+        let columns = lines
             .next()
-            .and_then(|(heading, _)| heading.trim().strip_prefix("seconds,"))
+            .and_then(|(header, _)| header.trim().strip_prefix("seconds,"))
             .map(|columns| columns.split(',').count())
-            .ok_or(TraceError::Heading)?;
-        let mut lines: Vec<(u32, Vec<u64>)> = Vec::new();
-        for (text, line) in texts {
-            let wrong = |cause: String| TraceError::Line { line, cause };
-            let (second, arrivals) = text
-                .split_once(',')
-                .ok_or_else(|| wrong("one value only".to_owned()))?;
-            let second = second
-                .trim()
-                .parse()
-                .map_err(|_| wrong(format!("{second:?} is no second")))?;
-            let arrivals: Vec<u64> = arrivals
-                .split(',')
-                .map(|value| {
-                    value
-                        .trim()
-                        .parse()
-                        .map_err(|_| wrong(format!("{value:?} is no number of records")))
-                })
-                .collect::<Result<_, _>>()?;
-            if arrivals.len() != columns {
-                return Err(wrong(format!(
-                    "{} values under {columns} columns",
-                    arrivals.len()
-                )));
-            }
-            if lines.last().is_some_and(|(before, _)| *before >= second) {
-                return Err(wrong(format!("second {second} is not after the line before")));
-            }
-            lines.push((second, arrivals));
+            .ok_or(TraceError::Header)?;
+        let mut rows: Vec<(u32, Vec<u64>)> = Vec::new();
+        for (text, line) in lines {
+            let previous = rows.last().map(|(second, _)| *second);
+            let row = parse_row(text, columns, previous).map_err(|cause| TraceError::Row { line, cause })?;
+            rows.push(row);
         }
-        if lines.is_empty() {
-            return Err(TraceError::Line {
+        if rows.is_empty() {
+            return Err(TraceError::Row {
                 line: 2,
-                cause: "nothing follows".to_owned(),
+                cause: "missing; a trace needs at least one row".to_owned(),
             });
         }
-        Ok(Self { lines })
+        Ok(Self { rows })
     }
+}
+
+/// Parses a row of `columns` rates whose second is later than `previous`. An error is the violated rule.
+fn parse_row(text: &str, columns: usize, previous: Option<u32>) -> Result<(u32, Vec<u64>), String> {
+    let (second, arrivals) = text
+        .split_once(',')
+        .ok_or_else(|| "a row needs a second and at least one rate".to_owned())?;
+    let second: u32 = second
+        .trim()
+        .parse()
+        .map_err(|_| format!("{second:?} is not a whole number of seconds"))?;
+    let arrivals = arrivals
+        .split(',')
+        .map(|value| {
+            let value = value.trim();
+            value
+                .parse()
+                .map_err(|_| format!("{value:?} is not a whole number of records"))
+        })
+        .collect::<Result<Vec<u64>, _>>()?;
+    if arrivals.len() != columns {
+        return Err(format!(
+            "{} rates, but the header has {columns} columns",
+            arrivals.len()
+        ));
+    }
+    if previous.is_some_and(|previous| previous >= second) {
+        return Err(format!("second {second} is not after that of the previous row"));
+    }
+    Ok((second, arrivals))
 }
 
 #[cfg(test)]
@@ -118,29 +123,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_column_is_spread_and_several_stay() {
-        let one: Trace = "seconds,records_per_second\n0,10\n5,0\n"
+    fn only_a_single_column_trace_is_spread_over_partitions() {
+        let single: Trace = "seconds,records_per_second\n0,10\n5,0\n"
             .parse()
-            .expect("a trace");
-        let spread = one.over(4);
+            .expect("a valid trace");
+        let spread = single.spread_over(4);
         assert_eq!(spread.arrivals(4).collect::<Vec<_>>(), [3, 3, 2, 2]);
         assert_eq!(spread.arrivals(5).collect::<Vec<_>>(), [0; 4]);
-        let two: Trace = "seconds,0,1\n0,10,0\n".parse().expect("a trace");
-        assert_eq!(two.over(4).arrivals(9).collect::<Vec<_>>(), [10, 0]);
+        let several: Trace = "seconds,0,1\n0,10,0\n".parse().expect("a valid trace");
+        assert_eq!(several.spread_over(4).arrivals(9).collect::<Vec<_>>(), [10, 0]);
     }
 
     #[test]
-    fn a_line_that_is_none_is_named() {
-        for (text, cause) in [
+    fn an_invalid_row_is_reported_with_its_line_number() {
+        for (csv, cause) in [
             ("", "line 1"),
             ("time,x\n", "line 1"),
-            ("seconds,x\n", "line 2: nothing follows"),
+            ("seconds,x\n", "line 2: missing"),
             ("seconds,x\n0,1\n0,2\n", "line 3: second 0 is not after"),
-            ("seconds,x\n0,1,2\n", "line 2: 2 values under 1 columns"),
-            ("seconds,x\n0,many\n", "line 2: \"many\" is no number"),
+            (
+                "seconds,x\n0,1,2\n",
+                "line 2: 2 rates, but the header has 1 columns",
+            ),
+            ("seconds,x\n0,many\n", "line 2: \"many\" is not a whole number"),
         ] {
-            let error = text.parse::<Trace>().expect_err(text).to_string();
-            assert!(error.starts_with(cause), "{text:?}: {error}");
+            let error = csv.parse::<Trace>().expect_err(csv).to_string();
+            assert!(error.starts_with(cause), "{csv:?}: {error}");
         }
     }
 }

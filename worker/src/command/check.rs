@@ -1,79 +1,88 @@
 #![expect(
     clippy::disallowed_types,
     clippy::print_stdout,
-    reason = "edge: reaches every service once, and prints what it found"
+    reason = "edge: tests every dependency once, and prints the results"
 )]
-//! `worker check`: is the file valid, and does every service that it names answer?
+//! `worker check`: validates the file and tests every dependency of its stages. Never changes anything.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use crds::StreamStage;
+use crds::stage::ReferenceData;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use super::Documents;
+use super::stage_selection::StageSelection;
 use crate::connect::{self, Secrets};
-use crate::layer::DictionaryError;
+use crate::layer::interface::LookupError;
 use crate::stage;
 
-/// How long a service may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout of a request to Kafka.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Flags of `worker check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// The stages.
+    /// Stages to check.
     #[command(flatten)]
-    pub documents: Documents,
+    pub selection: StageSelection,
 }
 
-/// Prints one line for each thing that was checked.
+/// Prints one line per check.
 ///
 /// # Errors
-/// When the file is not valid, or a service does not answer as it should.
+/// If the file is invalid, or a check failed.
 pub async fn check(flags: Check) -> anyhow::Result<()> {
-    let stages = flags.documents.read()?;
+    let stages = flags.selection.read()?;
     println!(
         "ok      {}: {} stages",
-        flags.documents.file.display(),
+        flags.selection.file.display(),
         stages.len()
     );
-    let secrets = Secrets::in_folder(&flags.documents.secrets_dir);
+    let secrets = flags.selection.secrets();
     let mut failed = 0;
     for stage in &stages {
-        let mut report = |what: String, outcome: anyhow::Result<String>| match outcome {
-            Ok(found) => println!("ok      {} {what}: {found}", stage.name()),
-            Err(error) => {
-                failed += 1;
-                println!("FAILED  {} {what}: {error:#}", stage.name());
-            }
-        };
-        let servers = stage.spec.source.bootstrap_servers.join(",");
-        for (role, topic) in topics(stage) {
-            report(
-                format!("{role} {topic} on {servers}"),
-                topic_found(stage, &secrets, topic.clone()).await,
-            );
-        }
-        if let Some(dictionary) = &stage.spec.dictionary {
-            report(
-                format!("dictionary {}", without_secret(&dictionary.url)),
-                dictionary_answers(dictionary, &secrets).await,
-            );
-        }
-        let warehouse = &stage.spec.warehouse;
-        let place = format!(
-            "warehouse {}:{}/{}",
-            warehouse.host, warehouse.port, warehouse.database
-        );
-        report(place, warehouse_answers(stage, &secrets).await);
+        failed += check_stage(stage, &secrets).await;
     }
     anyhow::ensure!(failed == 0, "{failed} checks failed");
     Ok(())
 }
 
+/// Checks the dependencies of one stage, and returns the number of failed checks.
+async fn check_stage(stage: &StreamStage, secrets: &Secrets) -> usize {
+    let mut failed = 0;
+    let mut report = |dependency: String, result: anyhow::Result<String>| match result {
+        Ok(details) => println!("ok      {} {dependency}: {details}", stage.name()),
+        Err(error) => {
+            failed += 1;
+            println!("FAILED  {} {dependency}: {error:#}", stage.name());
+        }
+    };
+    let servers = stage.spec.source.bootstrap_servers.join(",");
+    for (role, topic) in topics(stage) {
+        report(
+            format!("{role} {topic} on {servers}"),
+            check_topic(stage, secrets, topic.clone()).await,
+        );
+    }
+    if let Some(reference_data) = &stage.spec.reference_data {
+        report(
+            format!("reference data {}", without_password(&reference_data.url)),
+            check_reference_data(reference_data, secrets).await,
+        );
+    }
+    let warehouse = &stage.spec.warehouse;
+    let address = format!(
+        "warehouse {}:{}/{}",
+        warehouse.host, warehouse.port, warehouse.database
+    );
+    report(address, check_warehouse(stage, secrets).await);
+    failed
+}
+
+/// Topics of the stage, each with its role.
 fn topics(stage: &StreamStage) -> Vec<(&'static str, String)> {
     let output = stage
         .spec
@@ -91,53 +100,50 @@ fn topics(stage: &StreamStage) -> Vec<(&'static str, String)> {
     .collect()
 }
 
-/// An address without the password that it may hold.
-fn without_secret(address: &str) -> String {
-    url::Url::parse(address).map_or_else(
-        |_| "(not an address)".to_owned(),
-        |mut address| {
-            // An address that cannot hold a password has none to hide.
-            address.set_password(None).unwrap_or_default();
-            address.to_string()
+/// Returns the URL without the password that it may contain.
+fn without_password(url: &str) -> String {
+    url::Url::parse(url).map_or_else(
+        |_| "(invalid URL)".to_owned(),
+        |mut url| {
+            // It fails only for a URL that cannot have a password.
+            url.set_password(None).unwrap_or_default();
+            url.to_string()
         },
     )
 }
 
-async fn topic_found(stage: &StreamStage, secrets: &Secrets, topic: String) -> anyhow::Result<String> {
-    let config: ClientConfig = connect::kafka(stage, secrets)?;
-    let found = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
+async fn check_topic(stage: &StreamStage, secrets: &Secrets, topic: String) -> anyhow::Result<String> {
+    let config: ClientConfig = connect::kafka_config(stage, secrets)?;
+    let details = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
         let client: BaseConsumer = config.create()?;
-        let metadata = client.fetch_metadata(Some(&topic), PATIENCE);
+        let metadata = client.fetch_metadata(Some(&topic), REQUEST_TIMEOUT);
         let metadata = metadata.context(
-            "no answer; check spec.source.bootstrapServers, and the keys of spec.source.authSecret",
+            "no response; check spec.source.bootstrapServers, and the keys of spec.source.authSecretName",
         )?;
-        let found = metadata
+        let topic = metadata
             .topics()
             .first()
             .filter(|topic| topic.error().is_none() && !topic.partitions().is_empty());
-        let found = found.ok_or_else(|| anyhow::anyhow!("there is no such topic; create it"))?;
+        let topic = topic.context("the topic does not exist; create it")?;
         Ok(format!(
             "{} partitions, {} brokers",
-            found.partitions().len(),
+            topic.partitions().len(),
             metadata.brokers().len()
         ))
     });
-    found.await?
+    details.await?
 }
 
-async fn dictionary_answers(
-    dictionary: &crds::stage::Dictionary,
-    secrets: &Secrets,
-) -> anyhow::Result<String> {
-    let mut redis = connect::redis(dictionary, secrets)?;
+async fn check_reference_data(reference_data: &ReferenceData, secrets: &Secrets) -> anyhow::Result<String> {
+    let mut redis = connect::redis_connection(reference_data, secrets)?;
     let entries: u64 = redis::cmd("DBSIZE")
         .query_async(&mut redis)
         .await
-        .map_err(DictionaryError)?;
+        .map_err(LookupError)?;
     Ok(format!("{entries} entries"))
 }
 
-async fn warehouse_answers(stage: &StreamStage, secrets: &Secrets) -> anyhow::Result<String> {
+async fn check_warehouse(stage: &StreamStage, secrets: &Secrets) -> anyhow::Result<String> {
     let warehouse = stage::warehouse(stage, secrets)?;
     let (version, positions): (String, i64) = sqlx::query_as(
         "SELECT current_setting('server_version'), (SELECT count(*) FROM streamstage.position)",
@@ -146,8 +152,8 @@ async fn warehouse_answers(stage: &StreamStage, secrets: &Secrets) -> anyhow::Re
     .await
     .map_err(|error| {
         anyhow::anyhow!(
-            "{error}; check the keys of spec.warehouse.authSecret, run `worker migrate`, and grant streamstage_worker to \
-             the login"
+            "{error}; check the keys of spec.warehouse.authSecretName, run `worker migrate`, and grant the role \
+             streamstage_worker to the login"
         )
     })?;
     Ok(format!("PostgreSQL {version}, {positions} positions"))

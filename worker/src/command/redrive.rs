@@ -1,12 +1,12 @@
 #![expect(
     clippy::disallowed_types,
     clippy::print_stdout,
-    reason = "edge: moves dead letters back, and prints how many"
+    reason = "edge: redrives dead letters, and prints their number"
 )]
-//! `worker redrive`: dead letters go back to where they came from, after a repair.
+//! `worker redrive`: processes dead letters again, after the cause is repaired.
 //!
-//! A record goes back to the source topic as it came. An order that was given up while it waited for the dictionary is
-//! stored already; sent again it would be a duplicate, so it goes back to the orders that wait.
+//! A record is produced to the source topic as received. A pending order that became a dead letter is stored already, so
+//! it would be a duplicate in the topic; it becomes pending again instead.
 
 use anyhow::Context as _;
 use clap::Args;
@@ -14,100 +14,101 @@ use crds::StreamStage;
 use crds::stage::Layer;
 use sqlx::{PgConnection, Row as _};
 
-use super::Documents;
+use super::stage_selection::StageSelection;
 use crate::connect::Secrets;
 use crate::dead_letter::{ATTEMPTS_HEADER, Origin};
 use crate::layer::stg::pending;
 use crate::record::{Header, Record};
+use crate::record_columns::record_from_row;
 use crate::rejection::Code;
 use crate::stage;
-use crate::stored;
 
-/// Dead letters that one transaction moves.
-const AT_ONCE: i64 = 500;
+/// Number of dead letters per transaction.
+const BATCH_SIZE: i64 = 500;
 
-const TAKE: &str = "\
+const LOCK: &str = "\
 SELECT partition, \"offset\", key, value, header_names, header_values, attempts,
     (extract(epoch FROM record_timestamp) * 1000)::bigint AS record_timestamp
 FROM streamstage.dead_letter
 WHERE consumer_group = $1 AND topic = $2 AND redriven_at IS NULL AND ($3::text IS NULL OR code = $3)
-    AND dead_since <= $4::timestamptz
+    AND dead_lettered_at <= $4::timestamptz
 ORDER BY partition, \"offset\" LIMIT $5 FOR UPDATE SKIP LOCKED";
 
-const MARK: &str = "\
-UPDATE streamstage.dead_letter AS letter SET redriven_at = now()
-FROM unnest($3::integer[], $4::bigint[]) AS moved (partition, \"offset\")
-WHERE consumer_group = $1 AND topic = $2 AND letter.partition = moved.partition
-    AND letter.\"offset\" = moved.\"offset\"";
+const MARK_REDRIVEN: &str = "\
+UPDATE streamstage.dead_letter AS stored SET redriven_at = now()
+FROM unnest($3::integer[], $4::bigint[]) AS redriven (partition, \"offset\")
+WHERE consumer_group = $1 AND topic = $2 AND stored.partition = redriven.partition
+    AND stored.\"offset\" = redriven.\"offset\"";
 
 /// Flags of `worker redrive`.
 #[derive(Debug, Args)]
 pub struct Redrive {
-    /// The stages.
+    /// Stages whose dead letters are redriven.
     #[command(flatten)]
-    pub documents: Documents,
-    /// Only dead letters of this code
+    pub selection: StageSelection,
+    /// Only dead letters with this code
     #[arg(long, value_name = "CODE")]
     pub code: Option<Code>,
 }
 
-/// Moves every dead letter of the stages that was there when it began.
+/// Redrives every dead letter of the stages that exists when the command starts.
 ///
 /// # Errors
-/// When a service does not answer; what was moved until then is moved.
+/// If a dependency is unavailable. Dead letters of committed transactions stay redriven.
 pub async fn redrive(flags: Redrive) -> anyhow::Result<()> {
-    let secrets = Secrets::in_folder(&flags.documents.secrets_dir);
-    for stage in flags.documents.read()? {
-        let moved = redrive_stage(&stage, &secrets, flags.code).await;
-        let moved = moved.with_context(|| format!("stage {}", stage.name()))?;
-        println!("{}: {moved} dead letters sent back", stage.name());
+    let secrets = flags.selection.secrets();
+    for stage in flags.selection.read()? {
+        let redriven = redrive_stage(&stage, &secrets, flags.code).await;
+        let redriven = redriven.with_context(|| format!("stage {}", stage.name()))?;
+        println!("{}: {redriven} dead letters redriven", stage.name());
     }
     Ok(())
 }
 
 async fn redrive_stage(stage: &StreamStage, secrets: &Secrets, code: Option<Code>) -> anyhow::Result<usize> {
     let origin = stage::origin(stage);
-    let rules = stage::rules(stage)?;
+    let settings = stage::decode_settings(stage)?;
     let warehouse = stage::warehouse(stage, secrets)?;
     let publisher = stage::publisher(stage, secrets)?;
-    // A record that fails again while this runs is not taken again.
-    let begun: String = sqlx::query_scalar("SELECT now()::text")
+    // Excludes records that fail again while this runs, so that it ends.
+    let started_at: String = sqlx::query_scalar("SELECT now()::text")
         .fetch_one(warehouse.pool())
         .await?;
-    let mut moved = 0;
+    let mut redriven = 0;
     loop {
         let mut transaction = warehouse.pool().begin().await?;
-        let letters = take(&mut transaction, &origin, code, &begun).await?;
-        if letters.is_empty() {
-            return Ok(moved);
+        let records = lock_dead_letters(&mut transaction, &origin, code, &started_at).await?;
+        if records.is_empty() {
+            return Ok(redriven);
         }
-        mark(&mut transaction, &origin, &letters).await?;
-        moved += letters.len();
-        let sent = match stage.spec.layer {
-            Layer::Stg => pending::wait_again(&mut transaction, &origin, &rules, letters).await?,
-            Layer::Dds | Layer::Cdm => letters,
+        mark_redriven(&mut transaction, &origin, &records).await?;
+        redriven += records.len();
+        let to_produce = match stage.spec.layer {
+            Layer::Stg => pending::requeue(&mut transaction, &origin, &settings, records).await?,
+            Layer::Dds | Layer::Cdm => records,
         };
-        publisher.send_back(sent.iter()).await?;
+        publisher.redrive(to_produce.iter()).await?;
         transaction.commit().await?;
     }
 }
 
-async fn take(
+/// Locks one batch of dead letters and returns their records, each with its number of attempts as a header.
+async fn lock_dead_letters(
     connection: &mut PgConnection,
     origin: &Origin,
     code: Option<Code>,
-    begun: &str,
+    started_at: &str,
 ) -> anyhow::Result<Vec<Record>> {
-    let query = sqlx::query(TAKE)
+    let query = sqlx::query(LOCK)
         .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .bind(code.map(|code| code.to_string()))
-        .bind(begun)
-        .bind(AT_ONCE);
+        .bind(started_at)
+        .bind(BATCH_SIZE);
     let rows = query.fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
-            let mut record = stored::record(row)?;
+            let mut record = record_from_row(row)?;
             let attempts: i32 = row.try_get("attempts")?;
             record
                 .headers
@@ -117,12 +118,16 @@ async fn take(
         .collect()
 }
 
-async fn mark(connection: &mut PgConnection, origin: &Origin, letters: &[Record]) -> Result<(), sqlx::Error> {
-    let (partitions, offsets): (Vec<i32>, Vec<i64>) = letters
+async fn mark_redriven(
+    connection: &mut PgConnection,
+    origin: &Origin,
+    records: &[Record],
+) -> Result<(), sqlx::Error> {
+    let (partitions, offsets): (Vec<i32>, Vec<i64>) = records
         .iter()
-        .map(|letter| (letter.partition, letter.offset))
+        .map(|record| (record.partition, record.offset))
         .unzip();
-    let query = sqlx::query(MARK)
+    let query = sqlx::query(MARK_REDRIVEN)
         .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .bind(partitions)

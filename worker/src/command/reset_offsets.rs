@@ -1,9 +1,12 @@
 #![expect(
     clippy::disallowed_types,
     clippy::print_stdout,
-    reason = "edge: moves positions, and prints from where to where"
+    reason = "edge: resets positions, and prints each change"
 )]
-//! `worker reset-offsets`: the explicit instruction that a stage waits for when its position is not in the log.
+//! `worker reset-offsets`: resets stored positions that are out of the log's range.
+//!
+//! A stage never does this automatically, because it would skip records silently. Without `--execute` the command is a
+//! dry run.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,107 +15,109 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use crds::StreamStage;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 
-use super::Documents;
+use super::stage_selection::StageSelection;
 use crate::connect::{self, Secrets};
-use crate::position::Bounds;
+use crate::position::LogRange;
 use crate::stage;
 
-/// How long Kafka may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of a request to Kafka.
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Flags of `worker reset-offsets`.
 #[derive(Debug, Args)]
 pub struct ResetOffsets {
-    /// The stages.
+    /// Stages whose positions are reset.
     #[command(flatten)]
-    pub documents: Documents,
-    /// Where to start reading
+    pub selection: StageSelection,
+    /// Target offset
     #[arg(long, value_enum)]
-    pub to: To,
-    /// Move also positions that the log does hold
+    pub to: ResetTarget,
+    /// Also reset positions that are in range
     #[arg(long)]
     pub all: bool,
-    /// Do it; without this flag it only shows what it would do
+    /// Apply the changes; without it, only print them (dry run)
     #[arg(long)]
     pub execute: bool,
 }
 
-/// An end of the log.
+/// Offset that a position is reset to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum To {
-    /// The first record that the log still holds; what is known already changes nothing
+pub enum ResetTarget {
+    /// Log start offset; stored records are skipped as duplicates
     Earliest,
-    /// After the last record: what stands in between is never read
+    /// Log end offset; records before it are never read
     Latest,
 }
 
-impl To {
-    fn of(self, bounds: Bounds) -> i64 {
+impl ResetTarget {
+    fn offset_in(self, log: LogRange) -> i64 {
         match self {
-            Self::Earliest => bounds.start,
-            Self::Latest => bounds.end,
+            Self::Earliest => log.start,
+            Self::Latest => log.end,
         }
     }
 }
 
-/// Prints each position that moves, and moves it when told to.
+/// Prints each position to reset, and resets it with `--execute`.
 ///
 /// # Errors
-/// When a service does not answer.
+/// If Kafka or PostgreSQL is unavailable.
 pub async fn reset(flags: ResetOffsets) -> anyhow::Result<()> {
-    let secrets = Secrets::in_folder(&flags.documents.secrets_dir);
-    for stage in flags.documents.read()? {
-        let moved = reset_stage(&stage, &secrets, &flags).await;
-        moved.with_context(|| format!("stage {}", stage.name()))?;
+    let secrets = flags.selection.secrets();
+    for stage in flags.selection.read()? {
+        let result = reset_stage(&stage, &secrets, &flags).await;
+        result.with_context(|| format!("stage {}", stage.name()))?;
     }
     if !flags.execute {
-        println!("nothing is changed yet: add --execute to do it");
+        println!("dry run: add --execute to apply");
     }
     Ok(())
 }
 
 async fn reset_stage(stage: &StreamStage, secrets: &Secrets, flags: &ResetOffsets) -> anyhow::Result<()> {
-    let logs = logs(stage, secrets).await?;
+    let logs = log_ranges(stage, secrets).await?;
     let warehouse = stage::warehouse(stage, secrets)?;
     let partitions: Vec<i32> = logs.keys().copied().collect();
     let stored = warehouse.positions(&partitions).await?;
-    let mut moved = BTreeMap::new();
-    for (partition, bounds) in logs {
+    let mut resets = BTreeMap::new();
+    for (partition, log) in logs {
         let Some(&position) = stored.get(&partition) else {
             continue;
         };
-        if flags.all || !bounds.hold(position) {
-            let to = flags.to.of(bounds);
-            println!("{}: partition {partition}: {position} -> {to}", stage.name());
-            moved.insert(partition, to);
+        if flags.all || !log.contains(position) {
+            let target = flags.to.offset_in(log);
+            println!("{}: partition {partition}: {position} -> {target}", stage.name());
+            resets.insert(partition, target);
         }
     }
     if flags.execute {
         let mut transaction = warehouse.pool().begin().await?;
-        warehouse.advance(&mut transaction, &moved).await?;
+        warehouse.store_positions(&mut transaction, &resets).await?;
         transaction.commit().await?;
     }
     Ok(())
 }
 
-async fn logs(stage: &StreamStage, secrets: &Secrets) -> anyhow::Result<BTreeMap<i32, Bounds>> {
-    let config = connect::kafka(stage, secrets)?;
+/// Fetches the log start and end offsets of the source topic, by partition.
+async fn log_ranges(stage: &StreamStage, secrets: &Secrets) -> anyhow::Result<BTreeMap<i32, LogRange>> {
+    let config = connect::kafka_config(stage, secrets)?;
     let topic = stage.spec.source.topic.clone();
-    let read = tokio::task::spawn_blocking(move || -> anyhow::Result<BTreeMap<i32, Bounds>> {
+    let ranges = tokio::task::spawn_blocking(move || -> anyhow::Result<BTreeMap<i32, LogRange>> {
         let client: BaseConsumer = config.create()?;
-        let metadata = client.fetch_metadata(Some(&topic), PATIENCE)?;
+        let metadata = client.fetch_metadata(Some(&topic), KAFKA_TIMEOUT)?;
         let partitions = metadata
             .topics()
             .iter()
-            .flat_map(rdkafka::metadata::MetadataTopic::partitions)
-            .map(rdkafka::metadata::MetadataPartition::id);
+            .flat_map(MetadataTopic::partitions)
+            .map(MetadataPartition::id);
         partitions
             .map(|partition| {
-                let (start, end) = client.fetch_watermarks(&topic, partition, PATIENCE)?;
-                Ok((partition, Bounds { start, end }))
+                let (start, end) = client.fetch_watermarks(&topic, partition, KAFKA_TIMEOUT)?;
+                Ok((partition, LogRange { start, end }))
             })
             .collect()
     });
-    read.await?
+    ranges.await?
 }

@@ -1,4 +1,4 @@
-//! `worker run`: every stage of the file in one process.
+//! `worker run`: runs every stage of the file in one process, and serves their health and metrics.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,21 +11,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Documents;
-use crate::connect::Secrets;
+use super::stage_selection::StageSelection;
 use crate::health::Health;
+use crate::http::serve;
 use crate::metrics::Metrics;
-use crate::metrics::trouble::Troubles;
-use crate::serve::{Shown, serve};
-use crate::stage::{self, Surroundings};
+use crate::metrics::health::HealthCollector;
+use crate::stage::{self, StageContext};
 
 /// Flags of `worker run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// The stages.
+    /// Stages to run.
     #[command(flatten)]
-    pub documents: Documents,
-    /// Address of /livez, /readyz and /metrics; port 0 takes any free one
+    pub selection: StageSelection,
+    /// Listen address of /livez, /readyz and /metrics; port 0 picks a free port
     #[arg(
         long,
         env = "STREAMSTAGE_LISTEN",
@@ -35,66 +34,63 @@ pub struct Run {
     pub listen: SocketAddr,
 }
 
-/// Runs the stages until SIGTERM or SIGINT, or until one of them cannot go on.
+/// Runs the stages until SIGTERM or SIGINT, or until one of them fails.
 ///
 /// # Errors
-/// What a stage could not get over.
-pub async fn run(run: Run) -> anyhow::Result<()> {
-    let stages = run.documents.read()?;
-    let unserved = || {
+/// If the listen address is taken, or a stage failed with a terminal error.
+pub async fn run(flags: Run) -> anyhow::Result<()> {
+    let stages = flags.selection.read()?;
+    let listen_error = || {
         format!(
-            "cannot serve on {}; name another address with --listen",
-            run.listen
+            "cannot listen on {}; use another address with --listen",
+            flags.listen
         )
     };
-    // Before the stages start: nobody could see how they are, or stop them in good order.
+    // Before the stages start, so that health checks and a shutdown work from the first moment.
     let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listener = TcpListener::bind(run.listen).await.with_context(unserved)?;
+    let listener = TcpListener::bind(flags.listen).await.with_context(listen_error)?;
     let stop = CancellationToken::new();
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let healths = stages.iter().map(|stage| Arc::new(Health::new(stage.name())));
     let healths: Vec<Arc<Health>> = healths.collect();
-    registry.register_collector(Box::new(Troubles(healths.clone())));
-    let shown = Shown {
-        stages: healths.clone(),
-        registry: Arc::new(registry),
-    };
+    registry.register_collector(Box::new(HealthCollector(healths.clone())));
+    let server = serve(listener, healths.clone(), Arc::new(registry), stop.clone());
+    let server = tokio::spawn(server);
     let mut running = JoinSet::new();
     for (stage, health) in stages.into_iter().zip(healths) {
-        let secrets = Secrets::in_folder(&run.documents.secrets_dir);
-        let around = Surroundings {
-            secrets,
+        let context = StageContext {
+            secrets: flags.selection.secrets(),
             health,
             metrics: metrics.clone(),
             stop: stop.clone(),
         };
         running.spawn(async move {
-            tracing::info!(stage = stage.name(), layer = ?stage.spec.layer, "stage starts");
-            let ended = Box::pin(stage::run(&stage, around)).await;
-            ended.with_context(|| format!("stage {} cannot go on", stage.name()))
+            tracing::info!(stage = stage.name(), layer = ?stage.spec.layer, "stage started");
+            let result = Box::pin(stage::run(&stage, context)).await;
+            result.with_context(|| format!("stage {} failed", stage.name()))
         });
     }
     tokio::spawn(stop_on_signal(signals, stop.clone()));
-    let serving = tokio::spawn(serve(listener, shown, stop.clone()));
 
     let mut outcome = Ok(());
-    while let Some(ended) = running.join_next().await {
-        // One stage that cannot go on ends the process, so that whoever started it sees it.
+    while let Some(result) = running.join_next().await {
+        // One failed stage stops the process, so that its supervisor notices the failure.
         stop.cancel();
-        outcome = outcome.and(ended.context("a stage ended unexpectedly").flatten());
+        outcome = outcome.and(result.context("a stage panicked").flatten());
     }
     stop.cancel();
-    serving.await?.with_context(unserved)?;
+    server.await?.with_context(listen_error)?;
     outcome
 }
 
+/// Cancels `stop` at the first SIGTERM or SIGINT.
 async fn stop_on_signal((mut terminate, mut interrupt): (Signal, Signal), stop: CancellationToken) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    tracing::info!("stopping: the batches in hand are finished first");
+    tracing::info!("shutting down: finishing in-flight batches");
     stop.cancel();
 }
 
@@ -106,18 +102,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_worker_whose_address_is_taken_does_not_start() {
+    async fn a_worker_does_not_start_if_its_listen_address_is_taken() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let started = run(Run {
-            documents: Documents {
+        let running = run(Run {
+            selection: StageSelection {
                 file: PathBuf::from("../examples/local.yaml"),
                 stages: Vec::new(),
                 secrets_dir: PathBuf::from("/nowhere"),
             },
             listen: taken.local_addr().expect("an address"),
         });
-        let ended = tokio::time::timeout(Duration::from_secs(10), started).await;
-        let error = ended.expect("it started").expect_err("the address is taken");
+        let result = tokio::time::timeout(Duration::from_secs(10), running).await;
+        let error = result
+            .expect("the worker started")
+            .expect_err("the address is taken");
         assert!(error.to_string().contains("--listen"), "{error:#}");
     }
 }

@@ -3,135 +3,190 @@
     clippy::disallowed_methods,
     reason = "edge: polls Kafka"
 )]
-//! The polling thread: gathers records into batches, and does at its pace what the path asks for.
+//! The polling thread: polls Kafka, builds batches and executes the commands of the pipeline between two polls.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc as commands;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::assignment::{Assignment, InFlight, StartError, hint};
-use super::copy::record;
-use super::gather::Gather;
-use super::mirror::Mirror;
-use super::seeks::Seeks;
-use super::{BEHIND, CALL, Command, ConsumeError, Ticketed, commit};
-use crate::health::{Health, Service};
+use super::batch_builder::BatchBuilder;
+use super::error::{ConsumeError, StartError, remedy};
+use super::in_flight::{InFlight, TrackedBatch};
+use super::message::copy_record;
+use super::offset_commit::commit_assigned;
+use super::pending_commits::PendingCommits;
+use super::pending_seeks::PendingSeeks;
+use super::rebalance::RebalanceHandler;
+use super::settings::{ConsumerSettings, REQUEST_TIMEOUT};
+use crate::health::{Dependency, Health};
 
-/// The thread.
+/// Time that the pipeline may be busy before the partitions are paused and polling continues.
+const BACKPRESSURE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Timeout of a request that the thread makes between two polls.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Minimum interval between two probes for the recovery of the source.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A request of the pipeline to the polling thread.
+pub(super) enum Command {
+    /// Read the partition again from the offset, at that time.
+    Seek {
+        partition: i32,
+        offset: i64,
+        at: Instant,
+    },
+    /// Verify that Kafka has stored these committed offsets.
+    Committed(BTreeMap<i32, i64>),
+}
+
+/// State of the polling thread.
 pub(super) struct Poller {
-    pub(super) kafka: Arc<BaseConsumer<Assignment>>,
-    pub(super) gather: Gather,
-    pub(super) topic: String,
-    pub(super) batches: mpsc::Sender<Ticketed>,
-    pub(super) commands: commands::Receiver<Command>,
-    pub(super) seeks: Seeks,
-    pub(super) mirror: Mirror,
-    /// When it was last asked whether trouble is over.
-    pub(super) looked: Option<Instant>,
-    pub(super) runtime: Handle,
-    pub(super) in_flight: InFlight,
-    pub(super) health: Arc<Health>,
-    pub(super) stop: CancellationToken,
+    kafka: Arc<BaseConsumer<RebalanceHandler>>,
+    builder: BatchBuilder,
+    topic: String,
+    batches: mpsc::Sender<TrackedBatch>,
+    commands: commands::Receiver<Command>,
+    pending_seeks: PendingSeeks,
+    pending_commits: PendingCommits,
+    last_source_probe: Option<Instant>,
+    runtime: Handle,
+    in_flight: InFlight,
+    health: Arc<Health>,
+    stop: CancellationToken,
 }
 
 impl Poller {
+    /// Creates the state of a thread that sends its batches to `batches`. Call it inside of a runtime.
+    pub(super) fn new(
+        kafka: Arc<BaseConsumer<RebalanceHandler>>,
+        settings: ConsumerSettings,
+        batches: mpsc::Sender<TrackedBatch>,
+        commands: commands::Receiver<Command>,
+        in_flight: InFlight,
+    ) -> Self {
+        Self {
+            kafka,
+            builder: BatchBuilder::new(settings.limits),
+            topic: settings.topic,
+            batches,
+            commands,
+            pending_seeks: PendingSeeks::default(),
+            pending_commits: PendingCommits::default(),
+            last_source_probe: None,
+            runtime: Handle::current(),
+            in_flight,
+            health: settings.health,
+            stop: settings.stop,
+        }
+    }
+
+    /// Polls until a shutdown or a terminal error, then waits for the in-flight batches.
     pub(super) fn run(mut self) -> Result<(), ConsumeError> {
         while !self.stop.is_cancelled() {
-            self.obey();
-            self.poll(self.gather.patience(Instant::now()))?;
-            if self.gather.is_due(Instant::now()) {
-                self.hand_over()?;
+            self.process_commands();
+            self.poll(self.builder.poll_timeout(Instant::now()))?;
+            if self.builder.is_due(Instant::now()) {
+                self.send_batch()?;
             }
         }
         drop(self.batches);
-        self.in_flight.wait();
+        self.in_flight.wait_until_empty();
         Ok(())
     }
 
-    /// Waits for one record; the callbacks of a rebalance run in here.
-    fn poll(&mut self, patience: Duration) -> Result<(), ConsumeError> {
-        let polled = self.kafka.poll(patience);
-        for change in self.kafka.context().changes()? {
-            if let Some(offset) = change.start {
-                self.gather.start(change.partition, offset);
-                self.mirror.commits([(change.partition, offset)], Instant::now());
+    /// Polls for one record; rebalance callbacks run inside of this call.
+    fn poll(&mut self, timeout: Duration) -> Result<(), ConsumeError> {
+        let polled = self.kafka.poll(timeout);
+        for change in self.kafka.context().take_changes()? {
+            if let Some(offset) = change.start_offset {
+                self.builder.restart_at(change.partition, offset);
+                self.pending_commits
+                    .add([(change.partition, offset)], Instant::now());
             } else {
-                self.gather.forget(change.partition);
-                self.mirror.forget(change.partition);
+                self.builder.remove(change.partition);
+                self.pending_commits.remove(change.partition);
             }
-            self.seeks.forget(change.partition);
+            self.pending_seeks.remove(change.partition);
         }
         match polled {
-            Some(Ok(message)) => self.gather.push(record(&message), Instant::now()),
-            Some(Err(error)) => self.trouble(&error)?,
+            Some(Ok(message)) => self.builder.push(copy_record(&message), Instant::now()),
+            Some(Err(error)) => self.handle_error(&error)?,
             None => {}
         }
-        self.look_after_trouble();
-        self.look_after_mirror();
+        self.probe_source_recovery();
+        self.recommit_missing_offsets();
         Ok(())
     }
 
-    /// Kafka reports when trouble begins, not when it ends: that is asked for, whether records come or not. A record
-    /// alone says nothing, because it may have been fetched before the trouble.
-    fn look_after_trouble(&mut self) {
-        let looked = self.looked.is_some_and(|looked| looked.elapsed() < BEHIND);
-        if looked || !self.health.is_troubled(Service::Source) {
+    /// Requests metadata during an outage: the client reports its start, but not its end. A record does not prove a
+    /// recovery, because the client may have fetched it before the outage.
+    fn probe_source_recovery(&mut self) {
+        let is_recent = self
+            .last_source_probe
+            .is_some_and(|probe| probe.elapsed() < PROBE_INTERVAL);
+        if is_recent || !self.health.is_unavailable(Dependency::Source) {
             return;
         }
-        let metadata = self.kafka.fetch_metadata(Some(&self.topic), BEHIND);
-        let found = |metadata: &rdkafka::metadata::Metadata| {
+        let metadata = self.kafka.fetch_metadata(Some(&self.topic), PROBE_TIMEOUT);
+        let has_topic = |metadata: &Metadata| {
             metadata
                 .topics()
                 .iter()
                 .all(|topic| topic.error().is_none() && !topic.partitions().is_empty())
         };
-        if metadata.is_ok_and(|metadata| found(&metadata)) {
-            self.health.fine(Service::Source);
+        if metadata.is_ok_and(|metadata| has_topic(&metadata)) {
+            self.health.mark_available(Dependency::Source);
         }
-        self.looked = Some(Instant::now());
+        self.last_source_probe = Some(Instant::now());
     }
 
-    /// Asks Kafka for the offsets that were committed, and commits those again that it has not taken.
-    fn look_after_mirror(&mut self) {
-        let Some(mut positions) = self.mirror.due(Instant::now()) else {
+    /// Reads the committed offsets that are due for verification, and commits the missing ones again.
+    fn recommit_missing_offsets(&mut self) {
+        let Some(mut positions) = self.pending_commits.take_due(Instant::now()) else {
             return;
         };
-        let mut asked = TopicPartitionList::new();
+        let mut partitions = TopicPartitionList::new();
         for &partition in positions.keys() {
-            asked.add_partition(&self.topic, partition);
+            partitions.add_partition(&self.topic, partition);
         }
-        let found = self.kafka.committed_offsets(asked, BEHIND).unwrap_or_default();
-        for element in found.elements() {
-            // The path may have committed more just now.
+        let committed = self
+            .kafka
+            .committed_offsets(partitions, PROBE_TIMEOUT)
+            .unwrap_or_default();
+        for element in committed.elements() {
+            // A higher offset is right too: the pipeline may have committed more since.
             if let Offset::Offset(offset) = element.offset()
                 && positions
                     .get(&element.partition())
-                    .is_some_and(|&wanted| offset >= wanted)
+                    .is_some_and(|&position| offset >= position)
             {
                 positions.remove(&element.partition());
             }
         }
-        let own = commit(&self.kafka, &self.topic, &positions, CommitMode::Async);
-        self.mirror.commits(own, Instant::now());
+        let owned = commit_assigned(&self.kafka, &self.topic, &positions, CommitMode::Async);
+        self.pending_commits.add(owned, Instant::now());
     }
 
-    /// Gives the batch to the path. The path being behind is normal; for long, it is not.
-    fn hand_over(&mut self) -> Result<(), ConsumeError> {
-        let batch = self.gather.take();
+    /// Sends the batch to the pipeline. If the pipeline stays busy, the partitions are paused and polling continues,
+    /// so that the worker remains a member of the group.
+    fn send_batch(&mut self) -> Result<(), ConsumeError> {
+        let batch = self.builder.take_batch();
         let batches = self.batches.clone();
         let mut is_paused = false;
         loop {
-            let room = async { tokio::time::timeout(BEHIND, batches.reserve()).await };
-            match self.runtime.clone().block_on(room) {
+            let reserve = async { tokio::time::timeout(BACKPRESSURE_TIMEOUT, batches.reserve()).await };
+            match self.runtime.clone().block_on(reserve) {
                 Ok(Ok(permit)) => {
-                    permit.send((batch, self.in_flight.ticket()));
+                    permit.send(TrackedBatch::new(batch, self.in_flight.guard()));
                     break;
                 }
                 Ok(Err(_)) => break,
@@ -144,96 +199,97 @@ impl Poller {
             }
         }
         if is_paused {
-            // Those of now: the group may have given out others meanwhile.
+            // The current assignment: a rebalance may have changed it meanwhile.
             let resumed = self
                 .kafka
                 .assignment()
-                .and_then(|assigned| self.kafka.resume(&self.without_seeks(&assigned)));
-            resumed.unwrap_or_else(
-                |error| tracing::warn!(%error, "partitions not resumed; a rebalance will do it"),
-            );
+                .and_then(|assigned| self.kafka.resume(&self.exclude_pending_seeks(&assigned)));
+            resumed.unwrap_or_else(|error| tracing::warn!(%error, "failed to resume partitions"));
         }
         Ok(())
     }
 
-    /// The partitions that are to be read now.
-    fn without_seeks(&self, assigned: &TopicPartitionList) -> TopicPartitionList {
-        let mut read = TopicPartitionList::new();
+    /// Assigned partitions without a scheduled seek; the others stay paused until their seek.
+    fn exclude_pending_seeks(&self, assigned: &TopicPartitionList) -> TopicPartitionList {
+        let mut included = TopicPartitionList::new();
         for element in assigned.elements() {
-            if !self.seeks.holds(element.partition()) {
-                read.add_partition(element.topic(), element.partition());
+            if !self.pending_seeks.contains(element.partition()) {
+                included.add_partition(element.topic(), element.partition());
             }
         }
-        read
+        included
     }
 
-    /// What the path asks for, and the seeks that are due; a partition that waits for its time is not read.
-    fn obey(&mut self) {
+    /// Executes the commands of the pipeline, and the seeks that are due.
+    fn process_commands(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Seek {
                     partition,
                     offset,
                     at,
-                } => self.put_off(partition, offset, at),
-                Command::Committed(positions) => self.mirror.commits(positions, Instant::now()),
+                } => self.schedule_seek(partition, offset, at),
+                Command::Committed(positions) => self.pending_commits.add(positions, Instant::now()),
             }
         }
-        for (partition, offset) in self.seeks.due(Instant::now()) {
+        for (partition, offset) in self.pending_seeks.due(Instant::now()) {
             self.seek(partition, offset);
         }
     }
 
-    /// Reads a partition no further, and again from the offset when its time has come.
-    fn put_off(&mut self, partition: i32, offset: i64, at: Instant) {
-        self.gather.forget(partition);
-        self.seeks.ask(partition, offset, at);
-        let paused = self.kafka.pause(&self.partition(partition));
+    /// Pauses a partition until its seek.
+    fn schedule_seek(&mut self, partition: i32, offset: i64, at: Instant) {
+        self.builder.remove(partition);
+        self.pending_seeks.schedule(partition, offset, at);
+        let paused = self.kafka.pause(&self.single_partition(partition));
         paused.unwrap_or_else(
-            |error| tracing::debug!(partition, %error, "not paused; what comes of it is ignored"),
+            |error| tracing::debug!(partition, %error, "failed to pause partition; its records are dropped"),
         );
     }
 
-    /// Seeks, unless the partition went to another worker. A seek that fails is tried again: without it, the
-    /// partition would never be read.
+    /// Seeks, unless the partition was revoked. A failed seek is retried: without it, the partition would never be
+    /// read.
     fn seek(&mut self, partition: i32, offset: i64) {
         let assigned = self.kafka.assignment();
         if assigned.is_ok_and(|all| all.find_partition(&self.topic, partition).is_none()) {
-            return self.seeks.forget(partition);
+            return self.pending_seeks.remove(partition);
         }
-        // Resumed first: what still comes of the place before is ignored until the partition starts.
-        let sought = self.kafka.resume(&self.partition(partition)).and_then(|()| {
-            self.kafka
-                .seek(&self.topic, partition, Offset::Offset(offset), CALL)
-        });
-        match sought {
+        // Resumed first: the batch builder ignores records from before the seek.
+        let result = self
+            .kafka
+            .resume(&self.single_partition(partition))
+            .and_then(|()| {
+                self.kafka
+                    .seek(&self.topic, partition, Offset::Offset(offset), REQUEST_TIMEOUT)
+            });
+        match result {
             Ok(()) => {
-                self.seeks.forget(partition);
-                self.gather.start(partition, offset);
+                self.pending_seeks.remove(partition);
+                self.builder.restart_at(partition, offset);
             }
             Err(error) => {
-                tracing::warn!(partition, offset, %error, "cannot seek; trying again");
-                self.seeks.postpone(partition, Instant::now());
+                tracing::warn!(partition, offset, %error, "seek failed, retrying");
+                self.pending_seeks.postpone(partition, Instant::now());
             }
         }
     }
 
-    /// One partition, as a list.
-    fn partition(&self, partition: i32) -> TopicPartitionList {
+    fn single_partition(&self, partition: i32) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         list.add_partition(&self.topic, partition);
         list
     }
 
-    fn trouble(&self, error: &KafkaError) -> Result<(), ConsumeError> {
+    /// Returns a terminal error, and reports any other error as an outage of the source.
+    fn handle_error(&self, error: &KafkaError) -> Result<(), ConsumeError> {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 Err(StartError::out_of_range(&self.topic, &error.to_string()).into())
             }
             Some(RDKafkaErrorCode::Fatal) => Err(ConsumeError::Fatal(error.to_string())),
             _ => {
-                let trouble = format!("{}: {error}{}", self.topic, hint(error));
-                self.health.trouble(Service::Source, &trouble);
+                let cause = format!("{}: {error}{}", self.topic, remedy(error));
+                self.health.mark_unavailable(Dependency::Source, &cause);
                 Ok(())
             }
         }

@@ -1,11 +1,13 @@
 #![expect(
     clippy::disallowed_types,
-    reason = "edge: the seam through which the layer writes to PostgreSQL"
+    reason = "edge: the interface through which the layer writes to PostgreSQL"
 )]
-//! CDM: counts each guest's closed orders per dish and per category, and holds the thresholds of the tags.
+//! CDM (information marts): counts the closed orders of each user by product and by category, and stores the
+//! thresholds of the tags.
 //!
-//! The counters follow a ledger of what each order adds; they are never recounted and never incremented
-//! without it, so that a replay, a late version or a cancellation moves exactly what it should.
+//! A ledger has the contribution of each order to the counters. Counters are never incremented without a change of the
+//! ledger, and never recounted. Therefore a replay, a late-arriving version or a cancellation changes exactly the
+//! counters that it must.
 
 mod decode;
 mod ledger;
@@ -14,31 +16,32 @@ mod write;
 
 use sqlx::PgConnection;
 
-use crate::decode::Rules;
-use crate::layer::{DictionaryError, Effects, Layer, Output};
+use crate::decode::DecodeSettings;
+use crate::layer::interface::{Effects, Layer, LookupError};
+use crate::output::Output;
 use crate::record::{Item, Record};
 use crate::rejection::Rejection;
 
 pub use decode::Fact;
-pub use ledger::{Change, Contribution};
-pub use thresholds::install as install_thresholds;
+pub use ledger::{Contribution, CounterDeltas};
+pub use thresholds::install_thresholds;
 
-/// The CDM layer of one stage.
+/// CDM layer of one stage.
 pub struct Cdm {
-    /// What values the stage accepts.
-    pub rules: Rules,
+    /// Settings that decide which values the stage accepts.
+    pub settings: DecodeSettings,
 }
 
 impl Layer for Cdm {
     type Decoded = Fact;
-    type Known = ();
+    type Lookup = ();
     type Enriched = Fact;
 
     fn decode(&self, record: &Record, now: i64) -> Result<Fact, Rejection> {
-        decode::fact(&self.rules, record, now)
+        decode::decode_fact(&self.settings, record, now)
     }
 
-    async fn look_up(&self, _: &[Item<Fact>]) -> Result<(), DictionaryError> {
+    async fn look_up(&self, _: &[Item<Fact>]) -> Result<(), LookupError> {
         Ok(())
     }
 
@@ -52,7 +55,7 @@ impl Layer for Cdm {
         items: &[&Item<Fact>],
     ) -> Result<Effects, sqlx::Error> {
         let facts: Vec<&Fact> = items.iter().map(|item| &item.value).collect();
-        write::facts(connection, &facts).await
+        write::write_facts(connection, &facts).await
     }
 
     fn output(_: &Fact) -> Option<&Output> {

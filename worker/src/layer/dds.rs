@@ -1,11 +1,12 @@
 #![expect(
     clippy::disallowed_types,
-    reason = "edge: the seam through which the layer writes to PostgreSQL"
+    reason = "edge: the interface through which the layer writes to PostgreSQL"
 )]
-//! DDS: holds every version of every order in the Data Vault, and tells the marts its facts.
+//! DDS (Raw Data Vault): stores every version of every order, and publishes its fact for the marts.
 //!
-//! Insert-only, and every row is keyed by what it says: what arrives twice, or late, needs no decision here. Each
-//! version that is read is published; the marts know which they have.
+//! Insert-only. The primary key of every row is a function of its content and its version, so duplicates and
+//! late-arriving versions need no special case. Every version that is read is published again; the marts recognize
+//! duplicates.
 
 mod decode;
 mod fact;
@@ -13,48 +14,41 @@ mod write;
 
 use sqlx::PgConnection;
 
-use crate::decode::Rules;
-use crate::layer::{DictionaryError, Effects, Layer, Output};
+use crate::decode::DecodeSettings;
+use crate::layer::interface::{Effects, Layer, LookupError};
+use crate::output::Output;
 use crate::publish::OutputLimit;
 use crate::record::{Item, Record};
 use crate::rejection::Rejection;
 
 pub use decode::Order;
+pub use fact::OrderWithFact;
 
-/// The DDS layer of one stage.
+/// DDS layer of one stage.
 pub struct Dds {
-    /// What values the stage accepts.
-    pub rules: Rules,
-    /// Largest message that the output topic takes.
+    /// Settings that decide which values the stage accepts.
+    pub settings: DecodeSettings,
+    /// Largest value that the output topic accepts.
     pub output_limit: OutputLimit,
-    /// Written into `load_src`: `kafka:<topic>`.
-    pub load_source: String,
-}
-
-/// An order with the fact that the marts get of it.
-#[derive(Clone, Debug)]
-pub struct OrderWithFact {
-    /// The order.
-    pub order: Order,
-    /// Its fact.
-    pub fact: Output,
+    /// Record source of all rows, for the column `load_src`: `kafka:<topic>`.
+    pub record_source: String,
 }
 
 impl Layer for Dds {
     type Decoded = Order;
-    type Known = ();
+    type Lookup = ();
     type Enriched = OrderWithFact;
 
     fn decode(&self, record: &Record, now: i64) -> Result<Order, Rejection> {
-        decode::order(&self.rules, record, now)
+        decode::decode_order(&self.settings, record, now)
     }
 
-    async fn look_up(&self, _: &[Item<Order>]) -> Result<(), DictionaryError> {
+    async fn look_up(&self, _: &[Item<Order>]) -> Result<(), LookupError> {
         Ok(())
     }
 
     fn enrich(&self, order: Order, (): &()) -> Result<OrderWithFact, Rejection> {
-        let fact = fact::of(&order, self.output_limit.bytes())?;
+        let fact = fact::build_fact(&order, self.output_limit.bytes())?;
         Ok(OrderWithFact { order, fact })
     }
 
@@ -63,7 +57,7 @@ impl Layer for Dds {
         connection: &mut PgConnection,
         items: &[&Item<OrderWithFact>],
     ) -> Result<Effects, sqlx::Error> {
-        write::orders(connection, &self.load_source, items).await
+        write::write_orders(connection, &self.record_source, items).await
     }
 
     fn output(enriched: &OrderWithFact) -> Option<&Output> {

@@ -1,59 +1,61 @@
 #![expect(
     clippy::disallowed_types,
-    reason = "edge: the seam through which the layer writes to PostgreSQL"
+    reason = "edge: the interface through which the layer writes to PostgreSQL"
 )]
-//! STG: keeps every message as it came, and enriches it from the dictionary.
+//! STG (staging): stores every message as received, and enriches it with reference data.
 //!
-//! The source of truth. It never changes or drops what a message says, and it publishes each version of an
-//! order once.
+//! STG is the source of truth. It never changes or drops the content of a message, and it publishes each version of
+//! an order once.
 
 mod decode;
-mod dictionary;
 mod enrich;
 pub mod pending;
+mod reference_data;
 mod write;
 
 use sqlx::PgConnection;
 
 use crate::dead_letter::Origin;
-use crate::decode::Rules;
-use crate::layer::{DictionaryError, Effects, Layer, Output};
+use crate::decode::DecodeSettings;
+use crate::layer::interface::{Effects, Layer, LookupError};
+use crate::output::Output;
 use crate::publish::OutputLimit;
 use crate::record::{Item, Record};
 use crate::rejection::Rejection;
 
 pub use decode::Order;
-pub use dictionary::Dictionary;
-pub(crate) use enrich::serialise;
-pub use enrich::{Enriched, Known, Outcome};
+pub use enrich::{Enriched, Enrichment, LookupResult};
+pub use reference_data::ReferenceDataStore;
 
-/// The STG layer of one stage.
+/// STG layer of one stage.
 pub struct Stg {
-    /// What values the stage accepts.
-    pub rules: Rules,
-    /// Where guests, restaurants and menus are looked up.
-    pub dictionary: Dictionary,
-    /// Largest message that the output topic takes.
+    /// Settings that decide which values the stage accepts.
+    pub settings: DecodeSettings,
+    /// Users, restaurants and menus in Redis.
+    pub reference_data: ReferenceDataStore,
+    /// Largest value that the output topic accepts.
     pub output_limit: OutputLimit,
-    /// Whose records these are: named in `load_src`, and owner of the rows in `stg.pending_enrichment`.
+    /// Owner of the rows in `stg.pending_enrichment`, and record source of all rows.
     pub origin: Origin,
 }
 
 impl Layer for Stg {
     type Decoded = Order;
-    type Known = Known;
+    type Lookup = LookupResult;
     type Enriched = Enriched;
 
     fn decode(&self, record: &Record, now: i64) -> Result<Order, Rejection> {
-        decode::order(&self.rules, record, now)
+        decode::decode_order(&self.settings, record, now)
     }
 
-    async fn look_up(&self, items: &[Item<Order>]) -> Result<Known, DictionaryError> {
-        self.dictionary.lookup(items.iter().map(|item| &item.value)).await
+    async fn look_up(&self, items: &[Item<Order>]) -> Result<LookupResult, LookupError> {
+        self.reference_data
+            .look_up(items.iter().map(|item| &item.value))
+            .await
     }
 
-    fn enrich(&self, order: Order, known: &Known) -> Result<Enriched, Rejection> {
-        enrich::order(order, known, self.output_limit.bytes())
+    fn enrich(&self, order: Order, lookup: &LookupResult) -> Result<Enriched, Rejection> {
+        enrich::enrich_order(order, lookup, self.output_limit.bytes())
     }
 
     async fn write(
@@ -61,13 +63,13 @@ impl Layer for Stg {
         connection: &mut PgConnection,
         items: &[&Item<Enriched>],
     ) -> Result<Effects, sqlx::Error> {
-        write::orders(self, connection, items).await
+        write::write_orders(connection, &self.origin, items).await
     }
 
     fn output(enriched: &Enriched) -> Option<&Output> {
-        match &enriched.outcome {
-            Outcome::Ready(output) => Some(output),
-            Outcome::Missing(_) => None,
+        match &enriched.enrichment {
+            Enrichment::Ready(output) => Some(output),
+            Enrichment::Missing(_) => None,
         }
     }
 }

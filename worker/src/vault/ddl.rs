@@ -1,21 +1,22 @@
-//! The tables, views, ghost records and grants of a model, as one migration.
+//! Generates the migration of a model: tables, views, ghost records and grants.
 //!
-//! No foreign keys: they double the cost of a write, and keys that are functions of business keys cannot dangle when
-//! one statement writes both ends.
+//! It omits foreign keys. They double the cost of a write, and they are not needed: keys are functions of business
+//! keys, and one statement writes both ends of a reference.
 
 use std::fmt::Write as _;
 
 use uuid::Uuid;
 
+use super::kind::Kind;
 use super::model::{Hub, Model};
 use super::sql::join;
-use super::table::{Kind, Table};
+use super::table::Table;
 use super::views;
 
-/// The role that workers act as. It inserts and reads; nothing in the vault is ever changed or deleted.
+/// Role of the workers. It can only insert and read, because the vault is insert-only.
 const ROLE: &str = "streamstage_worker";
 
-/// The migration that creates a vault, schema `dds` included.
+/// Returns the migration that creates a vault in the schema `dds`.
 #[must_use]
 pub fn migration(model: &Model) -> String {
     let tables = model.tables();
@@ -29,14 +30,14 @@ CREATE SCHEMA IF NOT EXISTS dds;
     for table in &tables {
         add_table(&mut sql, table);
     }
-    sql.push_str(&views::views(model));
+    sql.push_str(&views::view_definitions(model));
     sql.push_str("\n-- Ghost records: what a blank business key leads to.\n");
     for hub in model.hubs {
         add_ghost_record(&mut sql, hub);
     }
     let names = join(&tables, ",\n    ", |table| format!("dds.{}", table.name));
-    let views = join(model.satellites, ",\n    ", |satellite| {
-        views::names(satellite)
+    let view_names = join(model.satellites, ",\n    ", |satellite| {
+        views::view_names(satellite)
             .map(|view| format!("dds.{view}"))
             .join(", ")
     });
@@ -48,7 +49,7 @@ GRANT SELECT, INSERT ON
     {names}
     TO {ROLE};
 GRANT SELECT ON
-    {views}
+    {view_names}
     TO {ROLE};
 "
     );
@@ -60,11 +61,11 @@ fn add_table(sql: &mut String, table: &Table) {
         .columns
         .iter()
         .map(|column| (column.name.as_str(), column.kind.column_type(), "NOT NULL"));
-    let kept = [
+    let metadata = [
         ("load_dt", "timestamptz", "NOT NULL DEFAULT now()"),
         ("load_src", "text", "NOT NULL"),
     ];
-    let columns: Vec<_> = filled.chain(kept).collect();
+    let columns: Vec<_> = filled.chain(metadata).collect();
     let name_width = columns
         .iter()
         .map(|(name, ..)| name.len())
@@ -98,13 +99,13 @@ fn add_ghost_record(sql: &mut String, hub: &Hub) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::model::MODEL;
     use super::*;
-    use crate::vault::MODEL;
 
-    /// Holds while 0003 alone makes the vault. When a later migration changes it, compare the columns of the migrated
-    /// database with [`Model::tables`] instead: 0003 is frozen then.
+    /// Valid while only migration 0003 defines the vault. If a later migration changes the vault, 0003 stays frozen;
+    /// then compare the columns of the migrated database with [`Model::tables`].
     #[test]
-    fn the_committed_migration_is_that_of_the_model() {
+    fn the_committed_migration_equals_that_of_the_model() {
         assert_eq!(
             include_str!("../../../migrations/0003_data_vault.sql"),
             migration(&MODEL)
@@ -112,10 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn the_worker_may_insert_and_read_and_nothing_else() {
+    fn the_worker_role_can_only_insert_and_read() {
         let sql = migration(&MODEL);
-        for right in ["UPDATE", "DELETE", "TRUNCATE", "ALL "] {
-            assert!(!sql.contains(right), "{right}");
+        for privilege in ["UPDATE", "DELETE", "TRUNCATE", "ALL "] {
+            assert!(!sql.contains(privilege), "{privilege}");
         }
         assert_eq!(sql.matches("GRANT SELECT, INSERT ON").count(), 1);
     }

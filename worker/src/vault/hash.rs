@@ -1,8 +1,8 @@
-//! Hash keys and hash diffs: SHA-256, cut to the 16 bytes of a UUID.
+//! Hash keys and hash diffs: SHA-256, truncated to the 16 bytes of a UUID.
 //!
-//! A key depends on business keys alone, never on a sequence, so that workers that know nothing of each other
-//! give one thing one key. It is computed here and nowhere else: SQL never hashes. `golden.json` freezes the
-//! function; a change of it would orphan every row that is stored.
+//! A hash key depends only on business keys, never on a sequence, so that independent workers compute the same key for
+//! the same entity. Only this module computes it: SQL never hashes. `golden.json` freezes the function, because a
+//! changed function would orphan every stored row.
 
 use std::borrow::Cow;
 
@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use uuid::{Builder, Uuid};
 
-/// The key of a hub or of a link: `name` is the table's, `business_keys` are those of the hub, or of the hubs that
-/// the link joins, in the order of the model. They are normalised here.
+/// Returns the hash key of a hub or a link. `name` is the name of its table. `business_keys` are those of the hub, or
+/// of the hubs that the link joins, in the order of the model; this function normalizes them.
 ///
-/// Without any business key (all are blank) the key is that of the ghost record, the all-zero UUID.
+/// If all business keys are blank, the key is that of the ghost record, the all-zero UUID.
 #[must_use]
 pub fn hash_key(name: &str, business_keys: &[&str]) -> Uuid {
     if business_keys.iter().all(|key| key.trim().is_empty()) {
@@ -22,12 +22,13 @@ pub fn hash_key(name: &str, business_keys: &[&str]) -> Uuid {
     let mut digest = Sha256::new();
     add_part(&mut digest, name);
     for key in business_keys {
-        add_part(&mut digest, &normalise(key));
+        add_part(&mut digest, &normalize(key));
     }
     into_uuid(digest)
 }
 
-/// The digest of a satellite row's attributes, exactly as they are stored: two rows with one hash diff say the same.
+/// Returns the hash diff of a satellite row: a digest of its attributes, exactly as stored. Rows with the same hash diff
+/// have the same attributes.
 #[must_use]
 pub fn hash_diff<T: AsRef<str>>(attributes: impl IntoIterator<Item = T>) -> Uuid {
     let mut digest = Sha256::new();
@@ -37,10 +38,10 @@ pub fn hash_diff<T: AsRef<str>>(attributes: impl IntoIterator<Item = T>) -> Uuid
     into_uuid(digest)
 }
 
-/// A business key without surrounding white space and in Unicode's composed form (NFC), so that one thing that is
-/// spelt in two byte sequences is one thing. Letter case is kept: ids are case-sensitive.
+/// Normalizes a business key: trims white space and composes Unicode characters (NFC), so that different encodings of
+/// the same text are the same key. Case is significant, because ids are case-sensitive.
 #[must_use]
-pub fn normalise(key: &str) -> Cow<'_, str> {
+pub fn normalize(key: &str) -> Cow<'_, str> {
     if is_nfc_quick(key.chars()) == IsNormalized::Yes {
         return Cow::Borrowed(key.trim());
     }
@@ -48,14 +49,15 @@ pub fn normalise(key: &str) -> Cow<'_, str> {
     Cow::Owned(composed.trim().to_owned())
 }
 
-/// Each part goes in behind its length (four bytes, big endian): no separator that a key could contain.
+/// Hashes a part with its length as prefix (four bytes, big endian), because a key could contain any separator.
 fn add_part(digest: &mut Sha256, part: &str) {
     let length = u32::try_from(part.len()).expect("a record is far smaller than 4 GiB");
     digest.update(length.to_be_bytes());
     digest.update(part);
 }
 
-/// The first 16 bytes with the version and variant bits of a `UUIDv8`, which RFC 9562 keeps for such uses.
+/// Truncates the digest to 16 bytes and sets the version and variant bits of a `UUIDv8`, which RFC 9562 reserves for
+/// custom formats.
 fn into_uuid(digest: Sha256) -> Uuid {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest.finalize()[..16]);
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_those_of_the_golden_vectors() {
+    fn keys_equal_the_golden_vectors() {
         for vector in golden()["hash_key"].as_array().unwrap() {
             let key = hash_key(vector["name"].as_str().unwrap(), &texts(&vector["business_keys"]));
             assert_eq!(key.to_string(), vector["key"], "{vector}");
@@ -90,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn diffs_are_those_of_the_golden_vectors() {
+    fn diffs_equal_the_golden_vectors() {
         for vector in golden()["hash_diff"].as_array().unwrap() {
             assert_eq!(
                 hash_diff(texts(&vector["attributes"])).to_string(),
@@ -101,14 +103,14 @@ mod tests {
     }
 
     #[test]
-    fn text_does_not_move_across_the_border_of_two_parts() {
+    fn different_splits_of_the_same_text_have_different_hashes() {
         assert_ne!(hash_key("l", &["ab", "c"]), hash_key("l", &["a", "bc"]));
         assert_ne!(hash_diff(["ab", ""]), hash_diff(["a", "b"]));
         assert_ne!(hash_diff(["a"]), hash_diff(["a", ""]));
     }
 
     #[test]
-    fn one_spelling_of_a_key_is_as_good_as_another() {
+    fn different_encodings_of_a_business_key_have_the_same_hash_key() {
         let composed = "Йогурт";
         let decomposed = "И\u{306}огурт";
         assert_eq!(
@@ -126,31 +128,31 @@ mod tests {
     }
 
     #[test]
-    fn the_same_business_key_in_two_hubs_has_two_keys() {
+    fn the_same_business_key_in_two_hubs_has_two_hash_keys() {
         assert_ne!(hash_key("h_user", &["7"]), hash_key("h_product", &["7"]));
     }
 
     #[test]
-    fn a_blank_business_key_leads_to_the_ghost_record() {
+    fn a_blank_business_key_refers_to_the_ghost_record() {
         assert_eq!(hash_key("h_category", &[" \u{2003}"]), Uuid::nil());
         assert_ne!(hash_key("l_product_category", &["6276", ""]), Uuid::nil());
     }
 
     #[test]
-    fn attributes_are_not_normalised() {
+    fn attributes_are_not_normalized() {
         assert_ne!(hash_diff(["Йогурт"]), hash_diff(["И\u{306}огурт"]));
         assert_ne!(hash_diff(["kira"]), hash_diff(["kira "]));
     }
 
     proptest! {
         #[test]
-        fn normalising_again_changes_nothing(key in r"\PC{0,20}|[ \tИи\u{306}\u{a0}\u{301}\u{2000}a]{0,8}") {
-            let once = normalise(&key).into_owned();
-            prop_assert_eq!(normalise(&once), once.as_str());
+        fn normalization_is_idempotent(key in r"\PC{0,20}|[ \tИи\u{306}\u{a0}\u{301}\u{2000}a]{0,8}") {
+            let once = normalize(&key).into_owned();
+            prop_assert_eq!(normalize(&once), once.as_str());
         }
 
         #[test]
-        fn every_key_is_a_version_8_uuid(keys in prop::collection::vec("[a-z]{1,4}", 1..4)) {
+        fn every_hash_key_is_a_version_8_uuid(keys in prop::collection::vec("[a-z]{1,4}", 1..4)) {
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
             let key = hash_key("h_user", &keys);
             prop_assert_eq!((key.get_version_num(), key.get_variant()), (8, uuid::Variant::RFC4122));

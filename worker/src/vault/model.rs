@@ -1,10 +1,11 @@
-//! The model: hubs, links and satellites as data. Everything else in the vault is generated from it.
+//! Model of the vault: hubs, links and satellites as data. Rows, statement and tables are generated from it.
 //!
-//! A new attribute is one entry here and one migration. A name that stands here is frozen: it is hashed into keys.
+//! To add an attribute, add an entry here and a migration. The names are frozen, because those of
+//! hubs and links are hashed into stored keys.
 
 use super::order::{Field, Scope};
 
-/// The vault of orders.
+/// Model of the order vault.
 pub static MODEL: Model = Model {
     hubs: &[&H_USER, &H_PRODUCT, &H_CATEGORY, &H_RESTAURANT, &H_ORDER],
     links: &[
@@ -127,52 +128,52 @@ static S_ORDER_ITEM: Satellite = Satellite {
     ],
 };
 
-/// A whole vault.
+/// Complete model of a vault.
 #[derive(Debug)]
 pub struct Model {
-    /// Hubs: the things that orders speak of.
+    /// Hubs: the business entities of an order.
     pub hubs: &'static [&'static Hub],
-    /// Links: which of them were seen together.
+    /// Links: relationships between hubs.
     pub links: &'static [&'static Link],
-    /// Satellites: what each version of an order said about them.
+    /// Satellites: descriptive attributes of hubs and links, by version of the order.
     pub satellites: &'static [&'static Satellite],
 }
 
-/// A thing, by its business key. A hub holds nothing else.
+/// Business entity, identified by its business key. A hub has no other attribute.
 #[derive(Debug)]
 pub struct Hub {
     /// Name of the table.
     pub name: &'static str,
-    /// The column that holds the business key.
+    /// Column of the business key.
     pub business_key: Attribute,
 }
 
-/// Things that were seen together.
+/// Relationship between hubs.
 #[derive(Debug)]
 pub struct Link {
     /// Name of the table.
     pub name: &'static str,
-    /// The hubs it joins, in the order in which their business keys are hashed.
+    /// Joined hubs, in the order in which their business keys are hashed.
     pub hubs: &'static [&'static Hub],
 }
 
-/// What each version of an order said about a hub or a link.
+/// Descriptive attributes of a hub or a link, one row per version of the order.
 #[derive(Debug)]
 pub struct Satellite {
     /// Name of the table.
     pub name: &'static str,
-    /// What it describes.
+    /// Hub or link that the satellite describes.
     pub parent: Parent,
-    /// For a parent that one version may describe several times: the integer that tells these rows apart. Only beside a
-    /// driving key, which tells when one of them has ended.
+    /// Integer column that distinguishes the rows of a multi-active satellite, which has several rows per parent and
+    /// version. Requires a driving key, which determines the end of a row.
     pub multi_active: Option<Attribute>,
-    /// For rows that end when a later version leaves them out.
+    /// Driving key, for rows that end if a later version omits them.
     pub driving_key: Option<DrivingKey>,
-    /// The descriptive columns.
+    /// Descriptive columns.
     pub attributes: &'static [Attribute],
 }
 
-/// What a satellite describes.
+/// Parent of a satellite.
 #[derive(Clone, Copy, Debug)]
 pub enum Parent {
     /// A hub.
@@ -181,22 +182,22 @@ pub enum Parent {
     Link(&'static Link),
 }
 
-/// The hub of a link whose newest version decides which rows of the link's satellite are current: a row that this
-/// version does not repeat has ended, although nothing says so of the row itself.
+/// Driving key of a link's satellite. Only rows of the driving hub's latest version are current: a row that this version
+/// does not repeat has ended, without a row that marks its end.
 #[derive(Debug)]
 pub struct DrivingKey {
-    /// The hub, one of those that the link joins.
+    /// Driving hub, one of the hubs that the link joins.
     pub hub: &'static Hub,
-    /// The satellite of this hub that has a row for every version, also for one that leaves every line out.
+    /// Satellite of the driving hub with a row for every version, including a version without lines.
     pub versions: &'static Satellite,
 }
 
-/// A column and the field that it comes from.
+/// Column with the field that fills it.
 #[derive(Clone, Copy, Debug)]
 pub struct Attribute {
     /// Name of the column.
     pub column: &'static str,
-    /// Where its value comes from.
+    /// Field that fills the column.
     pub field: Field,
 }
 
@@ -205,7 +206,7 @@ const fn from(column: &'static str, field: Field) -> Attribute {
 }
 
 impl Link {
-    /// How many rows an order gives: one per line as soon as one of its hubs is that of a line.
+    /// Returns the scope of the rows: one per line if any of the hubs is one per line.
     #[must_use]
     pub fn scope(&self) -> Scope {
         self.hubs
@@ -217,7 +218,7 @@ impl Link {
 }
 
 impl Satellite {
-    /// How many rows an order gives: one per line as soon as its parent or one of its columns is that of a line.
+    /// Returns the scope of the rows: one per line if the parent or any column is one per line.
     #[must_use]
     pub fn scope(&self) -> Scope {
         let columns = self.attributes.iter().chain(&self.multi_active);
@@ -247,26 +248,11 @@ impl Parent {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
+    use super::super::kind::Kind;
     use super::*;
-    use crate::vault::Kind;
 
     #[test]
-    fn every_table_has_a_name_of_its_own() {
-        let tables = MODEL.tables();
-        assert_eq!(
-            tables
-                .iter()
-                .map(|table| table.name)
-                .collect::<HashSet<_>>()
-                .len(),
-            tables.len()
-        );
-    }
-
-    #[test]
-    fn a_driving_key_is_a_hub_of_the_link_and_knows_every_version() {
+    fn a_driving_key_is_a_hub_of_the_link_and_has_a_row_per_version() {
         for satellite in MODEL.satellites {
             let Some(driving) = &satellite.driving_key else {
                 continue;
@@ -284,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn multi_active_rows_are_told_apart_by_an_integer_and_ended_by_a_driving_key() {
+    fn multi_active_rows_have_an_integer_column_and_a_driving_key() {
         for satellite in MODEL.satellites {
             let Some(column) = satellite.multi_active else {
                 continue;
@@ -295,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_a_line_is_not_written_once_per_order() {
+    fn a_table_with_a_field_of_a_line_has_one_row_per_line() {
         assert_eq!(L_ORDER_PRODUCT.scope(), Scope::Line);
         assert_eq!(L_ORDER_USER.scope(), Scope::Order);
         assert_eq!(S_PRODUCT_NAMES.scope(), Scope::Line);

@@ -1,56 +1,56 @@
-//! What an order says, as the vault sees it: the fields that a model may name, and where each is found.
+//! Order as input of the vault, and the fields of it that a model can use.
 //!
-//! The model speaks of [`Field`]s and never of the message; only this module knows the shape of an order.
+//! The model refers to [`Field`]s, never to a message. Only this module knows the structure of an order.
 
 use std::borrow::Cow;
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
-use super::table::{Kind, MONEY_SCALE};
+use super::kind::{Kind, MONEY_SCALE};
 
-/// One version of an order, mapped from a message.
+/// Version of an order, mapped from a message.
 #[derive(Clone, Debug)]
 pub struct VaultOrder<'a> {
-    /// Number of the order.
+    /// Id of the order.
     pub order_id: i64,
-    /// When it was placed, in microseconds since the Unix epoch.
+    /// Time at which the order was placed, in microseconds since the Unix epoch.
     pub order_date: i64,
-    /// Sum of its lines.
+    /// Total of the lines.
     pub cost: Decimal,
-    /// What the guest paid.
+    /// Amount that the user paid.
     pub payment: Decimal,
-    /// Status, as the source spells it.
+    /// Status in the source's spelling.
     pub status: &'a str,
-    /// Id of the guest.
+    /// Id of the user.
     pub user_id: &'a str,
-    /// Full name of the guest.
+    /// Full name of the user.
     pub user_name: &'a str,
-    /// Name of the guest at log-in.
+    /// Login name of the user.
     pub user_login: &'a str,
     /// Id of the restaurant.
     pub restaurant_id: &'a str,
     /// Name of the restaurant.
     pub restaurant_name: &'a str,
-    /// What was ordered, in the order of the message. May be empty; a product may stand on several lines.
+    /// Lines in the order of the message. May be empty; a product can be on several lines.
     pub lines: Vec<VaultLine<'a>>,
 }
 
-/// One line of an order.
+/// Line of an order.
 #[derive(Clone, Debug)]
 pub struct VaultLine<'a> {
     /// Id of the product.
     pub product_id: &'a str,
-    /// Its name.
+    /// Name of the product.
     pub product_name: &'a str,
-    /// Name of its category.
+    /// Category of the product.
     pub category: &'a str,
-    /// Price of one.
+    /// Price of one item.
     pub price: Decimal,
-    /// How many.
+    /// Number of items.
     pub quantity: i32,
 }
 
-/// A field of an order that a column of the vault can come from.
+/// Field of an order that a column of the vault can be filled from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// [`VaultOrder::order_id`].
@@ -83,12 +83,12 @@ pub enum Field {
     ProductQuantity,
     /// [`VaultLine::category`].
     ProductCategory,
-    /// Place of the line in the order, from 1.
+    /// Number of the line in the order, from 1.
     LineNumber,
 }
 
 impl Field {
-    /// How often an order has this field.
+    /// Returns the scope of the field: one value per order, or one per line.
     #[must_use]
     pub const fn scope(self) -> Scope {
         match self {
@@ -102,7 +102,7 @@ impl Field {
         }
     }
 
-    /// The type of the field's column.
+    /// Returns the type of the column that the field fills.
     #[must_use]
     pub const fn kind(self) -> Kind {
         match self {
@@ -115,32 +115,32 @@ impl Field {
     }
 }
 
-/// How often an order has a field, and with it the rows that the field is part of.
+/// Number of values that an order has for a field, and number of rows that it adds to a table with that field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// Once.
+    /// One per order.
     Order,
-    /// Once per line.
+    /// One per line.
     Line,
 }
 
-/// The value of a field, as it is stored.
+/// Value of a field, as stored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Value<'a> {
-    /// Of [`Kind::Text`].
+    /// Value of [`Kind::Text`].
     Text(Cow<'a, str>),
-    /// Of [`Kind::BigInt`].
+    /// Value of [`Kind::BigInt`].
     BigInt(i64),
-    /// Of [`Kind::Integer`].
+    /// Value of [`Kind::Integer`].
     Integer(i32),
-    /// Of [`Kind::Numeric`], rounded to the scale of the column.
+    /// Value of [`Kind::Numeric`], rounded to the scale of the column.
     Numeric(Decimal),
-    /// Of [`Kind::Timestamp`], in microseconds since the Unix epoch.
+    /// Value of [`Kind::Timestamp`], in microseconds since the Unix epoch.
     Micros(i64),
 }
 
 impl Value<'_> {
-    /// The text that is hashed: what is equal in the table is equal here.
+    /// Returns the text that is hashed. Values that are equal in the table have equal texts.
     #[must_use]
     pub fn text(&self) -> Cow<'_, str> {
         match self {
@@ -152,16 +152,16 @@ impl Value<'_> {
     }
 }
 
-/// An order, or one line of it: what a row is made of.
+/// Source of a row: an order, or one line of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source<'s, 'a> {
     pub(super) order: &'s VaultOrder<'a>,
-    /// The line and its number, from 1.
+    /// Line and its number, from 1; `None` for the order itself.
     pub(super) line: Option<(i32, &'s VaultLine<'a>)>,
 }
 
 impl<'a> Source<'_, 'a> {
-    /// The value of a field; none when the field is that of a line and this is the order itself.
+    /// Returns the value of a field; `None` for a field of a line if the source is the order itself.
     pub(super) fn value(&self, field: Field) -> Option<Value<'a>> {
         let order = self.order;
         Some(match field {
@@ -185,8 +185,8 @@ impl<'a> Source<'_, 'a> {
     }
 }
 
-/// Rounds as PostgreSQL would (half away from zero) and drops trailing zeros, so that amounts that are equal in the
-/// table have one text, and one hash diff.
+/// Rounds like PostgreSQL (half away from zero) and drops trailing zeros. Therefore amounts that are equal in the table
+/// have the same text and the same hash diff.
 fn money(amount: Decimal) -> Value<'static> {
     let rounded = amount.round_dp_with_strategy(MONEY_SCALE, RoundingStrategy::MidpointAwayFromZero);
     Value::Numeric(rounded.normalize())
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_that_are_stored_alike_are_hashed_alike() {
+    fn amounts_that_are_equal_in_the_table_have_equal_hashes() {
         let text = |amount: &str| money(amount.parse().unwrap()).text().into_owned();
         assert_eq!(text("180.00"), "180");
         assert_eq!(text("1800"), "1800");

@@ -1,46 +1,26 @@
-//! The rows of a batch: what its orders contribute to every table, each row once.
+//! Rows of a batch: the rows of its orders in every table, without duplicates.
 //!
-//! The result is a function of the set of orders that were pushed: rows are sorted by primary key, also so that
-//! workers that write at the same time lock in one order. Nothing is left out because it equals an earlier row:
-//! under late arrival that would give a wrong current value.
+//! The result depends only on the set of orders. Rows are sorted by primary key, so that concurrent workers lock in the
+//! same order. A row with unchanged attributes is never omitted, because after a late-arriving version the current
+//! row would be wrong.
 
+mod column;
 mod hub;
 mod link;
 mod satellite;
 #[cfg(test)]
 mod tests;
 
-use rust_decimal::Decimal;
-use uuid::Uuid;
-
 use self::hub::HubRows;
 use self::link::LinkRows;
 use self::satellite::SatelliteRows;
 use super::model::Model;
-use super::order::{Scope, Source, Value, VaultOrder};
-use super::table::Kind;
+use super::order::{Scope, Source, VaultOrder};
 use crate::version::Version;
 
-/// One parameter of the statement: a column of a table, a value per row.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Column {
-    /// Hash keys and hash diffs.
-    Uuid(Vec<Uuid>),
-    /// Texts.
-    Text(Vec<String>),
-    /// 64-bit integers.
-    BigInt(Vec<i64>),
-    /// 32-bit integers.
-    Integer(Vec<i32>),
-    /// Amounts of money.
-    Numeric(Vec<Decimal>),
-    /// Versions.
-    Bytes(Vec<Vec<u8>>),
-    /// Times in microseconds since the Unix epoch; bound as 64-bit integers.
-    Micros(Vec<i64>),
-}
+pub use self::column::Column;
 
-/// Collects the rows of a batch. `'a` is the batch, whose texts are borrowed.
+/// Collector of the rows of a batch. `'a` is the lifetime of the batch, whose texts are borrowed.
 #[derive(Debug)]
 pub struct VaultRows<'a> {
     hubs: Vec<HubRows<'a>>,
@@ -49,7 +29,7 @@ pub struct VaultRows<'a> {
 }
 
 impl<'a> VaultRows<'a> {
-    /// An empty batch.
+    /// Creates an empty collector.
     #[must_use]
     pub fn new(model: &Model) -> Self {
         Self {
@@ -67,21 +47,21 @@ impl<'a> VaultRows<'a> {
         }
     }
 
-    /// Adds what one version of an order contributes.
+    /// Adds the rows of one version of an order.
     ///
-    /// When lines of one version contradict each other (a product with two names), the first line is believed.
+    /// If lines of one version contradict each other (a product with two names), the first line is used.
     pub fn push(&mut self, order: &VaultOrder<'a>, version: &Version) {
-        self.collect(Scope::Order, Source { order, line: None }, version);
+        self.add_rows(Scope::Order, Source { order, line: None }, version);
         for line in (1..).zip(&order.lines) {
             let source = Source {
                 order,
                 line: Some(line),
             };
-            self.collect(Scope::Line, source, version);
+            self.add_rows(Scope::Line, source, version);
         }
     }
 
-    /// The parameters of the statement behind the record source, in its order.
+    /// Returns the parameters of the statement after the record source, in the order of the statement.
     #[must_use]
     pub fn into_columns(self) -> Vec<Column> {
         let mut columns = Vec::new();
@@ -97,8 +77,8 @@ impl<'a> VaultRows<'a> {
         columns
     }
 
-    /// Adds the rows of one scope. A line finds the order's own hubs as the order has left them.
-    fn collect(&mut self, scope: Scope, source: Source<'_, 'a>, version: &Version) {
+    /// Adds the rows of one scope. A line refers to the hubs of its order, which were added before.
+    fn add_rows(&mut self, scope: Scope, source: Source<'_, 'a>, version: &Version) {
         for rows in self.hubs.iter_mut().filter(|rows| rows.scope() == scope) {
             rows.add(source);
         }
@@ -107,35 +87,6 @@ impl<'a> VaultRows<'a> {
         }
         for rows in self.satellites.iter_mut().filter(|rows| rows.scope() == scope) {
             rows.add(&self.hubs, &self.links, source, version);
-        }
-    }
-}
-
-impl Column {
-    /// The column of a field of this kind.
-    fn gather<'v, 'a: 'v>(kind: Kind, values: impl ExactSizeIterator<Item = &'v Value<'a>>) -> Self {
-        let rows = values.len();
-        let mut column = match kind {
-            Kind::Uuid => Self::Uuid(Vec::with_capacity(rows)),
-            Kind::Bytes => Self::Bytes(Vec::with_capacity(rows)),
-            Kind::Text => Self::Text(Vec::with_capacity(rows)),
-            Kind::BigInt => Self::BigInt(Vec::with_capacity(rows)),
-            Kind::Integer => Self::Integer(Vec::with_capacity(rows)),
-            Kind::Numeric => Self::Numeric(Vec::with_capacity(rows)),
-            Kind::Timestamp => Self::Micros(Vec::with_capacity(rows)),
-        };
-        values.for_each(|value| column.push(value));
-        column
-    }
-
-    fn push(&mut self, value: &Value<'_>) {
-        match (self, value) {
-            (Self::Text(rows), Value::Text(text)) => rows.push(String::from(&**text)),
-            (Self::BigInt(rows), Value::BigInt(number)) => rows.push(*number),
-            (Self::Integer(rows), Value::Integer(number)) => rows.push(*number),
-            (Self::Numeric(rows), Value::Numeric(amount)) => rows.push(*amount),
-            (Self::Micros(rows), Value::Micros(time)) => rows.push(*time),
-            (column, value) => unreachable!("{value:?} is not of its field's kind: {column:?}"),
         }
     }
 }

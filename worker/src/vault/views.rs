@@ -1,23 +1,23 @@
-//! The views of each satellite: what is current, and the timeline.
+//! Generates two views per satellite: the current rows, and the timeline.
 //!
-//! A satellite holds every version, also one that says what the version before it said; the views collapse them. They
-//! order by version, never by load date, so that a version that arrives late falls into its place.
+//! A satellite has a row for every version, even if the attributes are unchanged; the views collapse equal neighbors.
+//! They order by version, never by load date, so that a late-arriving version gets its correct place.
 
 use super::model::{DrivingKey, Model, Satellite};
 use super::sql::join;
-use super::table::{Table, key_column};
+use super::table::{Table, key_column_name};
 
-/// Two views per satellite, in the order of the model.
-pub(super) fn views(model: &Model) -> String {
+/// Returns the definitions of all views, in the order of the model.
+pub(super) fn view_definitions(model: &Model) -> String {
     let views: Vec<String> = model
         .satellites
         .iter()
         .map(|satellite| {
             let (current, timeline) = match &satellite.driving_key {
-                None => (current(satellite), timeline(satellite)),
-                Some(driving) => (
-                    driven_current(satellite, driving),
-                    driven_timeline(satellite, driving),
+                None => (current_view(satellite), timeline_view(satellite)),
+                Some(driving_key) => (
+                    driven_current_view(satellite, driving_key),
+                    driven_timeline_view(satellite, driving_key),
                 ),
             };
             format!("{current}\n{timeline}")
@@ -26,16 +26,16 @@ pub(super) fn views(model: &Model) -> String {
     views.join("\n")
 }
 
-/// Names of the views of a satellite: current, timeline.
-pub(super) fn names(satellite: &Satellite) -> [String; 2] {
+/// Returns the names of the views of a satellite: current, timeline.
+pub(super) fn view_names(satellite: &Satellite) -> [String; 2] {
     ["current", "timeline"].map(|view| format!("v_{}_{view}", satellite.name))
 }
 
-/// The row of the newest version of each parent.
-fn current(satellite: &Satellite) -> String {
+/// Returns the current view: the row of the latest version of each parent.
+fn current_view(satellite: &Satellite) -> String {
     let Satellite { name, .. } = satellite;
-    let [view, _] = names(satellite);
-    let key = key_column(satellite.parent.name());
+    let [view, _] = view_names(satellite);
+    let key = key_column_name(satellite.parent.name());
     let columns = all_columns(satellite).join(", ");
     format!(
         "\
@@ -48,13 +48,13 @@ ORDER BY {key}, version DESC;
     )
 }
 
-/// The rows of the newest version that the driving hub has, if that version repeats them.
-fn driven_current(satellite: &Satellite, driving: &DrivingKey) -> String {
+/// Returns the current view with a driving key: the rows of the latest version of the driving hub.
+fn driven_current_view(satellite: &Satellite, driving_key: &DrivingKey) -> String {
     let Satellite { name, .. } = satellite;
-    let [view, _] = names(satellite);
+    let [view, _] = view_names(satellite);
     let link = satellite.parent.name();
-    let (key, driving_key) = (key_column(link), key_column(driving.hub.name));
-    let [newest, _] = names(driving.versions);
+    let (key, hub_key) = (key_column_name(link), key_column_name(driving_key.hub.name));
+    let [newest, _] = view_names(driving_key.versions);
     let columns = join(&all_columns(satellite), ",\n    ", |column| {
         format!("satellite.{column}")
     });
@@ -66,18 +66,20 @@ SELECT
 FROM dds.{name} AS satellite
 JOIN dds.{link} AS link ON link.{key} = satellite.{key}
 JOIN dds.{newest} AS newest
-    ON newest.{driving_key} = link.{driving_key} AND newest.version = satellite.version;
+    ON newest.{hub_key} = link.{hub_key} AND newest.version = satellite.version;
 "
     )
 }
 
-/// What was valid from when to when: the end is not part of it, and none is known for what is current. Of versions of
-/// one instant all but the last were valid for no time.
-fn timeline(satellite: &Satellite) -> String {
+/// Returns the timeline view: each row with the time range in which it was valid.
+///
+/// The end is exclusive, and null for the current row. Of several versions at the same instant, all but the last one
+/// have an empty range.
+fn timeline_view(satellite: &Satellite) -> String {
     let Satellite { name, .. } = satellite;
-    let [_, view] = names(satellite);
-    let key = key_column(satellite.parent.name());
-    let attributes = attributes(satellite);
+    let [_, view] = view_names(satellite);
+    let key = key_column_name(satellite.parent.name());
+    let attributes = attribute_list(satellite);
     format!(
         "\
 CREATE VIEW dds.{view} AS
@@ -95,16 +97,17 @@ WHERE earlier_hash_diff IS DISTINCT FROM hash_diff;
     )
 }
 
-/// The timeline where a row also ends when the next version of the driving hub does not repeat it: rows belong together
-/// while their versions are neighbours among all versions of the driving hub.
-fn driven_timeline(satellite: &Satellite, driving: &DrivingKey) -> String {
+/// Returns the timeline view with a driving key: a row also ends if the next version of the driving hub omits it.
+///
+/// Equal rows are collapsed only if their versions are neighbors among all versions of the driving hub.
+fn driven_timeline_view(satellite: &Satellite, driving_key: &DrivingKey) -> String {
     let Satellite { name, .. } = satellite;
-    let [_, view] = names(satellite);
+    let [_, view] = view_names(satellite);
     let link = satellite.parent.name();
-    let (key, driving_key) = (key_column(link), key_column(driving.hub.name));
-    let versions = driving.versions.name;
-    let attributes = attributes(satellite);
-    let columns = Table::of_satellite(satellite).columns;
+    let (key, hub_key) = (key_column_name(link), key_column_name(driving_key.hub.name));
+    let versions = driving_key.versions.name;
+    let attributes = attribute_list(satellite);
+    let columns = Table::from_satellite(satellite).columns;
     let same = join(&columns, ", ", |column| column.name.clone());
     let active = satellite
         .multi_active
@@ -130,12 +133,12 @@ FROM (
         JOIN dds.{link} AS link USING ({key})
         JOIN (
             SELECT
-                {driving_key}, version,
+                {hub_key}, version,
                 row_number() OVER one_parent AS number,
                 lead(update_ts) OVER one_parent AS next_update_ts
             FROM dds.{versions}
-            WINDOW one_parent AS (PARTITION BY {driving_key} ORDER BY version)
-        ) AS versions USING ({driving_key}, version)
+            WINDOW one_parent AS (PARTITION BY {hub_key} ORDER BY version)
+        ) AS versions USING ({hub_key}, version)
         WINDOW same_row AS (PARTITION BY {key}{active} ORDER BY version)
     ) AS marked
     WHERE is_first OR is_last
@@ -146,15 +149,17 @@ WHERE is_first;
     )
 }
 
+/// Returns every column of the satellite, with the load date and the record source.
 fn all_columns(satellite: &Satellite) -> Vec<String> {
-    let filled = Table::of_satellite(satellite)
+    let filled = Table::from_satellite(satellite)
         .columns
         .into_iter()
         .map(|column| column.name);
     filled.chain(["load_dt", "load_src"].map(str::to_owned)).collect()
 }
 
-fn attributes(satellite: &Satellite) -> String {
+/// Returns the descriptive columns, separated by commas.
+fn attribute_list(satellite: &Satellite) -> String {
     join(satellite.attributes, ", ", |attribute| {
         attribute.column.to_owned()
     })

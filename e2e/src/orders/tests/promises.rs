@@ -1,4 +1,4 @@
-//! What the generator promises, tested on the bytes that it makes.
+//! Guarantees of the generator, tested on its output bytes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::*;
 
-/// The structure of the messages of the source, as the pipeline's first contract has it.
+/// Structure of a source message, by the contract of the source topic.
 #[derive(Debug, Deserialize)]
 struct Event {
     object_id: i64,
@@ -53,20 +53,20 @@ struct Status {
     dttm: String,
 }
 
-fn event(message: &Message) -> Event {
-    let value = message.value.as_deref().expect("a good message has a value");
-    serde_json::from_slice(value).expect("a good message fits the contract")
+fn parse_event(message: &Message) -> Event {
+    let value = message.value.as_deref().expect("a valid message has a value");
+    serde_json::from_slice(value).expect("a valid message conforms to the contract")
 }
 
-fn good(messages: &[Message]) -> Vec<Event> {
+fn good_events(messages: &[Message]) -> Vec<Event> {
     messages
         .iter()
         .filter(|message| message.expected == Expected::Good)
-        .map(event)
+        .map(parse_event)
         .collect()
 }
 
-/// Kopecks of a decimal as the source writes it.
+/// Parses a decimal amount into kopecks.
 fn kopecks(amount: &RawValue) -> i64 {
     let (whole, part) = amount.get().split_once('.').unwrap_or((amount.get(), "0"));
     let whole: i64 = whole.parse().expect("digits");
@@ -80,16 +80,16 @@ fn assert_timestamp(text: &str) {
     assert!(text.len() == 19 && text.parse::<DateTime>().is_ok(), "{text}");
 }
 
-fn assert_fits(event: &Event, generator: &Generator) {
+fn assert_conforms(event: &Event, generator: &Generator) {
     let payload = &event.payload;
     assert_eq!(event.object_type, "order");
-    assert!((FIRST_ORDER..FIRST_BAD_ORDER).contains(&event.object_id));
+    assert!((FIRST_ORDER_ID..FIRST_BAD_ORDER_ID).contains(&event.object_id));
     assert!(
         generator
             .catalogue
-            .guests
+            .users
             .iter()
-            .any(|guest| guest.id == payload.user.id)
+            .any(|user| user.id == payload.user.id)
     );
     let mut restaurants = generator.catalogue.restaurants.iter();
     let restaurant = restaurants
@@ -97,14 +97,14 @@ fn assert_fits(event: &Event, generator: &Generator) {
         .expect("a known restaurant");
     let mut cost = 0;
     for item in &payload.order_items {
-        let dish = restaurant
+        let product = restaurant
             .menu
             .iter()
-            .find(|dish| dish.id == item.id)
-            .expect("a dish of this restaurant");
+            .find(|product| product.id == item.id)
+            .expect("a product of this restaurant");
         assert_eq!(
             (item.name.as_str(), kopecks(&item.price)),
-            (dish.name, i64::from(dish.price.0))
+            (product.name, i64::from(product.price.0))
         );
         cost += kopecks(&item.price) * item.quantity;
     }
@@ -125,13 +125,13 @@ fn assert_fits(event: &Event, generator: &Generator) {
 }
 
 #[test]
-fn the_first_messages_are_these() {
+fn the_first_messages_of_a_seed_never_change() {
     let mut generator = Generator::new(&Settings {
-        guests: 3,
+        users: 3,
         restaurants: 1,
         ..Settings::default()
     });
-    let dictionary: Vec<String> = generator
+    let entries: Vec<String> = generator
         .catalogue()
         .entries(0)
         .map(|(id, json)| format!("{id} {json}"))
@@ -140,13 +140,13 @@ fn the_first_messages_are_these() {
         .history(3)
         .map(|message| String::from_utf8_lossy(message.value.as_deref().unwrap_or_default()).into_owned())
         .collect();
-    assert_snapshot!(format!("{}\n\n{}", dictionary.join("\n"), messages.join("\n")));
+    assert_snapshot!(format!("{}\n\n{}", entries.join("\n"), messages.join("\n")));
 }
 
 #[test]
-fn every_form_of_bad_message_is_this() {
+fn the_malformed_messages_of_a_seed_never_change() {
     let mut generator = Generator::new(&Settings {
-        guests: 3,
+        users: 3,
         restaurants: 1,
         ..Settings::default()
     });
@@ -166,12 +166,12 @@ fn every_form_of_bad_message_is_this() {
 }
 
 #[test]
-fn every_code_that_a_source_can_cause_has_a_form() {
+fn every_dead_letter_code_that_the_source_can_cause_has_a_form() {
     let codes: BTreeSet<&str> = bad::FORMS.iter().map(|(code, _)| *code).collect();
     let expected = [
-        "BadTimestamp",
         "ContractViolation",
         "DuplicateKey",
+        "InvalidTimestamp",
         "NulCharacter",
         "NumberOutOfRange",
         "ParseError",
@@ -184,9 +184,9 @@ fn every_code_that_a_source_can_cause_has_a_form() {
 }
 
 #[test]
-fn a_parse_error_is_no_json_object_and_the_others_are_json() {
+fn only_parse_errors_and_tombstones_are_not_json_objects() {
     for message in Generator::new(&Settings::default()).every_bad() {
-        let object = message.value.as_deref().is_some_and(|value| {
+        let is_object = message.value.as_deref().is_some_and(|value| {
             serde_json::from_slice::<&RawValue>(value).is_ok_and(|raw| raw.get().starts_with('{'))
                 && serde_json::from_slice::<Value>(value).is_ok_or_out_of_range()
         });
@@ -195,14 +195,14 @@ fn a_parse_error_is_no_json_object_and_the_others_are_json() {
         };
         let text = String::from_utf8_lossy(message.value.as_deref().unwrap_or_default()).into_owned();
         assert_eq!(
-            object,
+            is_object,
             !["ParseError", "Tombstone"].contains(&code),
             "{code} {text:.300}"
         );
     }
 }
 
-/// `serde_json`'s `Value` refuses 1e400 and deep nesting, which are JSON all the same.
+/// `serde_json`'s `Value` rejects 1e400 and deep nesting, although both are valid JSON.
 trait OrOutOfRange {
     fn is_ok_or_out_of_range(&self) -> bool;
 }
@@ -217,13 +217,16 @@ impl OrOutOfRange for serde_json::Result<Value> {
 }
 
 #[test]
-fn no_bad_message_names_a_good_order() {
+fn no_malformed_message_has_the_id_of_a_valid_order() {
     let settings = Settings {
         bad: 0.5,
         ..Settings::default()
     };
     let messages: Vec<Message> = Generator::new(&settings).history(500).collect();
-    let orders: Vec<i64> = good(&messages).iter().map(|event| event.object_id).collect();
+    let orders: Vec<i64> = good_events(&messages)
+        .iter()
+        .map(|event| event.object_id)
+        .collect();
     for message in messages
         .iter()
         .filter(|message| message.expected != Expected::Good)
@@ -240,7 +243,7 @@ fn no_bad_message_names_a_good_order() {
 }
 
 #[test]
-fn shares_are_near_what_was_asked() {
+fn shares_are_close_to_the_settings() {
     let settings = Settings {
         late: 0.1,
         duplicated: 0.05,
@@ -249,36 +252,36 @@ fn shares_are_near_what_was_asked() {
         ..Settings::default()
     };
     let messages: Vec<Message> = Generator::new(&settings).history(10_000).collect();
-    let near = |what: &str, share: f64, asked: f64| {
+    let assert_close = |what: &str, share: f64, expected: f64| {
         assert!(
-            (share - asked).abs() < asked * 0.15,
-            "{what}: {share} instead of {asked}"
+            (share - expected).abs() < expected * 0.15,
+            "{what}: {share} instead of {expected}"
         );
     };
     let bad = messages
         .iter()
         .filter(|message| message.expected != Expected::Good)
         .count();
-    near("bad", ratio(bad, messages.len()), 0.03);
+    assert_close("bad", ratio(bad, messages.len()), 0.03);
 
     let mut values = BTreeSet::new();
     let mut orders: HashMap<i64, Vec<(usize, Event)>> = HashMap::new();
-    let mut repeated = 0;
+    let mut duplicates = 0;
     for (position, message) in messages
         .iter()
         .enumerate()
         .filter(|(_, message)| message.expected == Expected::Good)
     {
         if values.insert(message.value.clone()) {
-            let event = event(message);
+            let event = parse_event(message);
             orders.entry(event.object_id).or_default().push((position, event));
         } else {
-            repeated += 1;
+            duplicates += 1;
         }
     }
-    near("duplicated", ratio(repeated, values.len()), 0.05);
+    assert_close("duplicated", ratio(duplicates, values.len()), 0.05);
     assert_eq!(orders.len(), 10_000);
-    let newest = |versions: &[(usize, Event)]| {
+    let max_status_count = |versions: &[(usize, Event)]| {
         versions
             .iter()
             .map(|(_, event)| event.payload.statuses.len())
@@ -287,21 +290,25 @@ fn shares_are_near_what_was_asked() {
     let (mut late, mut superseded, mut cancelled, mut after_closed) = (0, 0, 0, 0);
     for versions in orders.values() {
         assert!((1..=5).contains(&versions.len()));
-        let newest = newest(versions);
-        let is_newest = |event: &Event| Some(event.payload.statuses.len()) == newest;
-        let end = versions
+        let max_statuses = max_status_count(versions);
+        let is_latest = |event: &Event| Some(event.payload.statuses.len()) == max_statuses;
+        let latest = versions
             .iter()
-            .find(|(_, event)| is_newest(event))
-            .expect("the newest version");
+            .find(|(_, event)| is_latest(event))
+            .expect("the latest version");
         superseded += versions.len() - 1;
-        late += versions.iter().filter(|(position, _)| *position > end.0).count();
-        let status = |name: &str| end.1.payload.statuses.iter().any(|status| status.status == name);
-        cancelled += usize::from(status("CANCELLED"));
-        after_closed += usize::from(status("CANCELLED") && status("CLOSED"));
+        late += versions
+            .iter()
+            .filter(|(position, _)| *position > latest.0)
+            .count();
+        let mut statuses = latest.1.payload.statuses.iter();
+        let is_cancelled = statuses.clone().any(|status| status.status == "CANCELLED");
+        cancelled += usize::from(is_cancelled);
+        after_closed += usize::from(is_cancelled && statuses.any(|status| status.status == "CLOSED"));
     }
-    near("late", ratio(late, superseded), 0.1);
-    near("cancelled", ratio(cancelled, orders.len()), 0.2);
-    near("cancelled after closed", ratio(after_closed, cancelled), 0.5);
+    assert_close("late", ratio(late, superseded), 0.1);
+    assert_close("cancelled", ratio(cancelled, orders.len()), 0.2);
+    assert_close("cancelled after closed", ratio(after_closed, cancelled), 0.5);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a test are far below 2^52")]
@@ -310,48 +317,48 @@ fn ratio(part: usize, whole: usize) -> f64 {
 }
 
 #[test]
-fn unusual_orders_are_among_many() {
+fn a_long_history_has_every_unusual_form_of_order() {
     let messages: Vec<Message> = Generator::new(&Settings::default()).history(5000).collect();
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut see = |what, holds: bool| *seen.entry(what).or_default() += usize::from(holds);
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut count_if = |form, applies: bool| *counts.entry(form).or_default() += usize::from(applies);
     let mut latest: HashMap<i64, Event> = HashMap::new();
     for message in messages
         .iter()
         .filter(|message| message.expected == Expected::Good)
     {
         let text = String::from_utf8_lossy(message.value.as_deref().unwrap_or_default()).into_owned();
-        let event = event(message);
+        let event = parse_event(message);
         let payload = &event.payload;
         let ids: BTreeSet<&str> = payload.order_items.iter().map(|item| item.id.as_str()).collect();
-        see("empty order", ids.is_empty());
-        see("one product on two lines", ids.len() < payload.order_items.len());
-        see(
+        count_if("empty order", ids.is_empty());
+        count_if("one product on two lines", ids.len() < payload.order_items.len());
+        count_if(
             "unknown status",
             !["OPEN", "COOKING", "DELIVERING", "CLOSED", "CANCELLED"]
                 .contains(&payload.final_status.as_str()),
         );
-        see("unknown field", text.contains("\"source\":"));
-        see("unknown field in the payload", text.contains("\"courier\":"));
-        see("kopecks", payload.cost.get().contains('.'));
+        count_if("unknown field", text.contains("\"source\":"));
+        count_if("unknown field in the payload", text.contains("\"courier\":"));
+        count_if("kopecks", payload.cost.get().contains('.'));
         if let Some(other) = latest.get(&event.object_id).map(|event| &event.payload) {
-            see("another user", other.user.id != payload.user.id);
-            see(
-                "an item less",
+            count_if("another user", other.user.id != payload.user.id);
+            count_if(
+                "other number of items",
                 other.order_items.len() != payload.order_items.len(),
             );
-            see(
-                "one moment",
+            count_if(
+                "two statuses in one second",
                 other.update_ts == payload.update_ts && other.final_status != payload.final_status,
             );
         }
         latest.insert(event.object_id, event);
     }
-    assert_eq!(seen.len(), 9);
-    assert!(seen.values().all(|count| *count >= 10), "{seen:?}");
+    assert_eq!(counts.len(), 9);
+    assert!(counts.values().all(|count| *count >= 10), "{counts:?}");
 }
 
 #[test]
-fn a_message_is_about_as_long_as_those_of_the_source() {
+fn the_mean_message_size_is_that_of_the_real_source() {
     let mut generator = Generator::new(&Settings::default());
     let sizes = generator
         .history(2000)
@@ -364,7 +371,7 @@ fn a_message_is_about_as_long_as_those_of_the_source() {
 }
 
 #[test]
-fn live_orders_go_on_where_the_history_ended() {
+fn live_orders_continue_the_ids_of_the_history() {
     let mut generator = Generator::new(&Settings {
         bad: 0.2,
         ..Settings::default()
@@ -372,26 +379,26 @@ fn live_orders_go_on_where_the_history_ended() {
     let last = generator
         .history(100)
         .filter(|message| message.expected == Expected::Good)
-        .map(|message| event(&message).object_id)
+        .map(|message| parse_event(&message).object_id)
         .max();
     let live: Vec<Message> = generator.live().take(50).collect();
-    let ids: Vec<i64> = good(&live).iter().map(|event| event.object_id).collect();
+    let ids: Vec<i64> = good_events(&live).iter().map(|event| event.object_id).collect();
     assert_eq!(ids[0], last.expect("orders") + 1);
     assert!(
         ids.is_sorted_by(|one, other| one + 1 == *other),
-        "one message for each order: {ids:?}"
+        "one message per order: {ids:?}"
     );
-    assert!(ids.len() < 50, "bad ones are among them");
+    assert!(ids.len() < 50, "some of the messages are malformed");
 }
 
 #[test]
-fn the_dictionary_withholds_the_guests_it_is_told_to() {
+fn withheld_users_are_not_in_the_reference_data() {
     let generator = Generator::new(&Settings::default());
     let all: Vec<_> = generator.catalogue().entries(0).collect();
     let some: BTreeMap<_, _> = generator.catalogue().entries(20).collect();
     assert_eq!((all.len(), some.len()), (128, 108));
-    let withheld = &generator.catalogue().guests[100..];
-    assert!(withheld.iter().all(|guest| !some.contains_key(guest.id.as_str())));
+    let withheld = &generator.catalogue().users[100..];
+    assert!(withheld.iter().all(|user| !some.contains_key(user.id.as_str())));
     assert_eq!(
         generator.catalogue().entries(1000).count(),
         8,
@@ -403,29 +410,29 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn good_messages_fit_the_contract_and_bad_ones_carry_a_code(
-        seed: u64, guests in 0_usize..40, restaurants in 0_usize..30, orders in 0_usize..60,
+    fn valid_messages_conform_to_the_contract_and_malformed_ones_have_a_code(
+        seed: u64, users in 0_usize..40, restaurants in 0_usize..30, orders in 0_usize..60,
         late in -0.5..1.5, duplicated in 0.0..1.0, cancelled in 0.0..1.0, bad in 0.0..1.0,
     ) {
-        let settings = Settings { seed, guests, restaurants, late, duplicated, cancelled, bad };
+        let settings = Settings { seed, users, restaurants, late, duplicated, cancelled, bad };
         let mut generator = Generator::new(&settings);
         let messages: Vec<Message> = generator.history(orders).collect();
         let mut ids = BTreeSet::new();
         for message in &messages {
             match message.expected {
                 Expected::Good => {
-                    let event = event(message);
-                    assert_fits(&event, &generator);
+                    let event = parse_event(message);
+                    assert_conforms(&event, &generator);
                     ids.insert(event.object_id);
                 }
-                Expected::Bad(code) => prop_assert!(bad::FORMS.iter().any(|(known, _)| *known == code)),
+                Expected::Bad(code) => prop_assert!(bad::FORMS.iter().any(|(form_code, _)| *form_code == code)),
             }
         }
-        prop_assert_eq!(ids.len(), orders, "every order is there");
+        prop_assert_eq!(ids.len(), orders, "every order has a message");
     }
 
     #[test]
-    fn one_seed_gives_one_sequence_of_bytes(seed: u64) {
+    fn the_same_seed_gives_the_same_bytes(seed: u64) {
         let settings = Settings { seed, bad: 0.1, ..Settings::default() };
         let run = || {
             let mut generator = Generator::new(&settings);

@@ -1,39 +1,39 @@
-//! Reads a fact: one version of an order, with the keys of the vault. Pure.
+//! Decodes a fact: one version of an order, with the hub keys of the vault. Pure.
 
-use crds::contract::OrderFact;
+use crds::contract::{FactRef, OrderFact};
 use uuid::Uuid;
 
-use crate::decode::{self, Rules};
+use crate::decode::{self, DecodeSettings};
 use crate::layer::cdm::ledger::Contribution;
 use crate::record::Record;
 use crate::rejection::Rejection;
 use crate::version::{StatusRank, Version};
 
-/// A fact that keeps its contract.
+/// Fact that conforms to its contract.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {
-    /// What the order adds to the counters by this version.
+    /// Contribution of this version of the order to the counters.
     pub contribution: Contribution,
-    /// The guest, the dishes and the categories that the version names: hub key and name.
+    /// Hub key and name of the user, the products and the categories of this version.
     pub names: Vec<(Uuid, String)>,
 }
 
-/// Decodes one record; `now` in microseconds since the Unix epoch.
-pub(super) fn fact(rules: &Rules, record: &Record, now: i64) -> Result<Fact, Rejection> {
-    let text = rules.text(record)?;
-    let fact: OrderFact = decode::typed(text)?;
-    decode::supported(&fact.object_type)?;
+/// Decodes one record. `now` is in microseconds since the Unix epoch.
+pub(super) fn decode_fact(settings: &DecodeSettings, record: &Record, now: i64) -> Result<Fact, Rejection> {
+    let text = settings.json_text(record)?;
+    let fact: OrderFact = decode::parse_typed(text)?;
+    decode::check_object_type(&fact.object_type)?;
     let payload = fact.payload;
-    decode::few_enough("/payload/products", payload.products.len())?;
-    let update_ts = rules.update_ts("/payload/update_ts", &payload.update_ts, now)?;
+    decode::check_line_count("/payload/products", payload.products.len())?;
+    let update_ts = settings.parse_update_ts("/payload/update_ts", &payload.update_ts, now)?;
     let version = Version::new(update_ts, &payload.status, decode::source_digest(record, text)?);
 
     let mut names = Vec::with_capacity(1 + payload.products.len() + payload.categories.len());
-    let mut keys = |pointer: &str, entities: Vec<(String, String)>| {
+    let mut hub_keys = |pointer: &str, entities: Vec<(String, String)>| {
         let mut keys = Vec::with_capacity(entities.len());
         for (id, name) in entities {
-            let key =
-                Uuid::try_parse(&id).map_err(|_| Rejection::contract(pointer, "not a hub key (a UUID)"))?;
+            let key = Uuid::try_parse(&id)
+                .map_err(|_| Rejection::contract_violation(pointer, "not a hub key (a UUID)"))?;
             keys.push(key);
             names.push((key, name));
         }
@@ -41,18 +41,18 @@ pub(super) fn fact(rules: &Rules, record: &Record, now: i64) -> Result<Fact, Rej
         keys.dedup();
         Ok::<_, Rejection>(keys)
     };
-    let user = keys("/payload/user/id", vec![(payload.user.id, payload.user.name)])?[0];
-    let key_and_name = |entity: crds::contract::FactRef| (entity.id, entity.name);
-    let products = keys(
+    let user = hub_keys("/payload/user/id", vec![(payload.user.id, payload.user.name)])?[0];
+    let key_and_name = |entity: FactRef| (entity.id, entity.name);
+    let products = hub_keys(
         "/payload/products",
         payload.products.into_iter().map(key_and_name).collect(),
     )?;
-    let categories = keys(
+    let categories = hub_keys(
         "/payload/categories",
         payload.categories.into_iter().map(key_and_name).collect(),
     )?;
-    let closed = StatusRank::of(&payload.status) == StatusRank::Closed;
-    let counted = |keys: Vec<Uuid>| if closed { keys } else { Vec::new() };
+    let is_closed = StatusRank::from_status(&payload.status) == StatusRank::Closed;
+    let counted = |keys: Vec<Uuid>| if is_closed { keys } else { Vec::new() };
     let contribution = Contribution {
         order_id: fact.object_id,
         version: version.as_bytes().to_vec(),

@@ -1,60 +1,60 @@
-//! The ledger's arithmetic: what counters change when an order's contribution is replaced. Pure.
+//! Arithmetic of the ledger: counter deltas of replacing an order's contribution by another one. Pure.
 
 use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-/// What one order adds to the counters: one to each of its dishes and categories, for its guest.
+/// Contribution of one order to the counters of its user: 1 for each of its products and categories.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contribution {
-    /// The order.
+    /// Id of the order.
     pub order_id: i64,
-    /// The version that says so, as [`crate::version::Version`] encodes it.
+    /// Version of the order, in the encoding of [`crate::version::Version`].
     pub version: Vec<u8>,
-    /// Hub key of the guest.
+    /// Hub key of the user.
     pub user: Uuid,
-    /// Hub keys of the dishes, each once, sorted; none when the order is not closed.
+    /// Hub keys of the products, sorted and distinct; empty unless the order is closed.
     pub products: Vec<Uuid>,
-    /// Hub keys of the categories, each once, sorted; none when the order is not closed.
+    /// Hub keys of the categories, sorted and distinct; empty unless the order is closed.
     pub categories: Vec<Uuid>,
 }
 
-/// How counters move, by guest and counted entity; sorted, so that workers lock in one order.
+/// Counter deltas by user and counted entity. Sorted, so that all workers lock in the same order.
 pub(super) type Deltas = BTreeMap<(Uuid, Uuid), i32>;
 
-/// The movements of both marts for one batch.
+/// Counter deltas of both marts for one batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Change {
-    /// Movements of `cdm.product_order_count`.
+pub struct CounterDeltas {
+    /// Deltas of `cdm.product_order_count`.
     pub products: Deltas,
-    /// Movements of `cdm.category_order_count`.
+    /// Deltas of `cdm.category_order_count`.
     pub categories: Deltas,
 }
 
-impl Change {
-    /// Adds what `contribution` counts.
+impl CounterDeltas {
+    /// Adds a contribution that is new in the ledger.
     pub fn add(&mut self, contribution: &Contribution) {
-        self.shift(contribution, 1);
+        self.add_multiple(contribution, 1);
     }
 
-    /// Takes back what `contribution` counted.
-    pub fn take_back(&mut self, contribution: &Contribution) {
-        self.shift(contribution, -1);
+    /// Subtracts a contribution that is no longer in the ledger.
+    pub fn subtract(&mut self, contribution: &Contribution) {
+        self.add_multiple(contribution, -1);
     }
 
-    fn shift(&mut self, contribution: &Contribution, by: i32) {
+    fn add_multiple(&mut self, contribution: &Contribution, factor: i32) {
         for (deltas, keys) in [
             (&mut self.products, &contribution.products),
             (&mut self.categories, &contribution.categories),
         ] {
             for &key in keys {
-                *deltas.entry((contribution.user, key)).or_default() += by;
+                *deltas.entry((contribution.user, key)).or_default() += factor;
             }
         }
     }
 
-    /// Leaves out what cancels itself.
-    pub fn settle(&mut self) {
+    /// Drops deltas of 0, so that unchanged counters are not locked.
+    pub fn drop_zero_deltas(&mut self) {
         self.products.retain(|_, delta| *delta != 0);
         self.categories.retain(|_, delta| *delta != 0);
     }
@@ -79,57 +79,57 @@ mod tests {
         }
     }
 
-    /// Counters by the definition: over the newest version of each order.
+    /// Counts from scratch, over the latest version of each order.
     fn recount(facts: &[Contribution]) -> Deltas {
-        let mut newest: BTreeMap<i64, &Contribution> = BTreeMap::new();
+        let mut latest: BTreeMap<i64, &Contribution> = BTreeMap::new();
         for fact in facts {
-            let held = newest.entry(fact.order_id).or_insert(fact);
-            if fact.version > held.version {
-                *held = fact;
+            let current = latest.entry(fact.order_id).or_insert(fact);
+            if fact.version > current.version {
+                *current = fact;
             }
         }
-        let mut change = Change::default();
-        for fact in newest.values() {
-            change.add(fact);
+        let mut deltas = CounterDeltas::default();
+        for fact in latest.values() {
+            deltas.add(fact);
         }
-        change.products
+        deltas.products
     }
 
     #[test]
-    fn a_removed_dish_and_a_changed_guest_move_that_order_alone() {
+    fn a_removed_product_and_a_changed_user_affect_only_that_order() {
         let (old, new) = (contribution(1, 1, 7, &[1, 2]), contribution(1, 2, 8, &[2]));
-        let mut change = Change::default();
-        change.take_back(&old);
-        change.add(&new);
+        let mut deltas = CounterDeltas::default();
+        deltas.subtract(&old);
+        deltas.add(&new);
         let [one, two] = [1, 2].map(Uuid::from_u128);
         let [seven, eight] = [7, 8].map(Uuid::from_u128);
         assert_eq!(
-            change.products,
+            deltas.products,
             Deltas::from([((seven, one), -1), ((seven, two), -1), ((eight, two), 1)])
         );
     }
 
     #[test]
-    fn what_cancels_itself_is_left_out() {
+    fn deltas_that_cancel_out_are_dropped() {
         let fact = contribution(1, 1, 7, &[1]);
-        let mut change = Change::default();
-        change.take_back(&fact);
-        change.add(&fact);
-        change.settle();
-        assert_eq!(change, Change::default());
+        let mut deltas = CounterDeltas::default();
+        deltas.subtract(&fact);
+        deltas.add(&fact);
+        deltas.drop_zero_deltas();
+        assert_eq!(deltas, CounterDeltas::default());
     }
 
     proptest! {
-        /// Any order of arrival, with repetitions, moves the counters to what the definition gives.
+        /// Any order of arrival, with duplicates, leads to the counts from scratch.
         #[test]
-        fn arrivals_in_any_order_reach_the_recount(
+        fn counters_equal_a_recount_for_any_order_of_arrival(
             facts in proptest::collection::vec((0..4_i64, 0..9_u8, 0..3_u8, proptest::collection::vec(0..5_u8, 0..4)), 0..40)
         ) {
             let mut by_version: BTreeMap<(i64, u8), Contribution> = BTreeMap::new();
             let facts: Vec<Contribution> = facts
                 .into_iter()
                 .map(|(order, version, user, products)| {
-                    // One version of an order is one message, so it has one content.
+                    // One version of an order is one message, so it has the same content every time.
                     by_version
                         .entry((order, version))
                         .or_insert_with(|| contribution(order, version, user, &products))
@@ -137,16 +137,16 @@ mod tests {
                 })
                 .collect();
             let mut ledger: BTreeMap<i64, Contribution> = BTreeMap::new();
-            let mut counters = Change::default();
+            let mut counters = CounterDeltas::default();
             for fact in &facts {
-                if ledger.get(&fact.order_id).is_none_or(|held| held.version < fact.version) {
-                    if let Some(held) = ledger.insert(fact.order_id, fact.clone()) {
-                        counters.take_back(&held);
+                if ledger.get(&fact.order_id).is_none_or(|current| current.version < fact.version) {
+                    if let Some(previous) = ledger.insert(fact.order_id, fact.clone()) {
+                        counters.subtract(&previous);
                     }
                     counters.add(fact);
                 }
             }
-            counters.settle();
+            counters.drop_zero_deltas();
             prop_assert_eq!(counters.products, recount(&facts));
         }
     }

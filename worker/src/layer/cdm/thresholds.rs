@@ -2,77 +2,73 @@
     clippy::disallowed_types,
     reason = "edge: writes the thresholds to PostgreSQL"
 )]
-//! Brings `cdm.category_thresholds` in line with the stage's `tags`, when a worker starts.
+//! Synchronizes `cdm.category_thresholds` with the stage's `tags` when a worker starts.
 
 use std::collections::HashSet;
 
 use crds::stage::TagRule;
 use sqlx::PgPool;
 
-use crate::vault::normalise;
+use crate::vault::normalize;
 
-/// Serialises workers that start together; any number will do, as long as it is always this one.
-const LOCK: i64 = 0x7374_6167_6573;
+/// Key of the advisory lock that serializes workers which start at the same time. Any constant works.
+const ADVISORY_LOCK_KEY: i64 = 0x7374_6167_6573;
 
 const DELETE: &str = "\
-DELETE FROM cdm.category_thresholds AS held
+DELETE FROM cdm.category_thresholds AS stored
 WHERE NOT EXISTS (
     SELECT FROM unnest($1::text[], $2::integer[]) AS rule (category, threshold)
-    WHERE rule.category = held.category AND rule.threshold = held.threshold)";
+    WHERE rule.category = stored.category AND rule.threshold = stored.threshold)";
 
 const UPSERT: &str = "\
 INSERT INTO cdm.category_thresholds (category, threshold, tag)
 SELECT rule.* FROM unnest($1::text[], $2::integer[], $3::text[]) AS rule (category, threshold, tag)
 WHERE NOT EXISTS (
-    SELECT FROM cdm.category_thresholds AS held
-    WHERE held.category = rule.category AND held.threshold = rule.threshold
-      AND held.tag IS NOT DISTINCT FROM rule.tag)
+    SELECT FROM cdm.category_thresholds AS stored
+    WHERE stored.category = rule.category AND stored.threshold = rule.threshold
+      AND stored.tag IS NOT DISTINCT FROM rule.tag)
 ON CONFLICT (category, threshold) DO UPDATE SET tag = excluded.tag";
 
-/// The columns of the table.
+/// Columns of the table.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Rows<'r> {
+struct ThresholdRows<'r> {
     categories: Vec<String>,
     thresholds: Vec<i32>,
     tags: Vec<Option<&'r str>>,
 }
 
-/// One row for each category and threshold. Two rules whose categories differ in spaces or in their form alone are
-/// one, and the first of them counts.
-fn rows(rules: &[TagRule]) -> Rows<'_> {
+/// Builds one row for each category and threshold. If the categories of two rules are equal after normalization, the
+/// rules are duplicates and the first one is used.
+fn threshold_rows(rules: &[TagRule]) -> ThresholdRows<'_> {
     let mut seen = HashSet::new();
-    let mut rows = Rows::default();
+    let mut rows = ThresholdRows::default();
     for rule in rules {
-        let category = normalise(&rule.category).into_owned();
+        let category = normalize(&rule.category).into_owned();
         let threshold = i32::try_from(rule.threshold).unwrap_or(i32::MAX);
         if seen.insert((category.clone(), threshold)) {
             rows.categories.push(category);
             rows.thresholds.push(threshold);
             rows.tags.push(rule.tag.as_deref());
         } else {
-            tracing::warn!(
-                category,
-                threshold,
-                "spec.tags repeats a rule; the first one counts"
-            );
+            tracing::warn!(category, threshold, "duplicate tag rule, using the first");
         }
     }
     rows
 }
 
-/// Makes the table hold exactly these rules; writes nothing when it does already.
+/// Replaces the content of the table by these rules. Writes nothing if they are equal.
 ///
 /// # Errors
-/// Whatever PostgreSQL refuses.
-pub async fn install(pool: &PgPool, rules: &[TagRule]) -> Result<(), sqlx::Error> {
-    let Rows {
+/// If PostgreSQL fails.
+pub async fn install_thresholds(pool: &PgPool, rules: &[TagRule]) -> Result<(), sqlx::Error> {
+    let ThresholdRows {
         categories,
         thresholds,
         tags,
-    } = rows(rules);
+    } = threshold_rows(rules);
     let mut transaction = pool.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)")
-        .bind(LOCK)
+        .bind(ADVISORY_LOCK_KEY)
         .execute(&mut *transaction)
         .await?;
     sqlx::query(DELETE)
@@ -94,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_whose_categories_are_one_after_normalising_make_one_row() {
+    fn rules_with_the_same_normalized_category_are_one_row() {
         let rule = |category: &str, threshold, tag: &str| TagRule {
             category: category.to_owned(),
             threshold,
@@ -105,11 +101,11 @@ mod tests {
             rule(" Роллы", 5, "second"),
             rule("Роллы ", 6, "third"),
         ];
-        let expected = Rows {
+        let expected = ThresholdRows {
             categories: vec!["Роллы".to_owned(); 2],
             thresholds: vec![5, 6],
             tags: vec![Some("first"), Some("third")],
         };
-        assert_eq!(rows(&rules), expected);
+        assert_eq!(threshold_rows(&rules), expected);
     }
 }

@@ -2,7 +2,7 @@
     clippy::disallowed_types,
     reason = "edge: writes the ledger, the counters and the names to PostgreSQL"
 )]
-//! Writes a batch of facts: the ledger first, which locks the orders, then what the counters owe to it.
+//! Writes a batch of facts: first the ledger, which locks the orders, then the counter deltas that follow from it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
@@ -11,58 +11,68 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::decode::Fact;
-use super::ledger::{Change, Contribution, Deltas};
-use crate::layer::Effects;
+use super::ledger::{Contribution, CounterDeltas, Deltas};
+use crate::layer::interface::Effects;
+use crate::record_columns::Query;
 use crate::vault::hash_key;
 
-/// Inserts the orders that the ledger does not hold, and returns the facts that are news: `fresh` ones are in
-/// the ledger now, the others may replace what it holds. Known facts are filtered out before they lock anything.
-const INSERT_FRESH: &str = "\
+/// Inserts the orders that the ledger does not contain, and returns the facts that are new.
+///
+/// `is_inserted` is true for a fact that the ledger has now. The other facts may replace a row. Old facts are filtered
+/// out before anything is locked.
+const INSERT_NEW_ORDERS: &str = "\
 WITH batch AS MATERIALIZED (
     SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::uuid[], $4::text[], $5::text[])
-        WITH ORDINALITY AS batch (order_id, version, user_id, products, categories, place)
-), news AS MATERIALIZED (
-    SELECT batch.*, held.order_id IS NULL AS absent
-    FROM batch LEFT JOIN cdm.order_contribution AS held ON held.order_id = batch.order_id
-    WHERE held.order_id IS NULL OR held.version < batch.version
-), fresh AS (
+        WITH ORDINALITY AS batch (order_id, version, user_id, products, categories, ordinal)
+), candidate AS MATERIALIZED (
+    SELECT batch.*, stored.order_id IS NULL AS is_absent
+    FROM batch LEFT JOIN cdm.order_contribution AS stored ON stored.order_id = batch.order_id
+    WHERE stored.order_id IS NULL OR stored.version < batch.version
+), inserted AS (
     INSERT INTO cdm.order_contribution (order_id, version, user_id, products, categories)
-    SELECT order_id, version, user_id, products::uuid[], categories::uuid[] FROM news WHERE absent
+    SELECT order_id, version, user_id, products::uuid[], categories::uuid[] FROM candidate WHERE is_absent
     ORDER BY order_id
     ON CONFLICT (order_id) DO NOTHING
     RETURNING order_id
 )
-SELECT news.place, fresh.order_id IS NOT NULL AS fresh FROM news LEFT JOIN fresh USING (order_id)";
+SELECT candidate.ordinal, inserted.order_id IS NOT NULL AS is_inserted
+FROM candidate LEFT JOIN inserted USING (order_id)";
 
-/// Locks what the ledger holds of some orders, and reads it as it is once the locks are held.
+/// Locks the rows of some orders in the ledger, and reads them after the locks are acquired.
 const LOCK: &str = "\
 SELECT order_id, version, user_id, products, categories FROM cdm.order_contribution
 WHERE order_id = ANY($1) ORDER BY order_id FOR UPDATE";
 
 const REPLACE: &str = "\
-UPDATE cdm.order_contribution AS held
+UPDATE cdm.order_contribution AS stored
 SET version = batch.version, user_id = batch.user_id,
     products = batch.products::uuid[], categories = batch.categories::uuid[]
 FROM unnest($1::bigint[], $2::bytea[], $3::uuid[], $4::text[], $5::text[])
     AS batch (order_id, version, user_id, products, categories)
-WHERE held.order_id = batch.order_id";
+WHERE stored.order_id = batch.order_id";
 
-/// A newer version's name takes the place of an older one's; names that are older already lock nothing.
-const NAMES: &str = "\
-INSERT INTO cdm.name (id, name, version)
+/// Stores a name if its version is later than the stored one. Other names lock nothing.
+const UPSERT_NAMES: &str = "\
+INSERT INTO cdm.entity_name (id, name, version)
 SELECT batch.id, batch.name, batch.version
 FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS batch (id, name, version)
-WHERE NOT EXISTS (SELECT FROM cdm.name AS held WHERE held.id = batch.id AND held.version >= batch.version)
+WHERE NOT EXISTS (
+    SELECT FROM cdm.entity_name AS stored WHERE stored.id = batch.id AND stored.version >= batch.version)
 ORDER BY batch.id
 ON CONFLICT (id) DO UPDATE SET name = excluded.name, version = excluded.version
-WHERE cdm.name.version < excluded.version";
+WHERE cdm.entity_name.version < excluded.version";
 
-/// Writes the facts of a batch, in any order and with repetitions.
-pub(super) async fn facts(connection: &mut PgConnection, facts: &[&Fact]) -> Result<Effects, sqlx::Error> {
-    let (change, stored) = contributions(connection, newest_by_order(facts)).await?;
-    PRODUCTS.count(connection, &change.products).await?;
-    CATEGORIES.count(connection, &change.categories).await?;
-    names(connection, facts).await?;
+/// Writes the facts of a batch, which may be in any order and contain duplicates.
+pub(super) async fn write_facts(
+    connection: &mut PgConnection,
+    facts: &[&Fact],
+) -> Result<Effects, sqlx::Error> {
+    let (deltas, stored) = update_ledger(connection, latest_by_order(facts)).await?;
+    PRODUCT_COUNTS.apply_deltas(connection, &deltas.products).await?;
+    CATEGORY_COUNTS
+        .apply_deltas(connection, &deltas.categories)
+        .await?;
+    upsert_names(connection, facts).await?;
     Ok(Effects {
         stored,
         duplicate: facts.len() - stored,
@@ -70,162 +80,154 @@ pub(super) async fn facts(connection: &mut PgConnection, facts: &[&Fact]) -> Res
     })
 }
 
-/// Of several versions of one order in a batch, only the newest can count.
-fn newest_by_order<'f>(facts: &[&'f Fact]) -> Vec<&'f Contribution> {
-    let mut newest: BTreeMap<i64, &Contribution> = BTreeMap::new();
+/// Returns the contribution of the latest version of each order, because only that one can change the ledger.
+fn latest_by_order<'f>(facts: &[&'f Fact]) -> Vec<&'f Contribution> {
+    let mut latest: BTreeMap<i64, &Contribution> = BTreeMap::new();
     for contribution in facts.iter().map(|fact| &fact.contribution) {
-        let held = newest.entry(contribution.order_id).or_insert(contribution);
-        if contribution.version > held.version {
-            *held = contribution;
+        let current = latest.entry(contribution.order_id).or_insert(contribution);
+        if contribution.version > current.version {
+            *current = contribution;
         }
     }
-    newest.into_values().collect()
+    latest.into_values().collect()
 }
 
-/// Brings the ledger up to date; returns what the counters owe to it, and how many facts were news.
-async fn contributions(
+/// Updates the ledger. Returns the counter deltas that follow, and the number of facts that were new.
+async fn update_ledger(
     connection: &mut PgConnection,
-    newest: Vec<&Contribution>,
-) -> Result<(Change, usize), sqlx::Error> {
-    let mut change = Change::default();
+    latest: Vec<&Contribution>,
+) -> Result<(CounterDeltas, usize), sqlx::Error> {
+    let mut deltas = CounterDeltas::default();
     let mut candidates: HashMap<i64, &Contribution> = HashMap::new();
     let mut stored = 0;
-    for row in bind(INSERT_FRESH, &newest).fetch_all(&mut *connection).await? {
-        let place = usize::try_from(row.try_get::<i64, _>("place")? - 1).unwrap_or(usize::MAX);
-        if row.try_get("fresh")? {
-            change.add(newest[place]);
+    for row in bind_contributions(INSERT_NEW_ORDERS, &latest)
+        .fetch_all(&mut *connection)
+        .await?
+    {
+        let ordinal = usize::try_from(row.try_get::<i64, _>("ordinal")? - 1).unwrap_or(usize::MAX);
+        if row.try_get("is_inserted")? {
+            deltas.add(latest[ordinal]);
             stored += 1;
         } else {
-            candidates.insert(newest[place].order_id, newest[place]);
+            candidates.insert(latest[ordinal].order_id, latest[ordinal]);
         }
     }
     let replacements = if candidates.is_empty() {
         Vec::new()
     } else {
-        replaced(connection, &candidates, &mut change).await?
+        lock_replacements(connection, &candidates, &mut deltas).await?
     };
     if !replacements.is_empty() {
-        bind(REPLACE, &replacements).execute(&mut *connection).await?;
+        bind_contributions(REPLACE, &replacements)
+            .execute(&mut *connection)
+            .await?;
     }
-    change.settle();
-    Ok((change, stored + replacements.len()))
+    deltas.drop_zero_deltas();
+    Ok((deltas, stored + replacements.len()))
 }
 
-/// Locks the candidates' rows and picks those that are newer than what the ledger holds now.
-async fn replaced<'f>(
+/// Locks the candidates' rows and returns the candidates that are later than the locked row. Adds their deltas.
+async fn lock_replacements<'f>(
     connection: &mut PgConnection,
     candidates: &HashMap<i64, &'f Contribution>,
-    change: &mut Change,
+    deltas: &mut CounterDeltas,
 ) -> Result<Vec<&'f Contribution>, sqlx::Error> {
     let orders: Vec<i64> = candidates.keys().copied().collect();
     let mut replacements = Vec::new();
     for row in sqlx::query(LOCK).bind(orders).fetch_all(connection).await? {
-        let held = Contribution {
+        let locked = Contribution {
             order_id: row.try_get("order_id")?,
             version: row.try_get("version")?,
             user: row.try_get("user_id")?,
             products: row.try_get("products")?,
             categories: row.try_get("categories")?,
         };
-        let candidate = candidates[&held.order_id];
-        if candidate.version > held.version {
-            change.take_back(&held);
-            change.add(candidate);
+        let candidate = candidates[&locked.order_id];
+        if candidate.version > locked.version {
+            deltas.subtract(&locked);
+            deltas.add(candidate);
             replacements.push(candidate);
         }
     }
     Ok(replacements)
 }
 
-fn bind<'q>(
-    statement: &'static str,
-    contributions: &[&'q Contribution],
-) -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments> {
+fn bind_contributions<'q>(statement: &'static str, contributions: &[&'q Contribution]) -> Query<'q> {
     let array = |keys: &[Uuid]| {
         // An array of arrays must be rectangular; as text each row casts its own.
         let keys: Vec<String> = keys.iter().map(Uuid::to_string).collect();
         format!("{{{}}}", keys.join(","))
     };
+    let rows = contributions.iter();
     sqlx::query(statement)
-        .bind(contributions.iter().map(|one| one.order_id).collect::<Vec<_>>())
-        .bind(
-            contributions
-                .iter()
-                .map(|one| one.version.as_slice())
-                .collect::<Vec<_>>(),
-        )
-        .bind(contributions.iter().map(|one| one.user).collect::<Vec<_>>())
-        .bind(
-            contributions
-                .iter()
-                .map(|one| array(&one.products))
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            contributions
-                .iter()
-                .map(|one| array(&one.categories))
-                .collect::<Vec<_>>(),
-        )
+        .bind(rows.clone().map(|row| row.order_id).collect::<Vec<_>>())
+        .bind(rows.clone().map(|row| row.version.as_slice()).collect::<Vec<_>>())
+        .bind(rows.clone().map(|row| row.user).collect::<Vec<_>>())
+        .bind(rows.clone().map(|row| array(&row.products)).collect::<Vec<_>>())
+        .bind(rows.map(|row| array(&row.categories)).collect::<Vec<_>>())
 }
 
-/// The counters of one mart.
+/// Counters of one mart.
 struct Mart {
-    /// What a counter's own key is hashed as.
-    name: String,
-    /// Moves counters: keys of the counters, of guests and of entities (`uuid[]`), changes (`integer[]`).
+    /// Name that is hashed into the key of a counter. Frozen: stored keys depend on it.
+    key_name: String,
+    /// Applies deltas: `uuid[]` counter keys, `uuid[]` users, `uuid[]` entities, `integer[]` deltas.
     ///
-    /// A counter that reaches 0 is deleted, one that is not there begins. The rows are locked in key order and read
-    /// as they are then; what another worker inserts in between is met by the conflict clause. A negative movement
-    /// always finds its row, for it was counted before the ledger's lock.
+    /// Inserts a counter that does not exist, and deletes one that reaches 0. The rows are locked in key order and read
+    /// after that. If another worker inserts a counter in between, the conflict clause adds to it. A negative delta
+    /// always finds its row, because the transaction that wrote the ledger row also inserted the counter.
     statement: String,
 }
 
-static PRODUCTS: LazyLock<Mart> = LazyLock::new(|| Mart::of("product"));
-static CATEGORIES: LazyLock<Mart> = LazyLock::new(|| Mart::of("category"));
+static PRODUCT_COUNTS: LazyLock<Mart> = LazyLock::new(|| Mart::for_entity("product"));
+static CATEGORY_COUNTS: LazyLock<Mart> = LazyLock::new(|| Mart::for_entity("category"));
 
 impl Mart {
-    fn of(entity: &str) -> Self {
+    fn for_entity(entity: &str) -> Self {
         let table = format!("cdm.{entity}_order_count");
         let statement = format!(
             "WITH delta AS MATERIALIZED (
             SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[])
                 AS delta (id, user_id, {entity}_id, change)
-        ), held AS MATERIALIZED (
+        ), locked AS MATERIALIZED (
             SELECT count.user_id, count.{entity}_id, count.order_cnt + delta.change AS order_cnt
             FROM {table} AS count JOIN delta USING (user_id, {entity}_id)
             ORDER BY count.user_id, count.{entity}_id FOR UPDATE OF count
-        ), emptied AS (
-            DELETE FROM {table} AS count USING held
-            WHERE count.user_id = held.user_id AND count.{entity}_id = held.{entity}_id AND held.order_cnt = 0
-        ), moved AS (
-            UPDATE {table} AS count SET order_cnt = held.order_cnt FROM held
-            WHERE count.user_id = held.user_id AND count.{entity}_id = held.{entity}_id AND held.order_cnt <> 0
+        ), deleted AS (
+            DELETE FROM {table} AS count USING locked
+            WHERE count.user_id = locked.user_id AND count.{entity}_id = locked.{entity}_id AND locked.order_cnt = 0
+        ), updated AS (
+            UPDATE {table} AS count SET order_cnt = locked.order_cnt FROM locked
+            WHERE count.user_id = locked.user_id AND count.{entity}_id = locked.{entity}_id AND locked.order_cnt <> 0
         )
         INSERT INTO {table} AS count (id, user_id, {entity}_id, order_cnt)
         SELECT id, user_id, {entity}_id, change FROM delta
-        WHERE NOT EXISTS (SELECT FROM held WHERE held.user_id = delta.user_id AND held.{entity}_id = delta.{entity}_id)
+        WHERE NOT EXISTS (
+            SELECT FROM locked WHERE locked.user_id = delta.user_id AND locked.{entity}_id = delta.{entity}_id)
         ORDER BY user_id, {entity}_id
         ON CONFLICT (user_id, {entity}_id) DO UPDATE SET order_cnt = count.order_cnt + excluded.order_cnt"
         );
         Self {
-            name: format!("user_{entity}"),
+            key_name: format!("user_{entity}"),
             statement,
         }
     }
 
-    /// Moves the counters by what the ledger says.
-    async fn count(&self, connection: &mut PgConnection, deltas: &Deltas) -> Result<(), sqlx::Error> {
+    /// Applies the counter deltas of one batch.
+    async fn apply_deltas(&self, connection: &mut PgConnection, deltas: &Deltas) -> Result<(), sqlx::Error> {
         if deltas.is_empty() {
             return Ok(());
         }
-        let id = |(user, key): &(Uuid, Uuid)| {
-            hash_key(&self.name, &[user.to_string().as_str(), key.to_string().as_str()])
+        let id = |(user, entity): &(Uuid, Uuid)| {
+            hash_key(
+                &self.key_name,
+                &[user.to_string().as_str(), entity.to_string().as_str()],
+            )
         };
         sqlx::query(AssertSqlSafe(self.statement.as_str()))
             .bind(deltas.keys().map(id).collect::<Vec<_>>())
             .bind(deltas.keys().map(|(user, _)| *user).collect::<Vec<_>>())
-            .bind(deltas.keys().map(|(_, key)| *key).collect::<Vec<_>>())
+            .bind(deltas.keys().map(|(_, entity)| *entity).collect::<Vec<_>>())
             .bind(deltas.values().copied().collect::<Vec<i32>>())
             .execute(connection)
             .await?;
@@ -233,22 +235,22 @@ impl Mart {
     }
 }
 
-/// Remembers the newest name of everything that the facts name, those of superseded versions included.
-async fn names(connection: &mut PgConnection, facts: &[&Fact]) -> Result<(), sqlx::Error> {
-    let mut newest: BTreeMap<Uuid, (&[u8], &str)> = BTreeMap::new();
+/// Stores the latest name of every entity of the facts, including facts of superseded versions.
+async fn upsert_names(connection: &mut PgConnection, facts: &[&Fact]) -> Result<(), sqlx::Error> {
+    let mut latest: BTreeMap<Uuid, (&[u8], &str)> = BTreeMap::new();
     for fact in facts {
         for (id, name) in &fact.names {
             let version = fact.contribution.version.as_slice();
-            let held = newest.entry(*id).or_insert((version, name));
-            if version > held.0 {
-                *held = (version, name);
+            let current = latest.entry(*id).or_insert((version, name));
+            if version > current.0 {
+                *current = (version, name);
             }
         }
     }
-    sqlx::query(NAMES)
-        .bind(newest.keys().copied().collect::<Vec<_>>())
-        .bind(newest.values().map(|(_, name)| *name).collect::<Vec<_>>())
-        .bind(newest.values().map(|(version, _)| *version).collect::<Vec<_>>())
+    sqlx::query(UPSERT_NAMES)
+        .bind(latest.keys().copied().collect::<Vec<_>>())
+        .bind(latest.values().map(|(_, name)| *name).collect::<Vec<_>>())
+        .bind(latest.values().map(|(version, _)| *version).collect::<Vec<_>>())
         .execute(connection)
         .await?;
     Ok(())
@@ -271,10 +273,13 @@ mod tests {
     }
 
     #[test]
-    fn of_several_versions_of_an_order_in_a_batch_the_newest_counts() {
+    fn only_the_latest_version_of_an_order_in_a_batch_counts() {
         let facts = [fact(2, 1), fact(1, 2), fact(1, 3), fact(1, 1)];
-        let newest = newest_by_order(&facts.iter().collect::<Vec<_>>());
-        let kept: Vec<(i64, u8)> = newest.iter().map(|one| (one.order_id, one.version[0])).collect();
-        assert_eq!(kept, [(1, 3), (2, 1)]);
+        let latest = latest_by_order(&facts.iter().collect::<Vec<_>>());
+        let versions: Vec<(i64, u8)> = latest
+            .iter()
+            .map(|contribution| (contribution.order_id, contribution.version[0]))
+            .collect();
+        assert_eq!(versions, [(1, 3), (2, 1)]);
     }
 }

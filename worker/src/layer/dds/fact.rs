@@ -1,20 +1,28 @@
-//! The fact of an order version: what the marts need, with the hub keys of the vault. Pure.
+//! Fact of an order version: the message that the marts need, with the hub keys of the vault. Pure.
 
 use std::collections::HashSet;
 
 use crds::contract::{FactPayload, FactRef, OrderFact};
 
 use super::decode::Order;
-use crate::layer::Output;
-use crate::layer::stg::serialise;
+use crate::output::{Output, serialize_output};
 use crate::rejection::Rejection;
-use crate::vault::{hash_key, normalise};
+use crate::vault::{hash_key, normalize};
 
-/// The fact of an order, as the message for the marts.
+/// Order with its fact, ready to be written.
+#[derive(Clone, Debug)]
+pub struct OrderWithFact {
+    /// Decoded order.
+    pub order: Order,
+    /// Message for the marts.
+    pub fact: Output,
+}
+
+/// Builds the fact of an order as the message for the marts.
 ///
 /// # Errors
-/// `OutputTooLarge` when the message would exceed `limit` bytes.
-pub(super) fn of(order: &Order, limit: usize) -> Result<Output, Rejection> {
+/// `OutputTooLarge` for a message of more than `max_output_bytes`.
+pub(super) fn build_fact(order: &Order, max_output_bytes: usize) -> Result<Output, Rejection> {
     let payload = &order.message.payload;
     let reference = |hub: &str, business_key: &str, name: &str| FactRef {
         id: hash_key(hub, &[business_key]).to_string(),
@@ -25,12 +33,12 @@ pub(super) fn of(order: &Order, limit: usize) -> Result<Output, Rejection> {
         .products
         .iter()
         .map(|line| reference("h_product", &line.id, &line.name));
-    // A dish that stands on two lines is one dish, and its first line names it.
+    // A product on two lines counts once, and its first line names it.
     let products = products
         .filter(|product| seen.insert(product.id.clone()))
         .collect();
     let mut seen = HashSet::new();
-    let categories = payload.products.iter().map(|line| normalise(&line.category));
+    let categories = payload.products.iter().map(|line| normalize(&line.category));
     let categories = categories.filter(|category| seen.insert(category.clone()));
     let categories = categories
         .map(|category| reference("h_category", &category, &category))
@@ -49,5 +57,5 @@ pub(super) fn of(order: &Order, limit: usize) -> Result<Output, Rejection> {
     };
     let mut digest = [0; 32];
     digest.copy_from_slice(order.version.digest());
-    serialise(order.message.object_id, digest, &fact, limit)
+    serialize_output(order.message.object_id, digest, &fact, max_output_bytes)
 }

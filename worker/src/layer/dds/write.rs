@@ -1,28 +1,28 @@
 #![expect(clippy::disallowed_types, reason = "edge: writes the vault to PostgreSQL")]
-//! Writes a batch of orders into the vault: one statement, one round trip.
+//! Writes a batch of orders into the vault, with one statement and one round trip.
 
 use std::sync::LazyLock;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::OrderWithFact;
-use crate::layer::Effects;
+use super::fact::OrderWithFact;
+use crate::layer::interface::Effects;
 use crate::record::Item;
 use crate::vault::{Column, MODEL, VaultLine, VaultOrder, VaultRows, insert_statement};
 
-/// Generated once from the model; it holds names of the model alone, never a value.
+/// Statement that is generated once from the model. It contains only names of the model, never a value.
 static INSERT: LazyLock<String> = LazyLock::new(|| insert_statement(&MODEL));
 
-pub(super) async fn orders(
+pub(super) async fn write_orders(
     connection: &mut PgConnection,
-    load_source: &str,
+    record_source: &str,
     items: &[&Item<OrderWithFact>],
 ) -> Result<Effects, sqlx::Error> {
     let mut rows = VaultRows::new(&MODEL);
     for item in items {
         rows.push(&vault_order(item), &item.value.order.version);
     }
-    let mut query = sqlx::query(AssertSqlSafe(INSERT.as_str())).bind(load_source);
+    let mut query = sqlx::query(AssertSqlSafe(INSERT.as_str())).bind(record_source);
     for column in rows.into_columns() {
         query = match column {
             Column::Uuid(values) => query.bind(values),
@@ -41,6 +41,7 @@ pub(super) async fn orders(
     })
 }
 
+/// Maps an order to the input of the vault.
 fn vault_order(item: &Item<OrderWithFact>) -> VaultOrder<'_> {
     let order = &item.value.order;
     let payload = &order.message.payload;

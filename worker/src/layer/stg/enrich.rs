@@ -1,120 +1,127 @@
-//! Joins an order with the dictionary. Pure: what the dictionary knows is passed in.
+//! Enriches an order with reference data. Pure: the result of the lookup is passed in.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crds::contract::{EnrichedOrder, EnrichedPayload, EnrichedProduct, EnrichedUser, NamedRef, OrderEvent};
 
-use crate::layer::Output;
 use crate::layer::stg::decode::Order;
-use crate::rejection::{Code, Rejection};
+use crate::output::{Output, serialize_output};
+use crate::rejection::Rejection;
 use crate::version::Version;
 
-/// An order event, ready to be stored, with what came of the dictionary.
+/// Order event after the enrich step, ready to be written.
 #[derive(Clone, Debug)]
 pub struct Enriched {
-    /// The order.
+    /// Id of the order.
     pub object_id: i64,
     /// `sent_dttm`, in microseconds since the Unix epoch.
     pub sent: i64,
-    /// Its place among the versions of the order.
+    /// Version of the order.
     pub version: Version,
-    /// The message for the next topic, or what is missing for it.
-    pub outcome: Outcome,
+    /// Result of the enrichment.
+    pub enrichment: Enrichment,
 }
 
-/// What the dictionary made of an order.
+/// Result of the enrichment of one order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Everything was known.
+pub enum Enrichment {
+    /// Message for the next layer; all entries were there.
     Ready(Output),
-    /// The order waits for these entries, each named like `user 626a…`.
+    /// Missing reference data entries, each like `user 626a…`. The order is pending until they are there.
     Missing(Vec<String>),
 }
 
-/// A guest, as the dictionary knows one.
+/// User of the reference data.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Guest {
+pub struct User {
     /// Full name.
     pub name: String,
-    /// Name at log-in.
+    /// Login name.
     pub login: String,
 }
 
-/// A restaurant, as the dictionary knows one.
+/// Restaurant of the reference data.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Restaurant {
-    /// Its name.
+    /// Name of the restaurant.
     pub name: String,
-    /// Category of every dish on its menu, by the dish's id.
+    /// Category of each product on the menu, by product id.
     pub categories: HashMap<String, String>,
 }
 
-/// The part of the dictionary that a batch needs, by id.
+/// Reference data entries that were found for a batch, by id. An id without an entry is missing.
 #[derive(Clone, Debug, Default)]
-pub struct Known {
-    /// Guests.
-    pub guests: HashMap<String, Arc<Guest>>,
+pub struct LookupResult {
+    /// Users.
+    pub users: HashMap<String, Arc<User>>,
     /// Restaurants with their menus.
     pub restaurants: HashMap<String, Arc<Restaurant>>,
 }
 
-impl Known {
-    /// What `event` needs and the dictionary lacks, each named once, in the order of the message.
-    pub(super) fn missing(&self, event: &OrderEvent) -> Vec<String> {
+impl LookupResult {
+    /// Returns the entries that `event` needs and that are missing, each once, in the order of the message.
+    pub(super) fn missing_entries(&self, event: &OrderEvent) -> Vec<String> {
         let mut missing = Vec::new();
         let payload = &event.payload;
-        if !self.guests.contains_key(&payload.user.id) {
+        if !self.users.contains_key(&payload.user.id) {
             missing.push(format!("user {}", payload.user.id));
         }
-        match self.restaurants.get(&payload.restaurant.id) {
-            None => missing.push(format!("restaurant {}", payload.restaurant.id)),
-            Some(restaurant) => {
-                for line in payload
-                    .order_items
-                    .iter()
-                    .filter(|line| !restaurant.categories.contains_key(&line.id))
-                {
-                    let dish = format!(
-                        "product {} in the menu of restaurant {}",
-                        line.id, payload.restaurant.id
-                    );
-                    if !missing.contains(&dish) {
-                        missing.push(dish);
-                    }
-                }
+        let Some(restaurant) = self.restaurants.get(&payload.restaurant.id) else {
+            missing.push(format!("restaurant {}", payload.restaurant.id));
+            return missing;
+        };
+        for line in &payload.order_items {
+            if restaurant.categories.contains_key(&line.id) {
+                continue;
+            }
+            let product = format!(
+                "product {} in the menu of restaurant {}",
+                line.id, payload.restaurant.id
+            );
+            if !missing.contains(&product) {
+                missing.push(product);
             }
         }
         missing
     }
 }
 
-/// Enriches one order, or says what is missing for it.
+/// Enriches one order, or lists the missing entries.
 ///
 /// # Errors
-/// `OutputTooLarge` when the message would exceed `max_output_bytes`.
-pub(super) fn order(order: Order, known: &Known, max_output_bytes: usize) -> Result<Enriched, Rejection> {
+/// `OutputTooLarge` for a message of more than `max_output_bytes`.
+pub(super) fn enrich_order(
+    order: Order,
+    lookup: &LookupResult,
+    max_output_bytes: usize,
+) -> Result<Enriched, Rejection> {
     let Order { event, sent, version } = order;
     let object_id = event.object_id;
-    let missing = known.missing(&event);
-    let outcome = if missing.is_empty() {
-        Outcome::Ready(output(event, &version, known, max_output_bytes)?)
+    let missing = lookup.missing_entries(&event);
+    let enrichment = if missing.is_empty() {
+        Enrichment::Ready(build_output(event, &version, lookup, max_output_bytes)?)
     } else {
-        Outcome::Missing(missing)
+        Enrichment::Missing(missing)
     };
     Ok(Enriched {
         object_id,
         sent,
         version,
-        outcome,
+        enrichment,
     })
 }
 
-/// The message for the next topic; every id of the event is known.
-fn output(event: OrderEvent, version: &Version, known: &Known, limit: usize) -> Result<Output, Rejection> {
+/// Builds the message for the next layer. Panics if an entry is missing.
+fn build_output(
+    event: OrderEvent,
+    version: &Version,
+    lookup: &LookupResult,
+    max_bytes: usize,
+) -> Result<Output, Rejection> {
     let payload = event.payload;
-    let guest = &known.guests[&payload.user.id];
-    let restaurant = &known.restaurants[&payload.restaurant.id];
+    let user = &lookup.users[&payload.user.id];
+    let restaurant = &lookup.restaurants[&payload.restaurant.id];
     let products = payload.order_items.into_iter().map(|line| EnrichedProduct {
         category: restaurant.categories[&line.id].clone(),
         id: line.id,
@@ -138,36 +145,13 @@ fn output(event: OrderEvent, version: &Version, known: &Known, limit: usize) -> 
             },
             user: EnrichedUser {
                 id: payload.user.id,
-                name: guest.name.clone(),
-                login: guest.login.clone(),
+                name: user.name.clone(),
+                login: user.login.clone(),
             },
             products: products.collect(),
         },
     };
     let mut digest = [0; 32];
     digest.copy_from_slice(version.digest());
-    serialise(event.object_id, digest, &enriched, limit)
-}
-
-/// A message as bytes, checked against what the output topic takes.
-///
-/// # Errors
-/// `OutputTooLarge`.
-pub(crate) fn serialise<T: serde::Serialize>(
-    object_id: i64,
-    digest: [u8; 32],
-    message: &T,
-    limit: usize,
-) -> Result<Output, Rejection> {
-    let payload = serde_json::to_vec(message)
-        .map_err(|error| Rejection::contract("", &format!("cannot be written as JSON again: {error}")))?;
-    if payload.len() > limit {
-        let detail = format!("{} bytes, the output topic takes {limit}", payload.len());
-        return Err(Rejection::new(Code::OutputTooLarge, detail));
-    }
-    Ok(Output {
-        object_id,
-        payload,
-        digest,
-    })
+    serialize_output(event.object_id, digest, &enriched, max_bytes)
 }

@@ -1,94 +1,95 @@
 #![expect(
     clippy::disallowed_types,
-    reason = "edge: keeps the orders that wait for the dictionary in PostgreSQL"
+    reason = "edge: stores pending orders in PostgreSQL"
 )]
-//! Orders that are stored and not yet published, because the dictionary lacks an id.
+//! Pending orders: stored, but not published yet, because a reference data entry is missing.
 //!
-//! Any worker of the stage may try any of them again: a row is locked for the time of one attempt, and a worker
-//! that dies leaves it to the others.
+//! Any worker of the stage may retry any of them. A worker locks a row only for one attempt, so another worker takes
+//! over the rows of a worker that crashed.
 
 use sqlx::{PgConnection, Row as _};
 
 use super::decode::{self, Order};
 use crate::dead_letter::Origin;
-use crate::decode::Rules;
+use crate::decode::DecodeSettings;
 use crate::record::Record;
-use crate::stored::{self, text_array};
+use crate::record_columns::{bind_records, record_from_row, text_array};
 use crate::version::Version;
 
-/// Longest pause between two attempts, in seconds; the first is 1 s, and each is twice the one before.
-const LONGEST_PAUSE: i32 = 30;
+/// Maximum delay between two attempts, in seconds. The first delay is 1 s, and each is twice the previous one.
+const MAX_BACKOFF_SECONDS: i32 = 30;
 
 const INSERT: &str = "\
-INSERT INTO stg.pending_enrichment (object_id, version, missing, next_attempt_at, consumer_group, topic,
+INSERT INTO stg.pending_enrichment (object_id, version, missing_entries, next_attempt_at, consumer_group, topic,
     partition, \"offset\", key, value, header_names, header_values, record_timestamp)
-SELECT waiting.object_id, waiting.version, waiting.missing::text[], now() + interval '1 second', $1, $2,
-    waiting.partition, waiting.\"offset\", waiting.key, waiting.value, waiting.names::text[],
-    waiting.values::bytea[], timestamptz 'epoch' + waiting.record_timestamp * interval '1 millisecond'
+SELECT pending.object_id, pending.version, pending.missing_entries::text[], now() + interval '1 second', $1, $2,
+    pending.partition, pending.\"offset\", pending.key, pending.value, pending.names::text[],
+    pending.values::bytea[], timestamptz 'epoch' + pending.record_timestamp * interval '1 millisecond'
 FROM unnest($3::integer[], $4::bigint[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::bigint[],
     $10::bigint[], $11::bytea[], $12::text[])
-    AS waiting (partition, \"offset\", key, value, names, values, record_timestamp, object_id, version, missing)
-ORDER BY waiting.object_id, waiting.version
+    AS pending (partition, \"offset\", key, value, names, values, record_timestamp, object_id, version,
+        missing_entries)
+ORDER BY pending.object_id, pending.version
 ON CONFLICT (object_id, version) DO NOTHING";
 
-const STORED: &str = "\
-SELECT EXISTS (SELECT FROM stg.order_events AS known
-               WHERE known.object_id = letter.object_id AND known.version = letter.version)
-    OR EXISTS (SELECT FROM stg.order_event_history AS known
-               WHERE known.object_id = letter.object_id AND known.version = letter.version)
-FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY AS letter (object_id, version, place)
-ORDER BY letter.place";
+const IS_STORED: &str = "\
+SELECT EXISTS (SELECT FROM stg.order_events AS stored
+               WHERE stored.object_id = redriven.object_id AND stored.version = redriven.version)
+    OR EXISTS (SELECT FROM stg.order_event_history AS stored
+               WHERE stored.object_id = redriven.object_id AND stored.version = redriven.version)
+FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY AS redriven (object_id, version, ordinal)
+ORDER BY redriven.ordinal";
 
-const DUE: &str = "\
-SELECT object_id, version, missing, partition, \"offset\", key, value, header_names, header_values,
+const LOCK_DUE: &str = "\
+SELECT object_id, version, missing_entries, partition, \"offset\", key, value, header_names, header_values,
     (extract(epoch FROM record_timestamp) * 1000)::bigint AS record_timestamp,
-    extract(epoch FROM now() - since)::double precision AS waited, attempts
+    extract(epoch FROM now() - pending_since)::double precision AS pending_seconds, attempts
 FROM stg.pending_enrichment
 WHERE consumer_group = $1 AND topic = $2 AND next_attempt_at <= now()
 ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED";
 
 const POSTPONE: &str = "\
-UPDATE stg.pending_enrichment AS waiting
-SET attempts = attempts + 1, missing = again.missing::text[],
-    next_attempt_at = now() + least($4::integer, 2 ^ least(waiting.attempts, 10)) * interval '1 second'
-FROM unnest($1::bigint[], $2::bytea[], $3::text[]) AS again (object_id, version, missing)
-WHERE waiting.object_id = again.object_id AND waiting.version = again.version";
+UPDATE stg.pending_enrichment AS pending
+SET attempts = attempts + 1, missing_entries = retry.missing_entries::text[],
+    next_attempt_at = now() + least($4::integer, 2 ^ least(pending.attempts, 10)) * interval '1 second'
+FROM unnest($1::bigint[], $2::bytea[], $3::text[]) AS retry (object_id, version, missing_entries)
+WHERE pending.object_id = retry.object_id AND pending.version = retry.version";
 
 const DELETE: &str = "\
-DELETE FROM stg.pending_enrichment AS waiting
-USING unnest($1::bigint[], $2::bytea[]) AS done (object_id, version)
-WHERE waiting.object_id = done.object_id AND waiting.version = done.version";
+DELETE FROM stg.pending_enrichment AS pending
+USING unnest($1::bigint[], $2::bytea[]) AS resolved (object_id, version)
+WHERE pending.object_id = resolved.object_id AND pending.version = resolved.version";
 
-/// An order that is due for another attempt.
+/// Pending order that is due for another attempt.
 #[derive(Clone)]
-pub struct Waiting {
-    /// The order.
+pub struct PendingOrder {
+    /// Id of the order.
     pub object_id: i64,
-    /// Its version, as it is stored.
+    /// Version of the order, as stored.
     pub version: Vec<u8>,
-    /// What the dictionary lacked at the last attempt.
-    pub missing: Vec<String>,
-    /// The record that it came with.
+    /// Entries that were missing at the last attempt.
+    pub missing_entries: Vec<String>,
+    /// Source record.
     pub record: Record,
-    /// Seconds since it began to wait.
-    pub waited: f64,
-    /// Attempts so far.
+    /// Time since the order became pending, in seconds.
+    pub pending_seconds: f64,
+    /// Number of attempts so far.
     pub attempts: i32,
 }
 
-/// An order that lacks entries of the dictionary.
-pub(super) struct Lacking<'r> {
+/// Order whose reference data is incomplete.
+pub(super) struct UnresolvedOrder<'r> {
     pub record: &'r Record,
     pub object_id: i64,
     pub version: &'r Version,
-    pub missing: &'r [String],
+    pub missing_entries: &'r [String],
 }
 
-/// Notes orders that lack an entry of the dictionary.
+/// Adds pending orders; one that is pending already stays unchanged.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     origin: &Origin,
-    orders: &[Lacking<'_>],
+    orders: &[UnresolvedOrder<'_>],
 ) -> Result<(), sqlx::Error> {
     if orders.is_empty() {
         return Ok(());
@@ -96,7 +97,7 @@ pub(super) async fn insert(
     let query = sqlx::query(INSERT)
         .bind(&origin.consumer_group)
         .bind(&origin.topic);
-    let query = stored::bind(query, orders.iter().map(|order| order.record), |_| true)
+    let query = bind_records(query, orders.iter().map(|order| order.record), |_| true)
         .bind(orders.iter().map(|order| order.object_id).collect::<Vec<_>>())
         .bind(
             orders
@@ -107,63 +108,64 @@ pub(super) async fn insert(
         .bind(
             orders
                 .iter()
-                .map(|order| text_array(order.missing))
+                .map(|order| text_array(order.missing_entries))
                 .collect::<Vec<_>>(),
         );
     query.execute(connection).await.map(drop)
 }
 
-/// Lets orders wait again that were given up after they were stored: sent again they would be duplicates. Returns the
-/// other records, which are not stored.
+/// Makes redriven orders pending again if they are stored already, because they would be duplicates in the topic.
+/// Returns the other records, which must be produced to the source topic.
 ///
 /// # Errors
-/// Whatever PostgreSQL refuses.
-pub async fn wait_again(
+/// If PostgreSQL fails.
+pub async fn requeue(
     connection: &mut PgConnection,
     origin: &Origin,
-    rules: &Rules,
+    settings: &DecodeSettings,
     records: Vec<Record>,
 ) -> Result<Vec<Record>, sqlx::Error> {
     let (mut decoded, mut others): (Vec<(Record, Order)>, Vec<Record>) = (Vec::new(), Vec::new());
     for record in records {
-        // What is stored was accepted when it came: no clock refuses it now.
-        match decode::order(rules, &record, i64::MAX) {
+        // The latest possible time disables the clock check: a stored record has passed it before.
+        match decode::decode_order(settings, &record, i64::MAX) {
             Ok(order) => decoded.push((record, order)),
             Err(_) => others.push(record),
         }
     }
     let orders = decoded.iter().map(|(_, order)| order.event.object_id);
     let versions = decoded.iter().map(|(_, order)| order.version.as_bytes());
-    let stored: Vec<bool> = sqlx::query_scalar(STORED)
+    let is_stored: Vec<bool> = sqlx::query_scalar(IS_STORED)
         .bind(orders.collect::<Vec<_>>())
         .bind(versions.collect::<Vec<_>>())
         .fetch_all(&mut *connection)
         .await?;
-    let mut stored = stored.into_iter();
-    let (waiting, unknown): (Vec<_>, Vec<_>) =
-        decoded.into_iter().partition(|_| stored.next().unwrap_or(false));
-    others.extend(unknown.into_iter().map(|(record, _)| record));
-    let lacking = waiting.iter().map(|(record, order)| Lacking {
+    let mut is_stored = is_stored.into_iter();
+    let (stored, new): (Vec<_>, Vec<_>) = decoded
+        .into_iter()
+        .partition(|_| is_stored.next().unwrap_or(false));
+    others.extend(new.into_iter().map(|(record, _)| record));
+    let unresolved = stored.iter().map(|(record, order)| UnresolvedOrder {
         record,
         object_id: order.event.object_id,
         version: &order.version,
-        missing: &[],
+        missing_entries: &[],
     });
-    let lacking: Vec<Lacking<'_>> = lacking.collect();
-    insert(connection, origin, &lacking).await?;
+    let unresolved: Vec<UnresolvedOrder<'_>> = unresolved.collect();
+    insert(connection, origin, &unresolved).await?;
     Ok(others)
 }
 
-/// Locks up to `limit` orders that are due, and returns them.
+/// Locks up to `limit` orders that are due, and returns them, the longest overdue first.
 ///
 /// # Errors
-/// Whatever PostgreSQL refuses.
-pub async fn due(
+/// If PostgreSQL fails.
+pub async fn lock_due(
     connection: &mut PgConnection,
     origin: &Origin,
     limit: i64,
-) -> Result<Vec<Waiting>, sqlx::Error> {
-    let rows = sqlx::query(DUE)
+) -> Result<Vec<PendingOrder>, sqlx::Error> {
+    let rows = sqlx::query(LOCK_DUE)
         .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .bind(limit)
@@ -171,24 +173,24 @@ pub async fn due(
         .await?;
     rows.iter()
         .map(|row| {
-            Ok(Waiting {
+            Ok(PendingOrder {
                 object_id: row.try_get("object_id")?,
                 version: row.try_get("version")?,
-                missing: row.try_get("missing")?,
-                record: stored::record(row)?,
-                waited: row.try_get("waited")?,
+                missing_entries: row.try_get("missing_entries")?,
+                record: record_from_row(row)?,
+                pending_seconds: row.try_get("pending_seconds")?,
                 attempts: row.try_get("attempts")?,
             })
         })
         .collect()
 }
 
-/// Ends the wait of these orders.
+/// Deletes pending orders that are published or dead-lettered, by object id and version.
 ///
 /// # Errors
-/// Whatever PostgreSQL refuses.
-pub async fn delete(connection: &mut PgConnection, done: &[(i64, Vec<u8>)]) -> Result<(), sqlx::Error> {
-    let (orders, versions): (Vec<i64>, Vec<&[u8]>) = done
+/// If PostgreSQL fails.
+pub async fn delete(connection: &mut PgConnection, resolved: &[(i64, Vec<u8>)]) -> Result<(), sqlx::Error> {
+    let (orders, versions): (Vec<i64>, Vec<&[u8]>) = resolved
         .iter()
         .map(|(order, version)| (order, version.as_slice()))
         .unzip();
@@ -200,29 +202,29 @@ pub async fn delete(connection: &mut PgConnection, done: &[(i64, Vec<u8>)]) -> R
     Ok(())
 }
 
-/// Lets these orders wait longer, each twice as long as the last time.
+/// Postpones orders, given by object id, version and missing entries. Each delay is twice the previous one.
 ///
 /// # Errors
-/// Whatever PostgreSQL refuses.
+/// If PostgreSQL fails.
 pub async fn postpone(
     connection: &mut PgConnection,
-    again: &[(i64, Vec<u8>, Vec<String>)],
+    retries: &[(i64, Vec<u8>, Vec<String>)],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(POSTPONE)
-        .bind(again.iter().map(|(order, ..)| *order).collect::<Vec<_>>())
+        .bind(retries.iter().map(|(order, ..)| *order).collect::<Vec<_>>())
         .bind(
-            again
+            retries
                 .iter()
                 .map(|(_, version, _)| version.as_slice())
                 .collect::<Vec<_>>(),
         )
         .bind(
-            again
+            retries
                 .iter()
-                .map(|(.., missing)| text_array(missing))
+                .map(|(.., missing_entries)| text_array(missing_entries))
                 .collect::<Vec<_>>(),
         )
-        .bind(LONGEST_PAUSE)
+        .bind(MAX_BACKOFF_SECONDS)
         .execute(connection)
         .await?;
     Ok(())

@@ -1,31 +1,32 @@
-//! The rows of one hub: each business key once, and hashed once.
+//! Rows of one hub: each business key is hashed once and written once.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::Column;
-use crate::vault::hash::{hash_key, normalise};
+use super::column::Column;
+use crate::vault::hash::{hash_key, normalize};
 use crate::vault::model::Hub;
 use crate::vault::order::{Scope, Source, Value};
 
-/// What a batch knows of one hub.
+/// Collector of the rows of one hub.
 #[derive(Debug)]
 pub(super) struct HubRows<'a> {
     hub: &'static Hub,
     scope: Scope,
-    /// Where each business key, as it was spelt, stands in `rows`. Spellings of one key have rows of their own
-    /// here; they are equal, and only one is written.
-    known: HashMap<Value<'a>, usize>,
+    /// Index in `rows` of each business key in its original encoding. Different encodings of one key have equal rows,
+    /// of which only one is written.
+    indices: HashMap<Value<'a>, usize>,
     rows: Vec<HubRow<'a>>,
+    /// Index in `rows` of the key that was added last.
     current: usize,
 }
 
 #[derive(Debug)]
 struct HubRow<'a> {
     key: Uuid,
-    /// Normalised: a row must not depend on the spelling that came first.
+    /// Normalized, because a row must not depend on the encoding that arrived first.
     business_key: Value<'a>,
 }
 
@@ -35,7 +36,7 @@ impl<'a> HubRows<'a> {
         Self {
             hub,
             scope,
-            known: HashMap::new(),
+            indices: HashMap::new(),
             rows: Vec::new(),
             current: 0,
         }
@@ -45,48 +46,50 @@ impl<'a> HubRows<'a> {
         self.scope
     }
 
-    /// The key that was added last.
+    /// Hash key that was added last.
     pub(super) fn current_key(&self) -> Uuid {
         self.rows[self.current].key
     }
 
-    /// The business key that was added last, normalised.
+    /// Business key that was added last, normalized.
     pub(super) fn current_business_key(&self) -> &Value<'a> {
         &self.rows[self.current].business_key
     }
 
+    /// Adds the business key of the source, unless the hub is one per line and the source is the order itself.
     pub(super) fn add(&mut self, source: Source<'_, 'a>) {
         let Some(value) = source.value(self.hub.business_key.field) else {
             return;
         };
-        if let Some(&known) = self.known.get(&value) {
-            self.current = known;
+        if let Some(&index) = self.indices.get(&value) {
+            self.current = index;
             return;
         }
         self.current = self.rows.len();
         self.rows.push(HubRow {
             key: hash_key(self.hub.name, &[&value.text()]),
-            business_key: normal(&value),
+            business_key: normalize_value(&value),
         });
-        self.known.insert(value, self.current);
+        self.indices.insert(value, self.current);
     }
 
+    /// Appends the rows, sorted by hash key and distinct.
     pub(super) fn append_to(mut self, columns: &mut Vec<Column>) {
         self.rows.sort_unstable_by_key(|row| row.key);
         self.rows.dedup_by_key(|row| row.key);
         columns.push(Column::Uuid(self.rows.iter().map(|row| row.key).collect()));
         let kind = self.hub.business_key.field.kind();
-        columns.push(Column::gather(
+        columns.push(Column::from_values(
             kind,
             self.rows.iter().map(|row| &row.business_key),
         ));
     }
 }
 
-fn normal<'a>(value: &Value<'a>) -> Value<'a> {
+fn normalize_value<'a>(value: &Value<'a>) -> Value<'a> {
     match value {
-        Value::Text(Cow::Borrowed(text)) => Value::Text(normalise(text)),
-        Value::Text(text) => Value::Text(normalise(text).into_owned().into()),
+        Value::Text(Cow::Borrowed(text)) => Value::Text(normalize(text)),
+        Value::Text(text) => Value::Text(normalize(text).into_owned().into()),
         other => other.clone(),
     }
 }

@@ -1,27 +1,28 @@
-//! The rows of one link: each combination of hubs once, and hashed once.
+//! Rows of one link: each combination of hub keys is hashed once and written once.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::Column;
+use super::column::Column;
 use super::hub::HubRows;
 use crate::vault::hash::hash_key;
 use crate::vault::model::{Hub, Link, Model};
 use crate::vault::order::Scope;
 
-/// What a batch knows of one link.
+/// Collector of the rows of one link.
 #[derive(Debug)]
 pub(super) struct LinkRows {
     link: &'static Link,
     scope: Scope,
-    /// Which hubs of the model it joins.
+    /// Indices in the model of the joined hubs.
     hubs: Vec<usize>,
-    /// The key of each combination of hub keys.
-    known: HashMap<Vec<Uuid>, Uuid>,
-    /// The combination that was added last, and its key.
+    /// Hash key of the link by combination of hub keys.
+    keys: HashMap<Vec<Uuid>, Uuid>,
+    /// Combination that was added last. A field, so that its memory is reused.
     combination: Vec<Uuid>,
+    /// Hash key of that combination.
     current: Uuid,
 }
 
@@ -30,8 +31,8 @@ impl LinkRows {
         Self {
             link,
             scope: link.scope(),
-            hubs: link.hubs.iter().map(|hub| position(hub, model)).collect(),
-            known: HashMap::new(),
+            hubs: link.hubs.iter().map(|hub| hub_index(hub, model)).collect(),
+            keys: HashMap::new(),
             combination: Vec::new(),
             current: Uuid::nil(),
         }
@@ -41,33 +42,33 @@ impl LinkRows {
         self.scope
     }
 
-    /// The key that was added last.
+    /// Hash key that was added last.
     pub(super) fn current_key(&self) -> Uuid {
         self.current
     }
 
-    /// Links what the hubs were given last.
+    /// Links the hub keys that were added last.
     pub(super) fn add(&mut self, hubs: &[HubRows<'_>]) {
         self.combination.clear();
         self.combination
             .extend(self.hubs.iter().map(|&hub| hubs[hub].current_key()));
-        if let Some(&known) = self.known.get(self.combination.as_slice()) {
-            self.current = known;
+        if let Some(&key) = self.keys.get(self.combination.as_slice()) {
+            self.current = key;
             return;
         }
-        let texts: Vec<Cow<'_, str>> = self
+        let business_keys: Vec<Cow<'_, str>> = self
             .hubs
             .iter()
             .map(|&hub| hubs[hub].current_business_key().text())
             .collect();
-        let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-        self.current = hash_key(self.link.name, &texts);
-        self.known.insert(self.combination.clone(), self.current);
+        let business_keys: Vec<&str> = business_keys.iter().map(AsRef::as_ref).collect();
+        self.current = hash_key(self.link.name, &business_keys);
+        self.keys.insert(self.combination.clone(), self.current);
     }
 
+    /// Appends the rows, sorted by hash key.
     pub(super) fn append_to(self, columns: &mut Vec<Column>) {
-        let mut rows: Vec<(Uuid, Vec<Uuid>)> =
-            self.known.into_iter().map(|(hubs, key)| (key, hubs)).collect();
+        let mut rows: Vec<(Uuid, Vec<Uuid>)> = self.keys.into_iter().map(|(hubs, key)| (key, hubs)).collect();
         rows.sort_unstable();
         columns.push(Column::Uuid(rows.iter().map(|(key, _)| *key).collect()));
         for hub in 0..self.hubs.len() {
@@ -76,11 +77,11 @@ impl LinkRows {
     }
 }
 
-/// The place of a hub in its model.
-pub(super) fn position(hub: &Hub, model: &Model) -> usize {
+/// Returns the index of a hub in its model.
+pub(super) fn hub_index(hub: &Hub, model: &Model) -> usize {
     model
         .hubs
         .iter()
         .position(|other| other.name == hub.name)
-        .expect("a model holds the hubs that its links join")
+        .expect("a model contains the hubs that its links join")
 }

@@ -1,34 +1,34 @@
-//! The rows of one satellite: what each version said of each parent.
+//! Rows of one satellite: one per parent and version, or several if it is multi-active.
 
 use uuid::Uuid;
 
-use super::Column;
+use super::column::Column;
 use super::hub::HubRows;
-use super::link::{self, LinkRows};
+use super::link::{LinkRows, hub_index};
 use crate::vault::hash::hash_diff;
 use crate::vault::model::{Model, Parent, Satellite};
 use crate::vault::order::{Scope, Source, Value};
 use crate::version::Version;
 
-/// What a batch knows of one satellite.
+/// Collector of the rows of one satellite.
 #[derive(Debug)]
 pub(super) struct SatelliteRows<'a> {
     satellite: &'static Satellite,
     scope: Scope,
-    parent: ParentRows,
+    parent: ParentIndex,
     keys: Vec<RowKey>,
-    /// The attributes of all rows, one row behind the other.
+    /// Attributes of all rows, row by row.
     values: Vec<Value<'a>>,
 }
 
-/// Where the parent's rows are found.
+/// Index of the parent in the model.
 #[derive(Debug)]
-enum ParentRows {
+enum ParentIndex {
     Hub(usize),
     Link(usize),
 }
 
-/// The primary key of a row, and behind it the row's number: of several rows with one key, the first stays.
+/// Primary key of a row, followed by its number, so that the first of several rows with the same key is used.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RowKey {
     parent: Uuid,
@@ -40,13 +40,13 @@ struct RowKey {
 impl<'a> SatelliteRows<'a> {
     pub(super) fn new(satellite: &'static Satellite, model: &Model) -> Self {
         let parent = match satellite.parent {
-            Parent::Hub(hub) => ParentRows::Hub(link::position(hub, model)),
-            Parent::Link(link) => ParentRows::Link(
+            Parent::Hub(hub) => ParentIndex::Hub(hub_index(hub, model)),
+            Parent::Link(link) => ParentIndex::Link(
                 model
                     .links
                     .iter()
                     .position(|other| other.name == link.name)
-                    .expect("a model holds the links that its satellites describe"),
+                    .expect("a model contains the links that its satellites describe"),
             ),
         };
         Self {
@@ -62,7 +62,7 @@ impl<'a> SatelliteRows<'a> {
         self.scope
     }
 
-    /// Adds what a version says of the hub or the link that was added last.
+    /// Adds a row for the hub key or link key that was added last.
     pub(super) fn add(
         &mut self,
         hubs: &[HubRows<'a>],
@@ -71,8 +71,8 @@ impl<'a> SatelliteRows<'a> {
         version: &Version,
     ) {
         let parent = match self.parent {
-            ParentRows::Hub(hub) => hubs[hub].current_key(),
-            ParentRows::Link(link) => links[link].current_key(),
+            ParentIndex::Hub(hub) => hubs[hub].current_key(),
+            ParentIndex::Link(link) => links[link].current_key(),
         };
         let active = match self
             .satellite
@@ -96,6 +96,7 @@ impl<'a> SatelliteRows<'a> {
         );
     }
 
+    /// Appends the rows, sorted by primary key and distinct.
     pub(super) fn append_to(mut self, columns: &mut Vec<Column>) {
         self.keys.sort_unstable();
         self.keys
@@ -116,7 +117,7 @@ impl<'a> SatelliteRows<'a> {
         let width = self.satellite.attributes.len();
         for (index, attribute) in self.satellite.attributes.iter().enumerate() {
             let values = self.keys.iter().map(|key| &self.values[key.row * width + index]);
-            columns.push(Column::gather(attribute.field.kind(), values));
+            columns.push(Column::from_values(attribute.field.kind(), values));
         }
         let rows = self
             .keys

@@ -1,12 +1,15 @@
-//! What the rows of a batch promise.
+//! Tests of the rows of a batch: no duplicates, no orphans, and independence of the order of arrival.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
+use rust_decimal::Decimal;
 
 use super::*;
-use crate::vault::{MODEL, VaultLine, hash_diff, hash_key};
+use crate::vault::hash::{hash_diff, hash_key};
+use crate::vault::model::MODEL;
+use crate::vault::order::VaultLine;
 use crate::version::digest;
 
 const CATEGORIES: [&str; 4] = ["Роллы", "Йогурт", "И\u{306}огурт", " Роллы "];
@@ -72,12 +75,12 @@ fn hex(bytes: &[u8]) -> String {
 /// The columns of one table, by name.
 fn table(columns: &[Column], name: &str) -> Vec<(String, Vec<String>)> {
     let tables = MODEL.tables();
-    let place = tables
+    let index = tables
         .iter()
         .position(|table| table.name == name)
-        .expect("it is written to a string");
-    let before: usize = tables[..place].iter().map(|table| table.columns.len()).sum();
-    let names = tables[place].columns.iter().map(|column| column.name.clone());
+        .expect("a table of the model");
+    let before: usize = tables[..index].iter().map(|table| table.columns.len()).sum();
+    let names = tables[index].columns.iter().map(|column| column.name.clone());
     names.zip(columns[before..].iter().map(Column::texts)).collect()
 }
 
@@ -99,7 +102,7 @@ fn the_golden_order_has_these_rows() {
 }
 
 #[test]
-fn an_order_without_lines_has_its_status_and_no_item() {
+fn an_order_without_lines_has_a_status_and_no_item() {
     let columns = columns_of(&[(
         VaultOrder {
             lines: Vec::new(),
@@ -137,7 +140,7 @@ fn a_product_on_two_lines_is_one_link_and_two_items() {
 }
 
 #[test]
-fn of_two_names_of_a_product_in_one_version_the_first_stays() {
+fn the_first_of_two_product_names_in_one_version_is_used() {
     let mut order = golden();
     order.lines = vec![
         line("a", "Роллы", 180, 1),
@@ -154,7 +157,7 @@ fn of_two_names_of_a_product_in_one_version_the_first_stays() {
 }
 
 #[test]
-fn an_unchanged_name_is_a_row_of_every_version() {
+fn an_unchanged_name_has_a_row_per_version() {
     let columns = columns_of(&[(golden(), version(1, "OPEN")), (golden(), version(2, "CLOSED"))]);
     let names = table(&columns, "s_user_names");
     assert_eq!(names[0].1.len(), 2);
@@ -162,8 +165,8 @@ fn an_unchanged_name_is_a_row_of_every_version() {
 }
 
 #[test]
-fn spellings_of_a_category_are_one_row_with_the_normal_spelling() {
-    let spelt = |category| {
+fn encodings_of_a_category_are_one_row_with_the_normalized_name() {
+    let order = |category| {
         (
             VaultOrder {
                 lines: vec![line("a", category, 1, 1)],
@@ -172,13 +175,13 @@ fn spellings_of_a_category_are_one_row_with_the_normal_spelling() {
             version(1, "OPEN"),
         )
     };
-    let both = columns_of(&[spelt(" И\u{306}огурт"), spelt("Йогурт")]);
+    let both = columns_of(&[order(" И\u{306}огурт"), order("Йогурт")]);
     assert_eq!(table(&both, "h_category")[1].1, ["\"Йогурт\""]);
     assert_eq!(rows_in(&both, "l_product_category"), 1);
 }
 
 #[test]
-fn every_field_is_of_the_kind_it_declares() {
+fn every_value_has_the_kind_of_its_field() {
     let order = golden();
     let line = Some((1, &order.lines[0]));
     for column in MODEL
@@ -188,9 +191,11 @@ fn every_field_is_of_the_kind_it_declares() {
     {
         let value = Source { order: &order, line }
             .value(column.field)
-            .expect("it is written to a string");
+            .expect("a value");
         assert_eq!(
-            Column::gather(column.field.kind(), [value].iter()).texts().len(),
+            Column::from_values(column.field.kind(), [value].iter())
+                .texts()
+                .len(),
             1
         );
         let without_line = Source {
@@ -234,7 +239,7 @@ fn any_order() -> impl Strategy<Value = (VaultOrder<'static>, Version)> {
 
 proptest! {
     #[test]
-    fn any_shuffle_with_duplicates_gives_the_same_columns(
+    fn order_of_arrival_and_duplicates_do_not_change_the_columns(
         (orders, shuffled) in prop::collection::vec(any_order(), 0..8)
             .prop_flat_map(|orders| (Just(orders.clone()), Just([orders.clone(), orders].concat()).prop_shuffle()))
     ) {
@@ -242,7 +247,7 @@ proptest! {
     }
 
     #[test]
-    fn every_table_is_sorted_by_its_key_and_holds_each_key_once(orders in prop::collection::vec(any_order(), 0..8)) {
+    fn every_table_is_sorted_by_its_key_without_duplicates(orders in prop::collection::vec(any_order(), 0..8)) {
         let columns = columns_of(&orders);
         for vault_table in MODEL.tables() {
             let keys = &table(&columns, vault_table.name)[..vault_table.key_length];
@@ -252,7 +257,7 @@ proptest! {
     }
 
     #[test]
-    fn keys_and_diffs_can_be_recomputed_from_the_rows(orders in prop::collection::vec(any_order(), 1..8)) {
+    fn hash_keys_and_hash_diffs_can_be_recomputed_from_the_rows(orders in prop::collection::vec(any_order(), 1..8)) {
         let columns = columns_of(&orders);
         let unquoted = |text: &String| text.trim_matches('"').to_owned();
         for hub in MODEL.hubs {
@@ -269,7 +274,7 @@ proptest! {
     }
 
     #[test]
-    fn no_link_and_no_satellite_is_an_orphan(orders in prop::collection::vec(any_order(), 1..8)) {
+    fn links_and_satellites_have_no_orphans(orders in prop::collection::vec(any_order(), 1..8)) {
         let columns = columns_of(&orders);
         let tables = MODEL.tables();
         let keys: Vec<(String, HashSet<String>)> = tables
@@ -279,8 +284,8 @@ proptest! {
             .collect();
         for child in &tables {
             for (name, rows) in table(&columns, child.name) {
-                if let Some((_, known)) = keys.iter().find(|(key, _)| *key == name) {
-                    prop_assert!(rows.iter().all(|row| known.contains(row)), "{}.{name}", child.name);
+                if let Some((_, parents)) = keys.iter().find(|(key, _)| *key == name) {
+                    prop_assert!(rows.iter().all(|row| parents.contains(row)), "{}.{name}", child.name);
                 }
             }
         }

@@ -1,0 +1,37 @@
+//! Integration tests on real Kafka, PostgreSQL and Redis, in one binary: `e2e/with-services cargo test --test integration`.
+//!
+//! The tests run concurrently in one process. Each has its own database, topics, consumer groups and Redis database, by
+//! [`e2e::pipeline::Pipeline::create`]. A test that stops or halts a service starts its own services, and must never do
+//! so to those of the environment.
+
+mod bad_input;
+mod bad_middle;
+mod commands;
+mod compose;
+mod contracts;
+mod crash;
+mod dead_letters;
+mod faults;
+mod golden;
+mod handover;
+mod history;
+mod kill;
+mod lag;
+mod offset_out_of_range;
+mod orders;
+mod permutation;
+mod replay;
+mod restore;
+mod roles;
+mod security;
+mod services;
+mod unusual_input;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Waits until no other test of this kind runs. For tests that use every core for minutes, and for tests with a short
+/// deadline: at most one of them runs at a time, with ordinary tests beside it.
+async fn exclusive() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::const_new(());
+    LOCK.lock().await
+}

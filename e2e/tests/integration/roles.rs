@@ -1,0 +1,77 @@
+//! Permissions of the worker role on the Data Vault, tested with a login that is a member of the role.
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: connects to PostgreSQL as another user"
+)]
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::pipeline::{Pipeline, start_services};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+/// SQLSTATE of a missing permission.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_can_only_select_from_and_insert_into_the_vault() -> Result<()> {
+    let services = start_services().await?;
+    let pipeline = Pipeline::create(&services, "roles", 1).await?;
+    let login = pipeline.name();
+    for statement in [
+        format!("CREATE ROLE {login} LOGIN PASSWORD 'open-sesame-9'"),
+        format!("GRANT streamstage_worker TO {login}"),
+    ] {
+        execute(&mut *pipeline.pool().acquire().await?, &statement).await?;
+    }
+    let options: PgConnectOptions = services.postgres_url(login).parse()?;
+    let options = options.username(login).password("open-sesame-9");
+    let mut worker = PgConnection::connect_with(&options).await?;
+
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT table_name::text FROM information_schema.tables
+         WHERE table_schema = 'dds' AND table_type = 'BASE TABLE' ORDER BY 1",
+    )
+    .fetch_all(pipeline.pool())
+    .await?;
+    // Five hubs, five links and six satellites.
+    assert_eq!(tables.len(), 16, "{tables:?}");
+    for table in tables {
+        for allowed in [
+            format!("SELECT * FROM dds.{table}"),
+            format!("INSERT INTO dds.{table} SELECT * FROM dds.{table} WHERE false"),
+        ] {
+            execute(&mut worker, &allowed)
+                .await
+                .with_context(|| allowed.clone())?;
+        }
+        for forbidden in [
+            format!("UPDATE dds.{table} SET load_src = 'another'"),
+            format!("DELETE FROM dds.{table}"),
+            format!("TRUNCATE dds.{table}"),
+            format!("DROP TABLE dds.{table}"),
+            format!("ALTER TABLE dds.{table} ADD COLUMN another text"),
+        ] {
+            let result = execute(&mut worker, &forbidden).await;
+            let code = result
+                .as_ref()
+                .err()
+                .and_then(|error| error.as_database_error()?.code());
+            ensure!(
+                code.as_deref() == Some(INSUFFICIENT_PRIVILEGE),
+                "{forbidden}: {result:?}"
+            );
+        }
+    }
+    let insert =
+        "INSERT INTO dds.h_user (h_user_pk, user_id, load_src) VALUES (gen_random_uuid(), 'u', 'kafka:t')";
+    execute(&mut worker, insert).await?;
+    worker.close().await?;
+    let mut superuser = pipeline.pool().acquire().await?;
+    execute(&mut superuser, &format!("DROP ROLE {login}")).await?;
+    Ok(())
+}
+
+async fn execute(connection: &mut PgConnection, statement: &str) -> Result<(), sqlx::Error> {
+    let statement = AssertSqlSafe(statement.to_owned());
+    sqlx::raw_sql(statement).execute(connection).await.map(drop)
+}

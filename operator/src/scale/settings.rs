@@ -1,0 +1,38 @@
+//! The part of a stage's spec that scaling decisions depend on. Data only.
+
+use crds::StreamStage;
+use crds::stage::Scaling;
+
+/// Scaling settings of a stage, from several sections of its spec.
+#[derive(Clone, Debug)]
+pub struct ScalingSettings {
+    /// Value of `spec.scaling`.
+    pub scaling: Scaling,
+    /// Value of `spec.suspend`.
+    pub is_suspended: bool,
+    /// Value of `spec.warehouse.connectionBudget`: maximum number of connections of all workers together.
+    pub connection_budget: Option<u32>,
+    /// Value of `spec.warehouse.connectionsPerWorker`.
+    pub connections_per_worker: u32,
+}
+
+impl ScalingSettings {
+    /// Maximum number of workers within the connection budget; `None` without a budget.
+    #[must_use]
+    pub fn max_replicas_by_connections(&self) -> Option<u32> {
+        let budget = self.connection_budget?;
+        Some(budget / self.connections_per_worker.max(1))
+    }
+}
+
+impl From<&StreamStage> for ScalingSettings {
+    fn from(stage: &StreamStage) -> Self {
+        let spec = &stage.spec;
+        Self {
+            scaling: spec.scaling.clone(),
+            is_suspended: spec.suspend,
+            connection_budget: spec.warehouse.connection_budget,
+            connections_per_worker: spec.warehouse.connections_per_worker,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The part of a StreamStage that the operator caches between reconciles.
+//!
+//! It holds what is needed to evaluate a lag poll and to map a watch event to stages. Thousands are in memory: add a
+//! field only if one of the two needs it. A reconcile reads the whole resource from the API server.
+
+pub mod reported_status;
+
+use std::borrow::Cow;
+
+use crds::StreamStage;
+use crds::stage::StartFrom;
+use kube::Resource;
+use kube::core::error_boundary::DeserializeGuard;
+use kube::core::{NamespaceResourceScope, ObjectMeta};
+use kube::runtime::reflector::{ObjectRef, Store};
+use serde::Deserialize;
+
+use self::reported_status::ReportedStatus;
+use crate::connection::bootstrap_servers;
+use crate::lag::offsets::GroupTopic;
+use crate::scale::ScalingSettings;
+
+/// Cached stage; an error with the metadata if the stage has fields that this operator does not know.
+pub type CachedStage = DeserializeGuard<StageSummary>;
+/// All stages in the watched namespaces.
+pub type StageStore = Store<CachedStage>;
+/// Stage reference: namespace and name.
+pub type StageRef = ObjectRef<CachedStage>;
+
+/// Cached part of a stage.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "StreamStage")]
+pub struct StageSummary {
+    metadata: ObjectMeta,
+    /// Bootstrap servers, with names that resolve from every namespace.
+    pub bootstrap_servers: Vec<String>,
+    /// Consumer group and source topic.
+    pub group_topic: GroupTopic,
+    /// Start offset of a group without committed offsets.
+    pub start_from: StartFrom,
+    /// Names of the referenced Secrets, in the namespace of the stage.
+    pub secrets: Vec<String>,
+    /// Scaling settings of the spec.
+    pub scaling_settings: ScalingSettings,
+    /// Part of the status that lag polls are compared with.
+    pub reported: ReportedStatus,
+}
+
+impl StageSummary {
+    /// `metadata.name`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Returns true if the workers of both stages would join the same consumer group on the same cluster and topic.
+    #[must_use]
+    pub fn shares_group(&self, other: &Self) -> bool {
+        self.group_topic == other.group_topic
+            && self
+                .bootstrap_servers
+                .iter()
+                .any(|server| other.bootstrap_servers.contains(server))
+    }
+}
+
+impl From<StreamStage> for StageSummary {
+    fn from(stage: StreamStage) -> Self {
+        Self {
+            bootstrap_servers: bootstrap_servers(&stage),
+            group_topic: GroupTopic::from(&stage),
+            start_from: stage.spec.source.start_from,
+            secrets: stage
+                .referenced_secrets()
+                .into_iter()
+                .map(|(_, name)| name.to_owned())
+                .collect(),
+            scaling_settings: ScalingSettings::from(&stage),
+            metadata: ObjectMeta {
+                namespace: stage.metadata.namespace,
+                name: stage.metadata.name,
+                uid: stage.metadata.uid,
+                generation: stage.metadata.generation,
+                // The watch resumes from it.
+                resource_version: stage.metadata.resource_version,
+                creation_timestamp: stage.metadata.creation_timestamp,
+                deletion_timestamp: stage.metadata.deletion_timestamp,
+                ..ObjectMeta::default()
+            },
+            reported: stage.status.map(ReportedStatus::from).unwrap_or_default(),
+        }
+    }
+}
+
+impl Resource for StageSummary {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        StreamStage::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        StreamStage::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        StreamStage::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        StreamStage::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_short_server_name_in_two_namespaces_is_two_clusters() {
+        let stage = |namespace: &str, server: &str| -> StageSummary {
+            serde_saphyr::from_str(&format!(
+                "{{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, \
+                 metadata: {{name: cdm, namespace: {namespace}}}, spec: {{layer: cdm, \
+                 source: {{bootstrapServers: ['{server}'], topic: facts, consumerGroup: one}}, \
+                 warehouse: {{host: postgres, database: orders}}}}}}"
+            ))
+            .expect("a stage")
+        };
+        let short = stage("one", "kafka:9092");
+        assert!(short.shares_group(&stage("one", "kafka:9092")));
+        assert!(!short.shares_group(&stage("two", "kafka:9092")));
+        assert!(short.shares_group(&stage("two", "kafka.one.svc:9092")));
+    }
+}

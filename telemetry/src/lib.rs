@@ -1,0 +1,12 @@
+//! Telemetry of a StreamStage binary: the log, the HTTP endpoints for probes and Prometheus, and process metrics.
+//!
+//! Must never know a stage: each binary adds its own readiness and metrics.
+//!
+//! - [`log`]: structured log lines on standard error
+//! - [`http`]: `/livez` and `/metrics`; the binary adds `/readyz`
+//! - [`process`]: CPU, memory and file descriptors of this process
+
+pub mod http;
+pub mod log;
+#[cfg(target_os = "linux")]
+pub mod process;

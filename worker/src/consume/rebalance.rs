@@ -1,0 +1,257 @@
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: handles the rebalances of the group"
+)]
+//! Handles rebalances: partitions that the group assigns or revokes.
+//!
+//! An assigned partition starts at the position in PostgreSQL, never at the committed offset. A revocation waits for
+//! the in-flight batches, so that the next owner finds the position up to date.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{StartError, remedy};
+use super::in_flight::InFlight;
+use super::settings::{ConsumerSettings, PartitionOffsets, REQUEST_TIMEOUT, StartOffsets};
+use crate::backoff::Backoff;
+use crate::health::{Dependency, Health};
+use crate::position::LogRange;
+
+/// A partition that was assigned or revoked.
+pub(super) struct AssignmentChange {
+    /// Partition id.
+    pub partition: i32,
+    /// Start offset of an assigned partition; `None` if it was revoked.
+    pub start_offset: Option<i64>,
+}
+
+/// Rebalance callbacks. They run in the polling thread, inside of a poll.
+pub(super) struct RebalanceHandler {
+    topic: String,
+    start_offsets: Arc<dyn StartOffsets>,
+    runtime: Handle,
+    in_flight: InFlight,
+    health: Arc<Health>,
+    stop: CancellationToken,
+    changes: Mutex<Result<Vec<AssignmentChange>, StartError>>,
+}
+
+impl RebalanceHandler {
+    /// Creates the handler; `runtime` runs the queries for start offsets.
+    pub(super) fn new(settings: &ConsumerSettings, runtime: Handle, in_flight: InFlight) -> Self {
+        Self {
+            topic: settings.topic.clone(),
+            start_offsets: Arc::clone(&settings.start_offsets),
+            runtime,
+            in_flight,
+            health: Arc::clone(&settings.health),
+            stop: settings.stop.clone(),
+            changes: Mutex::new(Ok(Vec::new())),
+        }
+    }
+
+    /// Changes of the assignment since the last call, or the terminal error of one.
+    pub(super) fn take_changes(&self) -> Result<Vec<AssignmentChange>, StartError> {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut changes, Ok(Vec::new()))
+    }
+
+    fn record_change(&self, change: Result<Vec<AssignmentChange>, StartError>) {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        match (change, &mut *changes) {
+            (Ok(new), Ok(recorded)) => recorded.extend(new),
+            (Err(error), recorded) => *recorded = Err(error),
+            (Ok(_), Err(_)) => {}
+        }
+    }
+
+    /// Assigns the partitions at their start offsets. Retries until PostgreSQL and Kafka answer, or a shutdown.
+    fn assign(&self, kafka: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
+        let Some(starts) = self.wait_start_offsets(kafka, partitions) else {
+            return assign_paused(kafka, partitions);
+        };
+        // Both dependencies have answered. On an idle topic nothing else would report it.
+        self.health.mark_available(Dependency::Warehouse);
+        self.health.mark_available(Dependency::Source);
+        let assigned = starts.iter().try_for_each(|(&partition, &offset)| {
+            partitions.set_partition_offset(&self.topic, partition, Offset::Offset(offset))
+        });
+        // librdkafka retains the paused state of a partition from an earlier assignment.
+        let assigned = assigned
+            .and_then(|()| kafka.incremental_assign(partitions))
+            .and_then(|()| kafka.resume(partitions));
+        match assigned {
+            Ok(()) => {
+                tracing::info!(topic = self.topic, positions = ?starts, "partitions assigned");
+                // The committed offsets may be older than the positions if the previous owner crashed.
+                let committed = kafka.commit(partitions, CommitMode::Async);
+                committed.unwrap_or_else(
+                    |error| tracing::debug!(%error, "failed to commit offsets to Kafka, retrying"),
+                );
+                self.report_assignment(kafka);
+                self.record_change(Ok(starts
+                    .into_iter()
+                    .map(|(partition, offset)| AssignmentChange {
+                        partition,
+                        start_offset: Some(offset),
+                    })
+                    .collect()));
+            }
+            Err(error) => {
+                let cause = format!("failed to assign partitions: {error}");
+                self.health.mark_unavailable(Dependency::Source, &cause);
+            }
+        }
+    }
+
+    /// Resolves the start offsets, with retries. `None` after a shutdown or a terminal error, which
+    /// [`Self::take_changes`] returns.
+    fn wait_start_offsets(
+        &self,
+        kafka: &BaseConsumer<Self>,
+        partitions: &TopicPartitionList,
+    ) -> Option<BTreeMap<i32, i64>> {
+        let mut backoff = Backoff::default();
+        while !self.stop.is_cancelled() {
+            let error = match self.resolve_start_offsets(kafka, partitions) {
+                Ok(starts) => return Some(starts),
+                Err(error) => error,
+            };
+            let dependency = match error {
+                StartError::OutOfRange(_) => {
+                    self.record_change(Err(error));
+                    return None;
+                }
+                StartError::Warehouse(_) => Dependency::Warehouse,
+                StartError::Source(_) => Dependency::Source,
+            };
+            self.health.mark_unavailable(dependency, &error.to_string());
+            std::thread::sleep(backoff.next_delay());
+        }
+        None
+    }
+
+    fn resolve_start_offsets(
+        &self,
+        kafka: &BaseConsumer<Self>,
+        partitions: &TopicPartitionList,
+    ) -> Result<BTreeMap<i32, i64>, StartError> {
+        let offset = |list: &TopicPartitionList, partition| match list
+            .find_partition(&self.topic, partition)?
+            .offset()
+        {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        let ids = partition_ids(partitions);
+        let committed = kafka.committed_offsets(partitions.clone(), REQUEST_TIMEOUT)?;
+        let at_start_time = self
+            .start_offsets
+            .start_time()
+            .map(|time| self.offsets_for_time(kafka, &ids, time))
+            .transpose()?;
+        let mut offsets = BTreeMap::new();
+        for partition in ids {
+            let (start, end) = kafka.fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT)?;
+            let partition_offsets = PartitionOffsets {
+                log: LogRange { start, end },
+                committed: offset(&committed, partition),
+                at_start_time: at_start_time
+                    .as_ref()
+                    .map(|list| offset(list, partition).unwrap_or(end)),
+            };
+            offsets.insert(partition, partition_offsets);
+        }
+        self.runtime.block_on(self.start_offsets.start_offsets(offsets))
+    }
+
+    /// First offset at or after `time` (milliseconds since the Unix epoch) in each partition.
+    fn offsets_for_time(
+        &self,
+        kafka: &BaseConsumer<Self>,
+        partitions: &[i32],
+        time: i64,
+    ) -> Result<TopicPartitionList, KafkaError> {
+        let mut times = TopicPartitionList::new();
+        for &partition in partitions {
+            times.add_partition_offset(&self.topic, partition, Offset::Offset(time))?;
+        }
+        kafka.offsets_for_times(times, REQUEST_TIMEOUT)
+    }
+
+    /// Unassigns revoked partitions after their in-flight batches are committed.
+    fn revoke(&self, kafka: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        if !self.in_flight.wait_until_empty() {
+            tracing::warn!(
+                "in-flight batches did not finish before revocation; the position check settles them"
+            );
+        }
+        if let Err(error) = kafka.incremental_unassign(partitions) {
+            tracing::warn!(%error, "failed to unassign partitions");
+        }
+        let revoked = partition_ids(partitions);
+        tracing::info!(topic = self.topic, partitions = ?revoked, "partitions revoked");
+        // The next owner reports whether a partition is still blocked.
+        for &partition in &revoked {
+            self.health.unblock_partition(partition);
+        }
+        self.report_assignment(kafka);
+        self.record_change(Ok(revoked
+            .into_iter()
+            .map(|partition| AssignmentChange {
+                partition,
+                start_offset: None,
+            })
+            .collect()));
+    }
+
+    fn report_assignment(&self, kafka: &BaseConsumer<Self>) {
+        let count = kafka.assignment().map_or(0, |all| all.count());
+        self.health.set_assigned_partitions(count);
+    }
+}
+
+fn partition_ids(partitions: &TopicPartitionList) -> Vec<i32> {
+    partitions
+        .elements()
+        .iter()
+        .map(TopicPartitionListElem::partition)
+        .collect()
+}
+
+/// Accepts an assignment without reading it: a client that does not answer the group can never leave it.
+fn assign_paused(kafka: &BaseConsumer<RebalanceHandler>, partitions: &TopicPartitionList) {
+    let assigned = kafka
+        .incremental_assign(partitions)
+        .and_then(|()| kafka.pause(partitions));
+    assigned.unwrap_or_else(|error| tracing::debug!(%error, "failed to assign partitions"));
+}
+
+impl ClientContext for RebalanceHandler {
+    fn error(&self, error: KafkaError, reason: &str) {
+        let cause = format!("{error}: {reason}{}", remedy(&error));
+        self.health.mark_unavailable(Dependency::Source, &cause);
+    }
+}
+
+impl ConsumerContext for RebalanceHandler {
+    fn rebalance(
+        &self,
+        kafka: &BaseConsumer<Self>,
+        cause: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        match cause {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(kafka, partitions),
+            _ => self.revoke(kafka, partitions),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Error policy: the one table that decides how the worker handles each kind of error.
+//!
+//! | error | policy |
+//! | --- | --- |
+//! | a record violates its contract ([`crate::rejection::Code`]) | dead-letter |
+//! | PostgreSQL 08, 57, 53, 25P03, 40001, 40P01, 55P03, 25006; unreachable or timed out | retry with backoff and jitter |
+//! | PostgreSQL 22, 23514, 21000, 54000 | bisect; dead-letter the failing record |
+//! | PostgreSQL, any other error | bisect; block the partition of the failing record, the others continue |
+//! | Kafka rejects an output as too large | refresh the topic's limit, dead-letter the outputs over it |
+//! | Kafka, any other publish error | retry with backoff and jitter |
+//! | a fatal Kafka client error; a position outside of the log | stop, and report the reason |
+//! | Redis is unreachable, slow or rejects the request | retry with backoff and jitter, dead-letter nothing |
+//!
+//! Pure: errors are identified by their codes, never by a client's types. [`crate::backoff`] has the delays.
+
+/// Handling of a batch after an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorPolicy {
+    /// Transient: retry the same batch with backoff.
+    Retry,
+    /// The values of a record are invalid: find the record and dead-letter it.
+    DeadLetter,
+    /// A record fails for an unknown reason: find it and block its partition.
+    Block,
+    /// Terminal: stop the worker.
+    Stop,
+}
+
+/// Policy for a PostgreSQL error, by its SQLSTATE.
+#[must_use]
+pub fn policy_for_sqlstate(sqlstate: &str) -> ErrorPolicy {
+    match sqlstate {
+        "40001" | "40P01" | "55P03" | "25006" | "25P03" => ErrorPolicy::Retry,
+        "23514" | "21000" | "54000" => ErrorPolicy::DeadLetter,
+        _ => match sqlstate.get(..2) {
+            Some("08" | "57" | "53") => ErrorPolicy::Retry,
+            Some("22") => ErrorPolicy::DeadLetter,
+            _ => ErrorPolicy::Block,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sqlstate_has_the_policy_of_the_table() {
+        let cases = [
+            (
+                ErrorPolicy::Retry,
+                [
+                    "08006", "57P01", "53300", "40001", "40P01", "55P03", "25006", "25P03",
+                ]
+                .as_slice(),
+            ),
+            (
+                ErrorPolicy::DeadLetter,
+                ["22001", "22P05", "22003", "23514", "21000", "54000"].as_slice(),
+            ),
+            (
+                ErrorPolicy::Block,
+                ["42P01", "42501", "23505", "P0001", "XX000", ""].as_slice(),
+            ),
+        ];
+        for (policy, sqlstates) in cases {
+            for sqlstate in sqlstates {
+                assert_eq!(policy_for_sqlstate(sqlstate), policy, "{sqlstate}");
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Error of one attempt to commit a batch, with its policy and the dependency that caused it.
+
+use crate::error_policy::ErrorPolicy;
+use crate::health::Dependency;
+use crate::layer::interface::LookupError;
+use crate::publish::PublishError;
+use crate::warehouse;
+
+/// Error of an attempt; nothing of the attempt is committed.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// PostgreSQL rejected a statement, or is unreachable.
+    #[error(
+        "{0}; check that PostgreSQL runs, the keys of spec.warehouse.authSecretName, and that `worker migrate` was run"
+    )]
+    Warehouse(#[from] sqlx::Error),
+    /// Kafka did not acknowledge an output or a dead letter.
+    #[error("{0}")]
+    Publish(#[from] PublishError),
+    /// Redis did not answer a lookup.
+    #[error("{0}")]
+    Lookup(#[from] LookupError),
+    /// The stored position of this assigned partition was deleted.
+    #[error(
+        "the position of partition {0} is missing from streamstage.position; restart the worker to start the partition \
+         by spec.source.startFrom"
+    )]
+    PositionMissing(i32),
+}
+
+impl PipelineError {
+    /// Policy by the table in [`crate::error_policy`].
+    #[must_use]
+    pub fn policy(&self) -> ErrorPolicy {
+        match self {
+            Self::Warehouse(error) => warehouse::error_policy(error),
+            Self::Publish(error) => error.policy(),
+            Self::Lookup(_) => ErrorPolicy::Retry,
+            Self::PositionMissing(_) => ErrorPolicy::Stop,
+        }
+    }
+
+    /// Dependency that caused the error.
+    #[must_use]
+    pub fn dependency(&self) -> Dependency {
+        match self {
+            Self::Warehouse(_) | Self::PositionMissing(_) => Dependency::Warehouse,
+            Self::Publish(_) => Dependency::Output,
+            Self::Lookup(_) => Dependency::ReferenceData,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+#![expect(
+    clippy::disallowed_types,
+    reason = "edge: runs the transaction of a batch on a PostgreSQL connection"
+)]
+//! The transaction that makes effects exactly-once.
+//!
+//! It locks and checks the positions, writes effects, dead letters and new positions, publishes, and commits last. If
+//! it fails before the commit, PostgreSQL is unchanged, and the retry publishes the same messages again: consumers
+//! recognize them by order and version. If the commit succeeds but its confirmation is lost, the position check of
+//! the retry finds the batch applied. The worker must never advance a position outside of this transaction, and never
+//! commit before every message is acknowledged.
+
+use std::collections::BTreeMap;
+
+use sqlx::PgConnection;
+
+use super::bisect;
+use super::error::PipelineError;
+use crate::batch::{Batch, Enriched, OffsetUpdates, Published, RejectedRecord, Written};
+use crate::dead_letter::{self, Origin, RejectedFrom};
+use crate::layer::interface::Layer;
+use crate::position::ApplyPlan;
+use crate::publish::Publisher;
+use crate::warehouse::Warehouse;
+
+/// Layer and connections that a transaction uses.
+pub(super) struct TransactionContext<'p, L> {
+    pub layer: &'p L,
+    pub origin: &'p Origin,
+    pub warehouse: &'p Warehouse,
+    pub publisher: &'p Publisher,
+}
+
+/// Write strategy for records that PostgreSQL rejects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum WriteMode {
+    /// One write for the whole batch; one rejected record fails it. The normal case.
+    Whole,
+    /// Bisection with savepoints after such a failure: only the failing records are left out.
+    Bisect,
+}
+
+impl<L: Layer> TransactionContext<'_, L> {
+    /// Writes, publishes and commits a batch. Everything is done, or nothing is stored.
+    pub(super) async fn run_transaction(
+        &self,
+        batch: &Batch<Enriched<L::Enriched>>,
+        mode: WriteMode,
+    ) -> Result<Batch<Published>, PipelineError> {
+        let mut transaction = self.warehouse.begin_transaction().await?;
+        let plan = self.plan_apply(transaction.connection(), batch).await?;
+        let written = self.write(transaction.connection(), batch, plan, mode).await?;
+        let published = self.publish(written).await?;
+        transaction.commit(&published).await?;
+        Ok(published)
+    }
+
+    /// Locks the stored positions and checks the offset ranges of the batch against them.
+    async fn plan_apply(
+        &self,
+        connection: &mut PgConnection,
+        batch: &Batch<Enriched<L::Enriched>>,
+    ) -> Result<ApplyPlan, PipelineError> {
+        let stored = self.warehouse.lock_positions(connection, &batch.ranges).await?;
+        match batch
+            .ranges
+            .keys()
+            .find(|partition| !stored.contains_key(partition))
+        {
+            Some(&partition) => Err(PipelineError::PositionMissing(partition)),
+            None => Ok(ApplyPlan::new(&batch.ranges, &stored)),
+        }
+    }
+
+    /// Writes the effects, the dead letters and the new positions.
+    async fn write<'b>(
+        &self,
+        connection: &mut PgConnection,
+        batch: &'b Batch<Enriched<L::Enriched>>,
+        plan: ApplyPlan,
+        mode: WriteMode,
+    ) -> Result<Batch<Written<'b, L::Enriched>>, PipelineError> {
+        let (items, rejected) = batch.records_to_apply(&plan);
+        let mut rejected: Vec<RejectedRecord> = rejected.into_iter().cloned().collect();
+        let (effects, blocked) = match mode {
+            _ if items.is_empty() => Default::default(),
+            WriteMode::Whole => (self.layer.write(connection, &items).await?, BTreeMap::new()),
+            WriteMode::Bisect => {
+                let outcome = bisect::write(self.layer, connection, &items).await?;
+                rejected.extend(outcome.rejected);
+                rejected.retain(|rejected| !bisect::is_blocked(&outcome.blocked, &rejected.record));
+                (outcome.effects, outcome.blocked)
+            }
+        };
+        let dead_letters =
+            dead_letter::insert(connection, self.origin, rejected, RejectedFrom::Topic).await?;
+        let offset_updates = OffsetUpdates::new(&batch.ranges, plan, blocked);
+        self.warehouse
+            .store_positions(connection, &offset_updates.positions)
+            .await?;
+        Ok(Batch {
+            ranges: batch.ranges.clone(),
+            state: Written {
+                items,
+                effects,
+                dead_letters,
+                offset_updates,
+            },
+        })
+    }
+
+    /// Publishes the outputs and the dead letters, and waits for every acknowledgement.
+    pub(super) async fn publish(
+        &self,
+        written: Batch<Written<'_, L::Enriched>>,
+    ) -> Result<Batch<Published>, PipelineError> {
+        let Written {
+            items,
+            effects,
+            dead_letters,
+            offset_updates,
+        } = written.state;
+        let outputs = effects
+            .publish
+            .iter()
+            .filter_map(|&index| L::output(&items[index].value));
+        self.publisher.publish(outputs, &dead_letters).await?;
+        let newest_timestamp = items.iter().filter_map(|item| item.record.timestamp).max();
+        let dead_letters = dead_letters
+            .iter()
+            .map(|dead_letter| dead_letter.rejection.code)
+            .collect();
+        Ok(Batch {
+            ranges: written.ranges,
+            state: Published {
+                effects,
+                dead_letters,
+                offset_updates,
+                newest_timestamp,
+            },
+        })
+    }
+}
