@@ -1,63 +1,74 @@
-# StreamStage: `make help` lists what there is.
+# StreamStage: `make help` lists the targets.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/streamstage/target
 CARGO ?= cargo
 RELEASE := $(CARGO_TARGET_DIR)/release
+PIPELINE := --package streamstage-worker --package streamstage-e2e
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo dashboard dashboard-test dashboard-bench lint test crd images e2e kind-demo kind-down bench deny clean
+.PHONY: help packages build demo services dashboard dashboard-test dashboard-bench lint test crd images e2e kind-demo kind-down bench deny clean
 
-help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## Build the worker, the services, the order generator and the demo
+packages:
+	@.ci/build-packages
+
+build: packages ## Build all programs and print where they are
 	$(CARGO) build --release --workspace --bins
+	@echo 'worker, operator, orders, services and demo are in $(RELEASE); use them with:'
+	@echo '  export PATH="$(RELEASE):$$PATH"'
 
-demo: build ## The whole pipeline on this machine: services, 2,000 orders, marts and tags, and everything removed again
+demo: packages ## Run the pipeline on local services: 2,000 orders, marts and tags; 1 minute, the first build 5 to 10 more
+	$(CARGO) build --release $(PIPELINE) --bins
 	$(RELEASE)/demo
 
-dashboard: build ## The dashboard on this machine: the pipeline, orders that keep coming, and Superset, until Ctrl-C
+services: packages ## Run Kafka, PostgreSQL and Redis with the topics of examples/local.yaml until Ctrl-C
+	$(CARGO) build --release $(PIPELINE) --bins
+	$(RELEASE)/services run --example
+
+dashboard: build ## Run the pipeline and Superset on this machine until Ctrl-C
 	dashboard/run
 
-dashboard-test: build ## That dashboard in Chromium, every number compared with SQL, and that it stops cleanly
+dashboard-test: build ## Compare every number of the dashboard, in Chromium, with SQL
 	dashboard/test $(CARGO_TARGET_DIR)/guests.png
 
-dashboard-bench: build ## What each query of the dashboard takes on a million orders; fails over a second
+dashboard-bench: build ## Time the dashboard's queries on a million orders; fails above one second
 	e2e/with-services dashboard/bench
 
-lint: ## Formatting, clippy and documentation, without a warning
+lint: packages ## Check words, module cycles, formatting, clippy and documentation
+	.ci/words
+	.ci/cycles crds telemetry operator worker e2e
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
-	$(CARGO) clippy --release --workspace --test stories -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --quiet
 
-test: lint build ## Lint, unit, property and snapshot tests, and tests on real services: all but dashboard-test and e2e
+test: lint build ## Lint; run unit, property, snapshot and integration tests on real services
 	$(CARGO) test --release --workspace --no-run --quiet
 	e2e/with-services $(CARGO) test --release --workspace --no-fail-fast -- --show-output
 
-crd: ## Write the definition of the resource into the chart, as the operator prints it
-	$(CARGO) build --release -p streamstage-operator
+crd: packages ## Write the CRD into the chart, as `operator crd` prints it
+	$(CARGO) build --release --package streamstage-operator
 	$(RELEASE)/operator crd > chart/files/streamstages.yaml
 
-images: build ## The container images of the operator, the worker, the order generator and the services
+images: build ## Build the container images of the operator, the worker, the order generator and the services
 	e2e/cluster/images
 
-e2e: build ## The user stories on a kind cluster of two nodes (as root on Debian, or with KUBECONFIG and STREAMSTAGE_REGISTRY)
+e2e: build ## Run the user stories on a kind cluster with two nodes (as root on Debian, or with KUBECONFIG and STREAMSTAGE_REGISTRY)
 	$(CARGO) test --release --workspace --test stories --no-run --quiet
 	e2e/with-cluster $(CARGO) test --release --workspace --test stories --no-fail-fast -- --test-threads 1 --show-output
 
-kind-demo: build ## The whole pipeline on that cluster: operator, stages, 2,000 orders, marts and tags; everything stays, and orders keep coming
+kind-demo: build ## Run the pipeline on that cluster with the operator; it stays, and orders continue
 	e2e/cluster/demo
 
-kind-down: ## Remove that cluster
+kind-down: ## Delete that cluster
 	e2e/cluster/down
 
-bench: ## What 10,000 stages cost the operator, and what a reading of 1,000 lags does
-	$(CARGO) run --release -p streamstage-operator --example ten_thousand
-	$(CARGO) run --release -p streamstage-operator --example lag_poll
+bench: packages ## Measure the operator: memory for 10,000 stages, and a lag poll of 1,000 groups
+	$(CARGO) bench --package streamstage-operator --bench ten_thousand
+	$(CARGO) bench --package streamstage-operator --bench lag_poll
 
-deny: ## Licences and advisories of the dependencies (installs cargo-deny)
-	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny check
+deny: ## Check licenses, bans, sources and advisories of the dependencies
+	.ci/deny
 
-clean: ## Remove what was built
+clean: ## Remove build output
 	$(CARGO) clean
