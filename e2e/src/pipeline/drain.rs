@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -39,7 +40,7 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::wait_drained`].
     pub async fn wait_stages_drained(&self, stages: &[&str], timeout: Duration) -> Result<()> {
-        let consumer = self.offset_consumer()?;
+        let consumer = Arc::new(self.offset_consumer()?);
         let deadline = Instant::now() + timeout;
         loop {
             let remaining = self.describe_remaining(&consumer, stages).await?;
@@ -58,7 +59,8 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::wait_drained`].
     pub async fn wait_caught_up(&self, stage: &str, timeout: Duration) -> Result<()> {
-        let end_offsets = self.end_offsets(self.input_topic(stage)?)?;
+        let consumer = Arc::new(self.offset_consumer()?);
+        let end_offsets = fetch_end_offsets_async(&consumer, self.input_topic(stage)?).await?;
         let deadline = Instant::now() + timeout;
         loop {
             let positions = self.positions(stage).await?;
@@ -75,7 +77,7 @@ impl Pipeline {
         }
     }
 
-    /// End offset of every partition of a topic.
+    /// End offset of every partition of a topic. Blocks for a moment.
     ///
     /// # Errors
     /// When Kafka does not answer.
@@ -101,12 +103,12 @@ impl Pipeline {
 
     /// Describes the remaining work of the first stage that is not done; empty when all are done.
     /// End offsets are read after the upstream stage is done, because only then are they final.
-    async fn describe_remaining(&self, consumer: &BaseConsumer, stages: &[&str]) -> Result<String> {
+    async fn describe_remaining(&self, consumer: &Arc<BaseConsumer>, stages: &[&str]) -> Result<String> {
         for (stage, topic) in STAGES.iter().zip(&self.topics) {
             if !stages.contains(stage) {
                 continue;
             }
-            let end_offsets = fetch_end_offsets(consumer, topic)?;
+            let end_offsets = fetch_end_offsets_async(consumer, topic).await?;
             let positions = self.positions(stage).await?;
             if has_lag(&positions, &end_offsets) {
                 return Ok(format!("{stage} is at {positions:?} of {end_offsets:?}\n"));
@@ -153,6 +155,12 @@ pub async fn wait_until<F: Future<Output = Result<bool>>>(
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
+}
+
+/// As [`fetch_end_offsets`], without blocking the task: a test may have halted Kafka, and its task must resume it.
+async fn fetch_end_offsets_async(consumer: &Arc<BaseConsumer>, topic: &str) -> Result<BTreeMap<i32, i64>> {
+    let (consumer, topic) = (Arc::clone(consumer), topic.to_owned());
+    tokio::task::spawn_blocking(move || fetch_end_offsets(&consumer, &topic)).await?
 }
 
 /// Fetches the end offsets of all partitions of a topic, or returns an error. Blocks for a moment.
