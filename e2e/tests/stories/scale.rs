@@ -56,7 +56,7 @@ async fn the_scale_subresource_works_in_external_mode_and_is_rejected_in_auto_mo
         ],
     )?;
     assert!(
-        error.contains("replicas is only for the modes Manual and External"),
+        error.contains("replicas is allowed in the modes Manual and External only"),
         "{error}"
     );
 
