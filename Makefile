@@ -35,9 +35,10 @@ dashboard-test: build ## Compare every number of the dashboard, in Chromium, wit
 dashboard-bench: build ## Time the dashboard's queries on a million orders; fails above one second
 	e2e/with-services dashboard/bench
 
-lint: packages ## Check words, module cycles, formatting, clippy and documentation
+lint: packages ## Check words, module cycles, features, formatting, clippy and documentation
 	.ci/words
 	.ci/cycles crds telemetry operator worker e2e
+	.ci/features
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --quiet

@@ -5,7 +5,7 @@ use crds::{
     document::{self, DocumentError},
     stage::validate,
 };
-use kube::{CustomResourceExt, core::cel};
+use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 fn stage(layer: &str) -> Value {
@@ -69,7 +69,7 @@ fn validate_as_api_server(new: &Value, old: Option<&Value>) -> Result<(), String
     if let Some(error) = bounds.iter_errors(&new).next() {
         return Err(format!("{}: {error}", error.instance_path()));
     }
-    cel::Validator::new()
+    kube_cel::Validator::new()
         .validate(&schema, &new, old.as_ref())
         .map_err(|errors| errors.to_string())
 }
