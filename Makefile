@@ -18,7 +18,8 @@ build: packages ## Build all programs and print where they are
 	@echo 'worker, operator, orders, services and demo are in $(RELEASE); use them with:'
 	@echo '  export PATH="$(RELEASE):$$PATH"'
 
-demo: packages ## Run the pipeline on local services: 2,000 orders, marts and tags; 1 minute, the first build 5 to 10 more
+demo: packages ## Run the pipeline on local services: 2,000 orders, marts and tags; 1 minute, and 5 to 10 for the first build
+	@[ -x $(RELEASE)/demo ] || echo 'The first build takes 5 to 10 minutes on two cores; after it, the demo takes about a minute.'
 	$(CARGO) build --release $(PIPELINE) --bins
 	$(RELEASE)/demo
 
