@@ -82,7 +82,7 @@ pub async fn run(stage: &StreamStage, context: StageContext) -> Result<(), Stage
     let origin = origin(stage);
     // At the error level, because a filter on the level must not take the fields from the lines it lets through.
     let span = tracing::error_span!("stage", stage = origin.stage, topic = origin.topic);
-    run_layer(stage, &context).instrument(span).await
+    Box::pin(run_layer(stage, &context).instrument(span)).await
 }
 
 async fn run_layer(stage: &StreamStage, context: &StageContext) -> Result<(), StageError> {
