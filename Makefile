@@ -2,7 +2,6 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/streamstage/target
 CARGO ?= cargo
 RELEASE := $(CARGO_TARGET_DIR)/release
-PIPELINE := --package streamstage-worker --package streamstage-e2e
 
 .DEFAULT_GOAL := help
 .PHONY: help packages build demo services dashboard dashboard-test dashboard-bench lint test crd images e2e kind-demo kind-down bench deny clean
@@ -20,11 +19,10 @@ build: packages ## Build all programs and print where they are
 
 demo: packages ## Run the pipeline on local services: 2,000 orders, marts and tags; 1 minute, and 5 to 10 for the first build
 	@[ -x $(RELEASE)/demo ] || echo 'The first build takes 5 to 10 minutes on two cores; after it, the demo takes about a minute.'
-	$(CARGO) build --release $(PIPELINE) --bins
+	$(CARGO) build --release --package streamstage-worker --package streamstage-e2e --bins
 	$(RELEASE)/demo
 
-services: packages ## Run Kafka, PostgreSQL and Redis with the topics of examples/local.yaml until Ctrl-C
-	$(CARGO) build --release $(PIPELINE) --bins
+services: build ## Run Kafka, PostgreSQL and Redis with the topics of examples/local.yaml until Ctrl-C
 	$(RELEASE)/services run --example
 
 dashboard: build ## Run the pipeline and Superset on this machine until Ctrl-C
