@@ -170,9 +170,9 @@ async fn run(flags: &StartFlags, folder: PathBuf) -> Result<()> {
     let options = flags.options(folder);
     let start = async {
         let services = Services::start(&options).await?;
-        println!("services   {}", services.summary());
         let postgres = services.postgres_url("postgres");
         create_example(flags, services.bootstrap_servers(), &postgres).await?;
+        println!("services   {}", services.summary());
         anyhow::Ok(services)
     };
     let services = tokio::select! {
