@@ -25,7 +25,7 @@ INSERT INTO cdm.order_contribution (order_id, version, user_id, products, catego
 SELECT
     number,
     int8send((1700000000000000 + number * 63000000) # (-9223372036854775808)) || decode(
-        CASE WHEN is_closed THEN '04' ELSE '05' END, 'hex') || sha256(int8send(number)),
+        CASE WHEN is_closed THEN '04' ELSE '05' END, 'hex') || int8send(number) || sha256(int8send(number)),
     pg_temp.key('guest', guest),
     CASE WHEN is_closed THEN array(SELECT pg_temp.key('dish', dish) FROM unnest(dishes) AS dish) ELSE '{}' END,
     CASE WHEN is_closed THEN array(SELECT DISTINCT pg_temp.key('category', dish % 12 + 1) FROM unnest(dishes) AS dish)

@@ -18,7 +18,7 @@ def normalize(text):
 
 
 def latest_orders(path):
-    """The payload of the latest version of every order: by time, then status, then digest of the value."""
+    """The payload of the latest version of every order: by time, then status, then send time, then digest of the value."""
     latest = {}
     with open(path, encoding="utf-8") as lines:
         for line in lines:
@@ -29,7 +29,7 @@ def latest_orders(path):
             message = json.loads(value)
             order = message["payload"]
             digest = hashlib.sha256(value.encode("utf-8")).digest()
-            version = (order["update_ts"], RANKS.get(order["final_status"], 0), digest)
+            version = (order["update_ts"], RANKS.get(order["final_status"], 0), message["sent_dttm"], digest)
             current = latest.get(message["object_id"])
             if current is None or current[0] < version:
                 latest[message["object_id"]] = (version, order)

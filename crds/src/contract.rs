@@ -8,9 +8,13 @@
 mod enriched_order;
 mod id;
 mod money;
+mod number;
+mod object;
 mod order_event;
 mod order_fact;
 mod reference_data;
+mod text;
+mod unused;
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
@@ -25,6 +29,9 @@ pub use self::{
 
 /// The only `object_type` that the stages process.
 pub const ORDER_OBJECT_TYPE: &str = "order";
+
+/// Maximum number of lines of one order.
+pub const MAX_ITEMS: usize = 10_000;
 
 /// JSON Schemas of all messages, as pairs of file name without `.json` and schema.
 #[must_use]

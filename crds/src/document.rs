@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use serde_saphyr::{Localizer, Location, UserMessageFormatter};
 use thiserror::Error;
 
+use crate::secret::BYTE_ORDER_MARK;
 use crate::stage::{StreamStage, StreamStageSpec, Violation, validate};
 
 /// Spec fields that only the operator uses.
@@ -83,9 +84,10 @@ fn violation_list(violations: &[Violation]) -> String {
 /// # Errors
 /// [`DocumentError`] of the first document that is rejected.
 pub fn parse(text: &str) -> Result<Vec<StreamStage>, DocumentError> {
+    let text = without_byte_order_marks(text);
     let mut stages = Vec::new();
     let mut names = BTreeMap::new();
-    for document in split_documents(text) {
+    for document in split_documents(&text) {
         let stage = document.parse_stage()?;
         let name = format!("{}/{}", stage.namespace(), stage.name());
         if let Some(first) = names.insert(name.clone(), document.number) {
@@ -130,6 +132,18 @@ struct Document<'a> {
     /// Lines of the text before the document.
     lines_before: u64,
     text: &'a str,
+}
+
+/// Removes the byte order marks that editors write at the start of a file. After the first line there is one if files
+/// were concatenated: YAML permits it before every document.
+fn without_byte_order_marks(text: &str) -> Cow<'_, str> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    let marked_line = format!("\n{BYTE_ORDER_MARK}");
+    if text.contains(&marked_line) {
+        Cow::Owned(text.replace(&marked_line, "\n"))
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// Splits a text at its document markers and drops the empty documents. YAML reserves `---` at the start of a line

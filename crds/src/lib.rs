@@ -8,14 +8,18 @@
 //! - [`status`]: its status, written by the operator: lag, scaling decisions, conditions
 //! - [`document`]: YAML files with one or several `StreamStage` resources, the input of the worker
 //! - [`kafka`]: settings of a Kafka client, derived from a Secret
+//! - [`secret`]: text of the keys of a Secret
 //! - [`contract`]: JSON messages of the source, between the stages, and of the reference data
+//! - [`timestamp`]: timestamps in both, with the patterns of their schemas
 
 pub mod contract;
 pub mod document;
 pub mod kafka;
 mod schema;
+pub mod secret;
 pub mod stage;
 pub mod status;
+pub mod timestamp;
 
 pub use stage::{StreamStage, StreamStageSpec};
 pub use status::StreamStageStatus;

@@ -7,6 +7,7 @@
 mod bad;
 pub mod catalogue;
 mod clock;
+pub mod edit;
 mod generator;
 mod history;
 mod json;

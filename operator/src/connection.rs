@@ -7,6 +7,7 @@ use std::fmt;
 
 use crds::StreamStage;
 use crds::kafka::sasl_tls::{InvalidKey, KafkaKeys, PemSource, client_settings};
+use crds::secret::key_value;
 use k8s_openapi::ByteString;
 
 /// Bootstrap servers of a stage, with names that resolve from every namespace.
@@ -60,8 +61,7 @@ impl KafkaConnection {
     ) -> Result<Self, InvalidKey> {
         let value = |key: &str| {
             let bytes = data.get(key)?;
-            let text = String::from_utf8_lossy(&bytes.0);
-            Some(text.trim_end_matches(['\r', '\n']).to_owned())
+            Some(key_value(&String::from_utf8_lossy(&bytes.0)).to_owned())
         };
         let keys = KafkaKeys {
             username: value("username"),
@@ -111,7 +111,7 @@ mod tests {
         let data = [
             ("username", "orders"),
             ("password", "secret\n"),
-            ("ca.crt", "PEM"),
+            ("ca.crt", "\u{feff}PEM"),
         ];
         let data = data.map(|(key, value)| (key.to_owned(), ByteString(value.into())));
         let connection = KafkaConnection::new(&["kafka:9092".to_owned()], &data.into()).expect("settings");

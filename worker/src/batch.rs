@@ -75,8 +75,20 @@ pub struct Published {
     pub dead_letters: Vec<Code>,
     /// Offsets from which the partitions continue.
     pub offset_updates: OffsetUpdates,
-    /// Kafka timestamp of the newest record, in milliseconds since the Unix epoch. `None` if no record has one.
+    /// Result of [`newest_timestamp`] for the records of the batch.
     pub newest_timestamp: Option<i64>,
+}
+
+/// Time by which the clock of a producer may be ahead, in milliseconds.
+const MAX_TIMESTAMP_SKEW_MILLIS: i64 = 24 * 3_600_000;
+
+/// Returns the newest Kafka timestamp, at most `now`. A timestamp that no clock explains is ignored: one record of the far
+/// future would otherwise make a stage look fresh forever. All are in milliseconds since the Unix epoch.
+#[must_use]
+pub fn newest_timestamp(timestamps: impl Iterator<Item = i64>, now: i64) -> Option<i64> {
+    let limit = now.saturating_add(MAX_TIMESTAMP_SKEW_MILLIS);
+    let newest = timestamps.filter(|timestamp| *timestamp <= limit).max()?;
+    Some(newest.min(now))
 }
 
 /// Blocked partitions, each with the offset of the failing record and the error.
@@ -256,6 +268,17 @@ mod tests {
         let updates = OffsetUpdates::new(&ranges, plan, blocked);
         assert_eq!(updates.positions, BTreeMap::from([(0, 9), (1, 4)]));
         assert_eq!(updates.seeks, BTreeMap::from([(2, 3)]));
+    }
+
+    #[test]
+    fn a_timestamp_of_the_far_future_does_not_hide_the_newest_record() {
+        let day = MAX_TIMESTAMP_SKEW_MILLIS;
+        let newest = |timestamps: &[i64]| newest_timestamp(timestamps.iter().copied(), 1_000_000);
+        assert_eq!(newest(&[7, 9, 8]), Some(9));
+        assert_eq!(newest(&[9, 1_000_000 + day + 1, i64::MAX]), Some(9));
+        assert_eq!(newest(&[9, 1_000_000 + day]), Some(1_000_000));
+        assert_eq!(newest(&[i64::MAX]), None);
+        assert_eq!(newest(&[]), None);
     }
 
     #[test]

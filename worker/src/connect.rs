@@ -11,11 +11,13 @@
 //! [`crds::kafka::sasl_tls`] (`crds/src/kafka/sasl_tls.rs`) derives the SASL and TLS settings for Kafka. To support
 //! another mechanism, follow "Add a SASL mechanism" in `CONTRIBUTING.md`.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crds::StreamStage;
 use crds::kafka::sasl_tls::{self, InvalidKey, KafkaKeys, PemSource};
+use crds::secret::key_value;
 use crds::stage::{ReferenceData, SslMode};
 use rdkafka::ClientConfig;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -48,6 +50,12 @@ pub enum ConnectError {
         file: PathBuf,
         /// Cause.
         source: std::io::Error,
+    },
+    /// A certificate or key begins with a byte order mark.
+    #[error("{file} begins with a byte order mark, which is not PEM; save it as UTF-8 without one")]
+    ByteOrderMark {
+        /// Path of the file.
+        file: PathBuf,
     },
     /// A key of a Secret is missing or has an invalid value.
     #[error("{field}: the key {key} {cause}")]
@@ -111,19 +119,32 @@ impl SecretKeys {
         };
         let file = directory.join(key);
         match std::fs::read_to_string(&file) {
-            Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned())),
+            Ok(text) => Ok(Some(key_value(&text).to_owned())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(ConnectError::Unreadable { file, source }),
         }
     }
 
-    /// Returns the path of a key's file, or the path in its environment variable. `None` if it is not set.
-    fn file(&self, key: &str, variable: &str) -> Option<PathBuf> {
-        match &self.directory {
+    /// Returns the path of a key's PEM file, or the path in its environment variable. `None` if it is not set.
+    ///
+    /// The clients read the file themselves. They would skip a first certificate after a byte order mark silently.
+    fn file(&self, key: &str, variable: &str) -> Result<Option<PathBuf>, ConnectError> {
+        let file = match &self.directory {
             Some(directory) => Some(directory.join(key)).filter(|file| file.is_file()),
             None => std::env::var_os(variable).map(PathBuf::from),
+        };
+        match file {
+            Some(file) if has_byte_order_mark(&file) => Err(ConnectError::ByteOrderMark { file }),
+            file => Ok(file),
         }
     }
+}
+
+/// Returns true if a file begins with a byte order mark. A file that cannot be read is reported by the client.
+fn has_byte_order_mark(file: &Path) -> bool {
+    let mut start = [0; 3];
+    let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *b"\xef\xbb\xbf"
 }
 
 /// Returns the client settings for the stage's Kafka: servers, security protocol and credentials.
@@ -152,9 +173,9 @@ pub fn kafka_config(stage: &StreamStage, secrets: &Secrets) -> Result<ClientConf
         password: keys.value("password", "KAFKA_PASSWORD")?,
         mechanism: keys.value("mechanism", "KAFKA_SASL_MECHANISM")?,
         protocol: keys.value("security.protocol", "KAFKA_SECURITY_PROTOCOL")?,
-        ca_certificate: path(keys.file("ca.crt", "KAFKA_CA_FILE")),
-        client_certificate: path(keys.file("tls.crt", "KAFKA_CERTIFICATE_FILE")),
-        client_key: path(keys.file("tls.key", "KAFKA_KEY_FILE")),
+        ca_certificate: path(keys.file("ca.crt", "KAFKA_CA_FILE")?),
+        client_certificate: path(keys.file("tls.crt", "KAFKA_CERTIFICATE_FILE")?),
+        client_key: path(keys.file("tls.key", "KAFKA_KEY_FILE")?),
     };
     let settings =
         sasl_tls::client_settings(keys, PemSource::File).map_err(|InvalidKey { key, cause }| {
@@ -227,13 +248,13 @@ pub fn postgres_options(stage: &StreamStage, secrets: &Secrets) -> Result<PgConn
     if let Some(password) = keys.value("password", "PGPASSWORD")? {
         options = options.password(&password);
     }
-    if let Some(ca_certificate) = keys.file("ca.crt", "PGSSLROOTCERT") {
+    if let Some(ca_certificate) = keys.file("ca.crt", "PGSSLROOTCERT")? {
         options = options.ssl_root_cert(ca_certificate);
     }
-    if let Some(certificate) = keys.file("tls.crt", "PGSSLCERT") {
+    if let Some(certificate) = keys.file("tls.crt", "PGSSLCERT")? {
         options = options.ssl_client_cert(certificate);
     }
-    if let Some(key) = keys.file("tls.key", "PGSSLKEY") {
+    if let Some(key) = keys.file("tls.key", "PGSSLKEY")? {
         options = options.ssl_client_key(key);
     }
     Ok(options)
@@ -267,7 +288,7 @@ pub fn redis_connection(
         settings = settings.set_password(password);
     }
     let info = info.set_redis_settings(settings);
-    let client = match keys.file("ca.crt", "REDIS_CA_FILE") {
+    let client = match keys.file("ca.crt", "REDIS_CA_FILE")? {
         None => redis::Client::open(info),
         Some(file) => {
             let ca_certificate =

@@ -6,24 +6,16 @@
 
 use std::fmt::Display;
 
-use crds::contract::{Money, ORDER_OBJECT_TYPE};
-use jiff::civil::DateTime;
+use crds::contract::{MAX_ITEMS, Money, ORDER_OBJECT_TYPE};
+use crds::timestamp::Timestamp;
 use jiff::tz::TimeZone;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
 use crate::record::Record;
 use crate::rejection::{Code, Rejection};
-use crate::{strict, version};
-
-/// Maximum number of lines of one order.
-pub const MAX_ITEMS: usize = 10_000;
-
-/// Header that carries the digest of the source record from layer to layer, as 64 hexadecimal digits.
-///
-/// It makes all layers order the versions of an order in the same way. Without it, the digest of the record's own
-/// value is used.
-pub const DIGEST_HEADER: &str = "streamstage-digest";
+use crate::strict;
+use crate::version::{self, DIGEST_HEADER, VERSION_HEADER, VERSION_LENGTH, Version};
 
 /// Smallest amount of money that `numeric(19,5)` cannot store: 10^14.
 const MONEY_LIMIT: Decimal = Decimal::from_parts(276_447_232, 23_283, 0, false, 0);
@@ -72,61 +64,39 @@ impl DecodeSettings {
         strict::check(value)
     }
 
-    /// Parses a timestamp without a time zone into microseconds since the Unix epoch.
+    /// Parses a timestamp of the source, which has no UTC offset, in the time zone of the stage.
     ///
     /// # Errors
-    /// `InvalidTimestamp` unless the text is a date and time of the years 1 to 9999.
-    pub fn parse_timestamp(&self, pointer: &str, text: &str) -> Result<i64, Rejection> {
-        let reject = |cause: &str| Rejection::new(Code::InvalidTimestamp, format!("{pointer}: {cause}"));
-        let local: DateTime = is_date_and_time(text)
-            .then(|| text.parse().ok())
-            .flatten()
-            .ok_or_else(|| reject("not a date and time like 2024-02-24 12:00:05 (without a time zone)"))?;
-        if local.year() < 1 {
-            return Err(reject("before the year 1"));
-        }
-        let instant = self
-            .timezone
-            .to_timestamp(local)
-            .map_err(|_| reject("outside the years 1 to 9999"))?;
-        Ok(instant.as_microsecond())
+    /// `InvalidTimestamp` unless the text is a date and time of the years 1 to 9999 that exists in the time zone.
+    pub fn parse_source_timestamp(&self, pointer: &str, text: &str) -> Result<Timestamp, Rejection> {
+        Timestamp::parse_local(text, &self.timezone).map_err(|cause| invalid_timestamp(pointer, cause))
     }
 
-    /// Parses the `update_ts` that orders the versions, like [`Self::parse_timestamp`]. `now` is in microseconds
-    /// since the Unix epoch.
+    /// Parses a timestamp of a message between the stages. The time zone of the stage applies to a text without UTC
+    /// offset, as other producers and former versions write it.
     ///
     /// # Errors
-    /// `InvalidTimestamp`, also for a time after `now` plus the permitted clock skew.
-    pub fn parse_update_ts(&self, pointer: &str, text: &str, now: i64) -> Result<i64, Rejection> {
-        let instant = self.parse_timestamp(pointer, text)?;
-        if instant > now.saturating_add(self.max_clock_skew_micros) {
-            let detail = format!("{pointer}: further in the future than limits.maxClockSkew");
-            return Err(Rejection::new(Code::InvalidTimestamp, detail));
+    /// `InvalidTimestamp`, as [`Self::parse_source_timestamp`].
+    pub fn parse_timestamp(&self, pointer: &str, text: &str) -> Result<Timestamp, Rejection> {
+        Timestamp::parse(text, &self.timezone).map_err(|cause| invalid_timestamp(pointer, cause))
+    }
+
+    /// Checks the `update_ts` that orders the versions against the clock: later versions would lose to one of the far
+    /// future. `now` is in microseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// `InvalidTimestamp` for a time after `now` plus the permitted clock skew.
+    pub fn check_clock_skew(&self, pointer: &str, update_ts: i64, now: i64) -> Result<(), Rejection> {
+        if update_ts > now.saturating_add(self.max_clock_skew_micros) {
+            let cause = "further in the future than limits.maxClockSkew";
+            return Err(invalid_timestamp(pointer, cause));
         }
-        Ok(instant)
+        Ok(())
     }
 }
 
-/// Returns true if the text has the form `2024-02-24 12:00:05`, optionally with `T` as separator or with a fraction.
-///
-/// The parser of `jiff` accepts more and changes the value: it drops an offset, adds a missing time, and lowers a
-/// 60th second.
-fn is_date_and_time(text: &str) -> bool {
-    const SHAPE: &[u8; 19] = b"0000-00-00 00:00:00";
-    let Some((plain, rest)) = text.as_bytes().split_first_chunk::<19>() else {
-        return false;
-    };
-    let matches_shape = |(byte, shape): (&u8, &u8)| match shape {
-        b'0' => byte.is_ascii_digit(),
-        b' ' => matches!(byte, b' ' | b'T'),
-        other => byte == other,
-    };
-    let is_fraction = match rest {
-        [] => true,
-        [b'.', digits @ ..] => (1..=9).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    plain.iter().zip(SHAPE).all(matches_shape) && plain[17] < b'6' && is_fraction
+fn invalid_timestamp(pointer: &str, cause: impl Display) -> Rejection {
+    Rejection::new(Code::InvalidTimestamp, format!("{pointer}: {cause}"))
 }
 
 /// Parses `text` as a typed message.
@@ -159,26 +129,13 @@ fn diagnose<'t, T: Deserialize<'t>>(text: &'t str) -> Rejection {
     let pointer = json_pointer(error.path());
     let message = error.inner().to_string();
     let cause = message.split(" at line ").next().unwrap_or(&message);
-    let code = if is_out_of_range(cause) {
+    // The integers and amounts of the contract name this cause.
+    let code = if cause.starts_with("number out of range") {
         Code::NumberOutOfRange
     } else {
         Code::ContractViolation
     };
     Rejection::new(code, format!("{pointer}: {cause}"))
-}
-
-/// Returns true if serde's `cause` is a number that exceeds the range of a numeric field.
-///
-/// An integer field rejects an integral number only for its range. An amount rejects a number only if it has too many
-/// digits or is too large.
-fn is_out_of_range(cause: &str) -> bool {
-    let expects_integer = cause.ends_with("expected i64") || cause.ends_with("expected i32");
-    let number = cause
-        .split('`')
-        .nth(1)
-        .and_then(|number| number.parse::<f64>().ok());
-    expects_integer && number.is_some_and(|number| number.fract() == 0.0)
-        || cause.starts_with("number out of range")
 }
 
 /// Formats a path of serde's as a JSON pointer (RFC 6901).
@@ -249,49 +206,39 @@ pub fn check_line_count(pointer: &str, lines: usize) -> Result<(), Rejection> {
     ))
 }
 
-/// Returns the digest that distinguishes this message from others of the same order, time and status.
+/// Returns the version of a message between the stages. `update_ts`, `status` and `value` are those of the message; they
+/// are used if the message does not carry its version.
 ///
 /// # Errors
-/// `ContractViolation` if [`DIGEST_HEADER`] is set and is not 64 hexadecimal digits.
-pub fn source_digest(record: &Record, value: &str) -> Result<[u8; 32], Rejection> {
-    match record.header(DIGEST_HEADER) {
-        None => Ok(version::digest(value.as_bytes())),
-        Some(header) => from_hex(header).ok_or_else(|| {
-            Rejection::contract_violation(
-                "",
-                &format!("header {DIGEST_HEADER} is not 64 hexadecimal digits"),
-            )
-        }),
+/// `ContractViolation` if [`VERSION_HEADER`] or [`DIGEST_HEADER`] is not the right number of hexadecimal digits.
+pub fn message_version(
+    record: &Record,
+    update_ts: i64,
+    status: &str,
+    value: &str,
+) -> Result<Version, Rejection> {
+    if let Some(header) = record.header(VERSION_HEADER) {
+        return Version::from_header(header).ok_or_else(|| invalid_header(VERSION_HEADER, VERSION_LENGTH));
     }
-}
-
-/// Formats bytes as lower-case hexadecimal digits.
-#[must_use]
-pub fn to_hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
-}
-
-fn from_hex(text: &[u8]) -> Option<[u8; 32]> {
-    let nibble = |byte: u8| {
-        char::from(byte)
-            .to_digit(16)
-            .and_then(|digit| u8::try_from(digit).ok())
+    let digest = match record.header(DIGEST_HEADER) {
+        // Another producer: its value takes the place of the source record's.
+        None => version::digest(value.as_bytes()),
+        Some(header) => version::from_hex(header).ok_or_else(|| invalid_header(DIGEST_HEADER, 32))?,
     };
-    let bytes: Option<Vec<u8>> = text
-        .chunks(2)
-        .map(|pair| Some(nibble(*pair.first()?)? << 4 | nibble(*pair.get(1)?)?))
-        .collect();
-    bytes?.try_into().ok()
+    Ok(Version::new(update_ts, status, None, digest))
+}
+
+fn invalid_header(name: &str, bytes: usize) -> Rejection {
+    Rejection::contract_violation(
+        "",
+        &format!("header {name} is not {} hexadecimal digits", 2 * bytes),
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Header;
     use crds::contract::OrderEvent;
 
     fn settings(zone: &str) -> DecodeSettings {
@@ -306,57 +253,41 @@ mod tests {
     #[test]
     fn a_timestamp_is_parsed_in_the_time_zone_of_the_stage() {
         let parse = |zone: &str, text: &str| {
-            settings(zone)
-                .parse_timestamp("/date", text)
-                .map_err(|rejection| rejection.code)
+            let timestamp = settings(zone).parse_source_timestamp("/date", text);
+            timestamp.map(|timestamp| timestamp.as_microsecond())
         };
         assert_eq!(parse("UTC", "1970-01-01 00:00:01"), Ok(1_000_000));
         assert_eq!(parse("Europe/Moscow", "1970-01-01 03:00:01.5"), Ok(1_500_000));
-        assert_eq!(parse("UTC", "1970-01-01T00:00:01.000001"), Ok(1_000_001));
-        for impossible in [
-            "2024-02-30 12:00:00",
-            "yesterday",
-            "",
-            "2024-02-24 12:00:05Z",
-            "-0001-01-01 00:00:00",
-            "0000-01-01 00:00:00",
+        for (invalid, cause) in [
+            (
+                "2024-02-30 12:00:00",
+                "not a date and time like 2024-02-24 12:00:05",
+            ),
+            (
+                "2024-02-24T12:00:05Z",
+                "not a date and time like 2024-02-24 12:00:05",
+            ),
+            ("2024-03-31 02:30:00", "this time does not exist in the time zone"),
         ] {
-            assert_eq!(
-                parse("UTC", impossible),
-                Err(Code::InvalidTimestamp),
-                "{impossible}"
+            let rejection = parse("Europe/Berlin", invalid).expect_err(invalid);
+            assert_eq!(rejection.code, Code::InvalidTimestamp, "{invalid}");
+            assert!(
+                rejection.detail.starts_with(&format!("/date: {cause}")),
+                "{rejection}"
             );
         }
     }
 
     #[test]
-    fn a_timestamp_has_one_format() {
-        for other in [
-            "2024-02-24 12:00:05+03:00",
-            "2024-02-24 12:00:05-00",
-            "2024-02-24T12:00:05[Europe/Moscow]",
-            "2024-02-24",
-            "2024-02-24 12",
-            "2024-02-24 12:00",
-            "2024-02-24 12:00:60",
-            "2024-02-24 12:00:05.",
-            "2024-02-24 12:00:05,5",
-            "2024-02-24 12:00:05.0000000001",
-            "2024-02-24t12:00:05",
-            "20240224 120005",
-            "20240224T120005.000",
-            "+002024-02-24 12:00:05",
-            " 2024-02-24 12:00:05",
-            "2024-02-24 12:00:05 ",
-            "2024-02-24 24:00:00",
-        ] {
-            let parsed = settings("UTC").parse_timestamp("/date", other);
-            assert_eq!(
-                parsed.map_err(|rejection| rejection.code),
-                Err(Code::InvalidTimestamp),
-                "{other}"
-            );
-        }
+    fn a_utc_offset_between_the_stages_takes_precedence_over_the_time_zone() {
+        let parse = |text: &str| {
+            let timestamp = settings("Europe/Moscow").parse_timestamp("/date", text);
+            timestamp.map(|timestamp| timestamp.as_microsecond())
+        };
+        assert_eq!(parse("1970-01-01T00:00:01Z"), Ok(1_000_000));
+        assert_eq!(parse("1970-01-01 03:00:01"), Ok(1_000_000));
+        let rejection = parse("1970-01-01 03:00:01Z").expect_err("RFC 3339 separates with T");
+        assert_eq!(rejection.code, Code::InvalidTimestamp);
     }
 
     #[test]
@@ -377,12 +308,10 @@ mod tests {
     fn an_update_beyond_the_clock_skew_is_rejected() {
         let mut settings = settings("UTC");
         settings.max_clock_skew_micros = 1_000_000;
-        assert_eq!(
-            settings.parse_update_ts("/u", "1970-01-01 00:00:02", 1_000_000),
-            Ok(2_000_000)
-        );
+        assert_eq!(settings.check_clock_skew("/u", 2_000_000, 1_000_000), Ok(()));
+        assert_eq!(settings.check_clock_skew("/u", i64::MAX, i64::MAX), Ok(()));
         let rejection = settings
-            .parse_update_ts("/u", "1970-01-01 00:00:02", 999_999)
+            .check_clock_skew("/u", 2_000_000, 999_999)
             .expect_err("too far ahead");
         assert_eq!(rejection.code, Code::InvalidTimestamp);
     }
@@ -456,6 +385,11 @@ mod tests {
             &message("99999999999999999999", user, "1", "1"),
             "NumberOutOfRange: /object_id",
         );
+        assert_starts_with(
+            &message("1", "[\"u\"]", "1", "1"),
+            "ContractViolation: /payload/user: invalid type: sequence, expected a JSON object",
+        );
+        assert_eq!(rejection_text(&message("1e2", user, "1.5e1", "-0")), None);
     }
 
     #[test]
@@ -466,21 +400,35 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_round_trips_through_the_header() {
-        let digest = version::digest(b"value");
-        assert_eq!(from_hex(to_hex(&digest).as_bytes()), Some(digest));
-        assert_eq!(from_hex(b"abc"), None);
-        assert_eq!(from_hex("й".repeat(32).as_bytes()), None);
-    }
-
-    #[test]
-    fn the_digest_header_overrides_the_digest_of_the_value() {
-        let mut record = Record::default();
-        assert_eq!(source_digest(&record, "{}"), Ok(version::digest(b"{}")));
-        record.headers = vec![crate::record::Header::text(DIGEST_HEADER, &to_hex(&[7; 32]))];
-        assert_eq!(source_digest(&record, "{}"), Ok([7; 32]));
-        record.headers = vec![crate::record::Header::text(DIGEST_HEADER, "7")];
-        let rejection = source_digest(&record, "{}").expect_err("not a digest");
-        assert_eq!(rejection.code, Code::ContractViolation);
+    fn a_message_has_the_version_of_its_header() {
+        let version = |headers: &[(&str, &str)]| {
+            let headers = headers.iter().map(|(name, value)| Header::text(name, value));
+            let record = Record {
+                headers: headers.collect(),
+                ..Record::default()
+            };
+            message_version(&record, 5, "OPEN", "{}").map_err(|rejection| rejection.code)
+        };
+        let digest = "07".repeat(32);
+        let sent = Version::new(6, "CLOSED", Some(8), [9; 32]);
+        let header = sent.to_header();
+        assert_eq!(
+            version(&[]),
+            Ok(Version::new(5, "OPEN", None, version::digest(b"{}")))
+        );
+        let former = Version::new(5, "OPEN", None, [7; 32]);
+        assert_eq!(version(&[(DIGEST_HEADER, &digest)]), Ok(former));
+        assert_eq!(version(&[(VERSION_HEADER, &header)]), Ok(sent));
+        assert_eq!(
+            version(&[(VERSION_HEADER, &header), (DIGEST_HEADER, &digest)]),
+            Ok(sent)
+        );
+        for invalid in [
+            (DIGEST_HEADER, "7"),
+            (DIGEST_HEADER, &header),
+            (VERSION_HEADER, &digest),
+        ] {
+            assert_eq!(version(&[invalid]), Err(Code::ContractViolation), "{invalid:?}");
+        }
     }
 }

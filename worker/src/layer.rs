@@ -7,3 +7,6 @@ pub mod cdm;
 pub mod dds;
 pub mod interface;
 pub mod stg;
+
+#[cfg(test)]
+mod contract_tests;

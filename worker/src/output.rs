@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::rejection::{Code, Rejection};
+use crate::version::Version;
 
 /// Message for the output topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,8 +12,8 @@ pub struct Output {
     pub object_id: i64,
     /// Message as JSON.
     pub payload: Vec<u8>,
-    /// Digest of the source record, for [`crate::decode::DIGEST_HEADER`].
-    pub digest: [u8; 32],
+    /// Version of the order, for [`crate::version::VERSION_HEADER`].
+    pub version: Version,
 }
 
 /// Serializes a message. `max_bytes` is the largest value that the output topic accepts.
@@ -21,7 +22,7 @@ pub struct Output {
 /// `OutputTooLarge` for a message of more than `max_bytes` bytes.
 pub fn serialize_output<T: Serialize>(
     object_id: i64,
-    digest: [u8; 32],
+    version: Version,
     message: &T,
     max_bytes: usize,
 ) -> Result<Output, Rejection> {
@@ -35,6 +36,6 @@ pub fn serialize_output<T: Serialize>(
     Ok(Output {
         object_id,
         payload,
-        digest,
+        version,
     })
 }

@@ -22,12 +22,12 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use crate::batch::RejectedRecord;
 use crate::dead_letter::{self, Origin};
-use crate::decode::{DIGEST_HEADER, to_hex};
 use crate::error_policy::ErrorPolicy;
 use crate::output::Output;
 use crate::record::{Header, Record};
+use crate::version::VERSION_HEADER;
 
-/// Bytes of a producer batch besides the value: batch header, key and digest.
+/// Bytes of a producer batch besides the value: batch header, key and version.
 const RECORD_OVERHEAD_BYTES: usize = 512;
 /// Kafka's default of `message.max.bytes`, assumed if the topic's setting cannot be read.
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
@@ -333,10 +333,10 @@ impl Publisher {
 
     fn send_output(&self, topic: &str, output: &Output) -> Result<DeliveryFuture, PublishError> {
         let key = output.object_id.to_string();
-        let digest = to_hex(&output.digest);
+        let version = output.version.to_header();
         let headers = OwnedHeaders::new_with_capacity(1).insert(KafkaHeader {
-            key: DIGEST_HEADER,
-            value: Some(&digest),
+            key: VERSION_HEADER,
+            value: Some(&version),
         });
         self.send(
             FutureRecord::to(topic)
@@ -389,6 +389,7 @@ mod tests {
     use rdkafka::mocking::MockCluster;
 
     use super::*;
+    use crate::version::Version;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_batch_that_exceeds_the_queue_of_the_client_is_published() {
@@ -409,7 +410,7 @@ mod tests {
             .map(|object_id| Output {
                 object_id,
                 payload: b"{}".to_vec(),
-                digest: [0; 32],
+                version: Version::new(0, "OPEN", None, [0; 32]),
             })
             .collect();
         publisher.publish(outputs.iter(), &[]).await.expect("published");

@@ -119,7 +119,7 @@ fn header_name(header: &Header) -> String {
 
 /// A header's value in PostgreSQL's hexadecimal form of `bytea`.
 fn header_value(header: &Header) -> String {
-    let hex = |value: &Vec<u8>| format!("\"\\\\x{}\"", crate::decode::to_hex(value));
+    let hex = |value: &Vec<u8>| format!("\"\\\\x{}\"", crate::version::to_hex(value));
     header.value.as_ref().map_or_else(|| "NULL".to_owned(), hex)
 }
 

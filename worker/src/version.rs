@@ -5,27 +5,55 @@
 
 use sha2::{Digest, Sha256};
 
-/// Length of a version in bytes: 8 for `update_ts`, 1 for the status rank, 32 for the digest.
-pub const VERSION_LENGTH: usize = 41;
+/// Length of a version in bytes: 8 for `update_ts`, 1 for the status rank, 8 for `sent_dttm`, 32 for the digest.
+pub const VERSION_LENGTH: usize = 49;
+
+/// Header that carries the version from layer to layer, as hexadecimal digits. No layer computes it again.
+pub const VERSION_HEADER: &str = "streamstage-version";
+
+/// Header of former versions of the worker: the digest of the source record alone, as 64 hexadecimal digits.
+pub const DIGEST_HEADER: &str = "streamstage-digest";
+
+/// Send time that is not known. It sorts before every other.
+const UNKNOWN_SENT: i64 = i64::MIN;
 
 /// Version of an order, as bytes whose lexicographic order is the order of versions.
 ///
-/// Layout: `update_ts` in microseconds since the Unix epoch (big endian, sign bit flipped so that times
-/// before 1970 sort first), the status rank, and the SHA-256 digest of the source record's value.
+/// Layout: `update_ts`, the status rank, `sent_dttm`, and the SHA-256 digest of the source record's value. Times are in
+/// microseconds since the Unix epoch (big endian, sign bit flipped so that times before 1970 sort first).
 /// PostgreSQL compares `bytea` in the same way, so `a.version < b.version` means the same in SQL.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version([u8; VERSION_LENGTH]);
 
 impl Version {
-    /// Creates the version of a message. `update_ts` is in microseconds since the Unix epoch, `digest` is the digest
-    /// of the source record's value.
+    /// Creates the version of a message. `update_ts` and `sent` are in microseconds since the Unix epoch; `sent` is
+    /// `None` for a message between the layers that does not carry it. `digest` is the digest of the source record's value.
     #[must_use]
-    pub fn new(update_ts: i64, status: &str, digest: [u8; 32]) -> Self {
+    pub fn new(update_ts: i64, status: &str, sent: Option<i64>, digest: [u8; 32]) -> Self {
         let mut bytes = [0; VERSION_LENGTH];
-        bytes[..8].copy_from_slice(&(update_ts.cast_unsigned() ^ (1 << 63)).to_be_bytes());
+        bytes[..8].copy_from_slice(&encode_time(update_ts));
         bytes[8] = StatusRank::from_status(status) as u8;
-        bytes[9..].copy_from_slice(&digest);
+        bytes[9..17].copy_from_slice(&encode_time(sent.unwrap_or(UNKNOWN_SENT)));
+        bytes[17..].copy_from_slice(&digest);
         Self(bytes)
+    }
+
+    /// Reads the column `version`; `None` for bytes of another length.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// Reads the value of [`VERSION_HEADER`].
+    #[must_use]
+    pub fn from_header(header: &[u8]) -> Option<Self> {
+        from_hex(header).map(Self)
+    }
+
+    /// Value of [`VERSION_HEADER`].
+    #[must_use]
+    pub fn to_header(&self) -> String {
+        to_hex(&self.0)
     }
 
     /// Bytes of the column `version`.
@@ -39,7 +67,20 @@ impl Version {
     pub fn update_ts(&self) -> i64 {
         let mut head = [0; 8];
         head.copy_from_slice(&self.0[..8]);
-        (u64::from_be_bytes(head) ^ (1 << 63)).cast_signed()
+        (u64::from_be_bytes(head) ^ SIGN_BIT).cast_signed()
+    }
+
+    /// Returns true if the message carried its send time.
+    #[must_use]
+    pub fn has_sent(&self) -> bool {
+        self.0[9..17] != encode_time(UNKNOWN_SENT)
+    }
+
+    /// Returns the version with the 8 bytes of another version's send time.
+    #[must_use]
+    pub fn with_sent_bytes(mut self, sent: [u8; 8]) -> Self {
+        self.0[9..17].copy_from_slice(&sent);
+        self
     }
 
     /// Returns true if this worker knows the status.
@@ -51,8 +92,14 @@ impl Version {
     /// Digest of the source record's value.
     #[must_use]
     pub fn digest(&self) -> &[u8] {
-        &self.0[9..]
+        &self.0[17..]
     }
+}
+
+const SIGN_BIT: u64 = 1 << 63;
+
+fn encode_time(micros: i64) -> [u8; 8] {
+    (micros.cast_unsigned() ^ SIGN_BIT).to_be_bytes()
 }
 
 impl std::fmt::Debug for Version {
@@ -69,6 +116,32 @@ impl std::fmt::Debug for Version {
 #[must_use]
 pub fn digest(value: &[u8]) -> [u8; 32] {
     Sha256::digest(value).into()
+}
+
+/// Formats bytes as lower-case hexadecimal digits.
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
+}
+
+/// Reads exactly `N` bytes as hexadecimal digits in either case.
+pub(crate) fn from_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    let nibble = |byte: u8| {
+        let digit = char::from(byte).to_digit(16)?;
+        u8::try_from(digit).ok()
+    };
+    let (pairs, []) = text.as_chunks::<2>() else {
+        return None;
+    };
+    let bytes: Option<Vec<u8>> = pairs
+        .iter()
+        .map(|[high, low]| Some(nibble(*high)? << 4 | nibble(*low)?))
+        .collect();
+    bytes?.try_into().ok()
 }
 
 /// Progress of an order. Of two messages with the same `update_ts`, the higher rank is the later version.
@@ -117,23 +190,72 @@ mod tests {
         "CANCELLED",
     ];
 
+    type Fields = (i64, usize, Option<i64>, [u8; 32]);
+
+    fn version((at, status, sent, digest): Fields) -> Version {
+        Version::new(at, STATUSES[status % STATUSES.len()], sent, digest)
+    }
+
     proptest! {
         #[test]
-        fn bytes_sort_like_time_rank_and_digest(a: (i64, usize, [u8; 32]), b: (i64, usize, [u8; 32])) {
-            let rank = |n: usize| n % STATUSES.len();
-            let version = |(at, n, digest): (i64, usize, [u8; 32])| Version::new(at, STATUSES[rank(n)], digest);
-            let triple = |(at, n, digest): (i64, usize, [u8; 32])| (at, rank(n), digest);
-            prop_assert_eq!(version(a).cmp(&version(b)), triple(a).cmp(&triple(b)));
+        fn bytes_sort_like_time_rank_send_time_and_digest(a: Fields, b: Fields) {
+            let fields = |(at, status, sent, digest): Fields| (at, status % STATUSES.len(), sent, digest);
+            prop_assert_eq!(version(a).cmp(&version(b)), fields(a).cmp(&fields(b)));
+            // The same time and status, and often the same send time.
+            let b = (a.0, a.1, if b.1 % 2 == 0 { a.2 } else { b.2 }, b.3);
+            prop_assert_eq!(version(a).cmp(&version(b)), fields(a).cmp(&fields(b)));
         }
 
         #[test]
-        fn update_ts_round_trips_through_the_encoding(at: i64) {
-            prop_assert_eq!(Version::new(at, "OPEN", [0; 32]).update_ts(), at);
+        fn every_part_round_trips_through_the_encoding(fields: Fields, sent: i64) {
+            let version = version(fields);
+            prop_assert_eq!(version.update_ts(), fields.0);
+            prop_assert_eq!(version.digest(), fields.3);
+            prop_assert_eq!(version.has_sent(), fields.2.is_some_and(|sent| sent != i64::MIN));
+            prop_assert_eq!(Version::from_bytes(version.as_bytes()), Some(version));
+            prop_assert_eq!(Version::from_header(version.to_header().as_bytes()), Some(version));
+            prop_assert_eq!(Version::from_header(version.to_header().to_uppercase().as_bytes()), Some(version));
+            let expected = Version::new(fields.0, STATUSES[fields.1 % STATUSES.len()], Some(sent), fields.3);
+            prop_assert_eq!(version.with_sent_bytes(encode_time(sent)), expected);
         }
     }
 
     #[test]
+    fn each_status_has_its_rank() {
+        let ranks = STATUSES.map(|status| Version::new(5, status, Some(7), [0; 32]).as_bytes()[8]);
+        assert_eq!(ranks, [0, 1, 2, 3, 4, 5]);
+        let known = STATUSES.map(|status| Version::new(5, status, None, [0; 32]).has_known_status());
+        assert_eq!(known, [false, true, true, true, true, true]);
+    }
+
+    #[test]
     fn a_cancellation_is_later_than_a_closing_at_the_same_time() {
-        assert!(Version::new(5, "CANCELLED", [0; 32]) > Version::new(5, "CLOSED", [255; 32]));
+        let closed = Version::new(5, "CLOSED", Some(8), [255; 32]);
+        assert!(Version::new(5, "CANCELLED", Some(7), [0; 32]) > closed);
+    }
+
+    #[test]
+    fn an_edit_that_is_sent_later_is_later_than_one_with_a_higher_digest() {
+        let first = Version::new(5, "CLOSED", Some(7), [255; 32]);
+        assert!(Version::new(5, "CLOSED", Some(8), [0; 32]) > first);
+        assert!(Version::new(5, "CLOSED", None, [255; 32]) < Version::new(5, "CLOSED", Some(-8), [0; 32]));
+    }
+
+    #[test]
+    fn another_length_or_digit_is_not_a_version() {
+        let header = Version::new(5, "CLOSED", Some(7), [1; 32]).to_header();
+        assert_eq!(header.len(), 2 * VERSION_LENGTH);
+        for text in [
+            "",
+            "7",
+            &header[2..],
+            &header[1..],
+            &format!("{header}00"),
+            &header.replacen('8', "g", 1),
+            &"й".repeat(VERSION_LENGTH),
+        ] {
+            assert_eq!(Version::from_header(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(Version::from_bytes(&[0; 41]), None);
     }
 }

@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::number::Number;
+
 /// Amount of money, zero or more.
 ///
 /// Deserializes from the text of a JSON number, also in scientific notation; not from a [`serde_json::Value`], which
@@ -40,24 +42,29 @@ impl Money {
     /// # Errors
     /// [`MoneyError`] if the text is not a number, is negative, or has more than 28 digits.
     pub fn from_json(text: &str) -> Result<Self, MoneyError> {
-        if !text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
-            return Err(MoneyError::NotANumber(text.to_owned()));
-        }
-        let mantissa = text.split(['e', 'E']).next().unwrap_or(text);
-        // The mantissa is parsed exactly first, because `from_scientific` alone would round it.
-        let exact = Decimal::from_str_exact(mantissa).and_then(|plain| {
-            if mantissa.len() == text.len() {
-                Ok(plain)
-            } else {
-                Decimal::from_scientific(text)
-            }
-        });
-        let amount = exact.map_err(|_| MoneyError::OutOfRange(text.to_owned()))?;
+        let number = Number::from_json(text).ok_or_else(|| MoneyError::NotANumber(text.to_owned()))?;
+        let amount = to_decimal(&number).ok_or_else(|| MoneyError::OutOfRange(text.to_owned()))?;
         if amount < Decimal::ZERO {
             return Err(MoneyError::Negative(text.to_owned()));
         }
         Ok(Self(amount))
     }
+}
+
+/// Returns the number as a decimal; `None` if a decimal cannot represent it without rounding.
+fn to_decimal(number: &Number) -> Option<Decimal> {
+    if number.digits.is_empty() {
+        return Some(Decimal::ZERO);
+    }
+    let digits: i128 = number.digits.parse().ok()?;
+    let digits = if number.is_negative { -digits } else { digits };
+    let (zeros, scale) = if number.exponent < 0 {
+        (0, u32::try_from(number.exponent.checked_neg()?).ok()?)
+    } else {
+        (u32::try_from(number.exponent).ok()?, 0)
+    };
+    let mantissa = digits.checked_mul(10_i128.checked_pow(zeros)?)?;
+    Decimal::try_from_i128_with_scale(mantissa, scale).ok()
 }
 
 impl<'de> Deserialize<'de> for Money {
@@ -84,7 +91,8 @@ impl JsonSchema for Money {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "number", "minimum": 0})
+        // The limit of `numeric(19,5)`. The 5 decimal places have no keyword that works with binary floats.
+        json_schema!({"type": "number", "minimum": 0, "exclusiveMaximum": 100_000_000_000_000_i64})
     }
 }
 
@@ -113,6 +121,9 @@ mod tests {
             ("1e20", "100000000000000000000"),
             ("9007199254740993", "9007199254740993"),
             ("0.1234567890123456789012345678", "0.1234567890123456789012345678"),
+            ("0e400", "0"),
+            ("180.000000000000000000000000000000", "180"),
+            ("18000000000000000000000000000000e-29", "180"),
         ] {
             assert_eq!(reformat(input), output, "{input}");
         }

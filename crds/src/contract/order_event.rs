@@ -5,19 +5,26 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{id, money::Money};
+use super::{MAX_ITEMS, ORDER_OBJECT_TYPE, id, money::Money, number, object, text, unused};
+use crate::timestamp;
 
 /// Version of an order, as sent by the order service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "Order event")]
 pub struct OrderEvent {
     /// Order number: business key.
+    #[serde(deserialize_with = "number::deserialize_integer")]
+    #[schemars(schema_with = "number::order_id_schema")]
     pub object_id: i64,
     /// Always `order`; other object types are rejected.
+    #[schemars(extend("const" = ORDER_OBJECT_TYPE))]
     pub object_type: String,
-    /// Time at which the message was sent, `YYYY-MM-DD hh:mm:ss` in the stage's time zone.
+    /// Time at which the message was sent, `YYYY-MM-DD hh:mm:ss` in the stage's time zone; sorts the versions of an
+    /// order that have the same `update_ts` and status.
+    #[schemars(schema_with = "timestamp::local_schema")]
     pub sent_dttm: String,
     /// Content of the order version.
+    #[serde(deserialize_with = "object::deserialize")]
     pub payload: OrderPayload,
 }
 
@@ -26,29 +33,51 @@ pub struct OrderEvent {
 #[schemars(inline)]
 pub struct OrderPayload {
     /// Restaurant that prepares the order.
+    #[serde(deserialize_with = "object::deserialize")]
     pub restaurant: EntityRef,
     /// User who placed the order.
+    #[serde(deserialize_with = "object::deserialize")]
     pub user: EntityRef,
     /// Time at which the order was placed, `YYYY-MM-DD hh:mm:ss` in the stage's time zone.
+    #[schemars(schema_with = "timestamp::local_schema")]
     pub date: String,
     /// Lines of the order; may be empty, and may contain a product twice.
+    #[serde(deserialize_with = "object::deserialize_list")]
+    #[schemars(length(max = MAX_ITEMS))]
     pub order_items: Vec<OrderItem>,
     /// Part of the cost paid with bonus points. Not used by the pipeline.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "unused::deserialize",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(schema_with = "unused::schema")]
     pub bonus_payment: Option<Money>,
     /// Total price of all lines.
     pub cost: Money,
     /// Amount that the user paid in money.
     pub payment: Money,
     /// Bonus points granted. Not used by the pipeline.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "unused::deserialize",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(schema_with = "unused::schema")]
     pub bonus_grant: Option<Money>,
     /// Status history of the order. Not used by the pipeline.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "unused::deserialize",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(schema_with = "unused::schema")]
     pub statuses: Option<Vec<StatusChange>>,
     /// Order status of this version: `OPEN`, `COOKING`, `DELIVERING`, `CLOSED`, `CANCELLED`, or an unknown one.
+    #[schemars(schema_with = "text::schema")]
     pub final_status: String,
     /// Time of the last change, `YYYY-MM-DD hh:mm:ss` in the stage's time zone; sorts the versions of an order.
+    #[schemars(schema_with = "timestamp::local_schema")]
     pub update_ts: String,
 }
 
@@ -71,10 +100,13 @@ pub struct OrderItem {
     #[schemars(schema_with = "id::schema")]
     pub id: String,
     /// Product name.
+    #[schemars(schema_with = "text::schema")]
     pub name: String,
     /// Unit price.
     pub price: Money,
     /// Number of units.
+    #[serde(deserialize_with = "number::deserialize_integer")]
+    #[schemars(schema_with = "number::quantity_schema")]
     pub quantity: i32,
 }
 

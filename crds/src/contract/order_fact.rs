@@ -5,17 +5,22 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::id;
+use super::{MAX_ITEMS, ORDER_OBJECT_TYPE, id, number, object, text};
+use crate::timestamp;
 
 /// Version of an order, as the marts count it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "Order fact")]
 pub struct OrderFact {
     /// Order number: business key and record key.
+    #[serde(deserialize_with = "number::deserialize_integer")]
+    #[schemars(schema_with = "number::order_id_schema")]
     pub object_id: i64,
     /// Always `order`.
+    #[schemars(extend("const" = ORDER_OBJECT_TYPE))]
     pub object_type: String,
     /// Content of the order version.
+    #[serde(deserialize_with = "object::deserialize")]
     pub payload: FactPayload,
 }
 
@@ -24,16 +29,26 @@ pub struct OrderFact {
 #[schemars(inline)]
 pub struct FactPayload {
     /// Order number, the same as `object_id`.
+    #[serde(deserialize_with = "number::deserialize_integer")]
+    #[schemars(schema_with = "number::order_id_schema")]
     pub id: i64,
-    /// Time of the last change; sorts the versions of an order.
+    /// Time of the last change, with its UTC offset (RFC 3339); without one, in the stage's time zone. Sorts the
+    /// versions of an order.
+    #[schemars(schema_with = "timestamp::schema")]
     pub update_ts: String,
     /// Order status of this version.
+    #[schemars(schema_with = "text::schema")]
     pub status: String,
     /// User: `h_user_pk` and name.
+    #[serde(deserialize_with = "object::deserialize")]
     pub user: FactRef,
     /// Products: `h_product_pk` and name.
+    #[serde(deserialize_with = "object::deserialize_list")]
+    #[schemars(length(max = MAX_ITEMS))]
     pub products: Vec<FactRef>,
     /// Categories of the products: `h_category_pk` and name.
+    #[serde(deserialize_with = "object::deserialize_list")]
+    #[schemars(length(max = MAX_ITEMS))]
     pub categories: Vec<FactRef>,
 }
 
@@ -43,8 +58,9 @@ pub struct FactPayload {
 pub struct FactRef {
     /// Hash key in UUID text form.
     #[serde(deserialize_with = "id::deserialize")]
-    #[schemars(schema_with = "id::schema")]
+    #[schemars(schema_with = "id::hash_key_schema")]
     pub id: String,
     /// Name in this version of the order.
+    #[schemars(schema_with = "text::schema")]
     pub name: String,
 }

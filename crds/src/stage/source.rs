@@ -11,9 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
 use super::rules::{immutable, rule_at};
-
-/// Pattern of the accepted text: `Earliest`, `Latest` or an RFC 3339 timestamp.
-const START_PATTERN: &str = r"^(Earliest|Latest|[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2}))$";
+use crate::timestamp::{self, START_PATTERN};
 
 /// Kafka topic that the stage consumes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -85,10 +83,9 @@ impl FromStr for StartFrom {
         match text {
             "Earliest" => Ok(Self::Earliest),
             "Latest" => Ok(Self::Latest),
-            _ => text
-                .parse()
+            _ => timestamp::parse_start(text)
                 .map(Self::Timestamp)
-                .map_err(|_| StartFromError(text.to_owned())),
+                .ok_or_else(|| StartFromError(text.to_owned())),
         }
     }
 }
@@ -133,12 +130,43 @@ impl JsonSchema for StartFrom {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn a_start_offset_round_trips() {
         for text in ["Earliest", "Latest", "2024-02-24T00:00:00Z"] {
             assert_eq!(text.parse::<StartFrom>().expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_rfc_3339_is_accepted() {
+        let expected: StartFrom = "2024-02-24T00:00:00.123456789Z".parse().expect("a timestamp");
+        for text in [
+            "2024-02-24t00:00:00.123456789z",
+            "2024-02-24 03:00:00.123456789+03:00",
+            "2024-02-23T23:30:00.123456789-00:30",
+        ] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        let last: StartFrom = "9999-12-31T23:59:59.999999999-23:59"
+            .parse()
+            .expect("a timestamp");
+        assert_eq!(last, StartFrom::Timestamp(Timestamp::MAX));
+    }
+
+    proptest! {
+        #[test]
+        fn the_parser_accepts_exactly_the_texts_of_the_pattern(
+            text in "(19|20|00)[0-9]{2}-[01][0-9]-[0-3][0-9][Tt _][0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{0,10})?\
+                     ([Zz]|[+-][0-2][0-9]:[0-6][0-9])?"
+        ) {
+            let schema = json!({"type": "string", "pattern": START_PATTERN});
+            let is_valid = jsonschema::is_valid(&schema, &json!(&text));
+            prop_assert_eq!(text.parse::<StartFrom>().is_ok(), is_valid, "{}", text);
         }
     }
 
@@ -150,7 +178,17 @@ mod tests {
 
     #[test]
     fn a_time_without_a_utc_offset_is_rejected() {
-        for text in ["2024-02-24T00:00:00", "earliest", "", "2024-02-30T00:00:00Z"] {
+        for text in [
+            "2024-02-24T00:00:00",
+            "earliest",
+            "",
+            "2024-02-30T00:00:00Z",
+            "2024-02-24T00:00:60Z",
+            "2024-02-24T00Z",
+            "20240224T000000Z",
+            "2024-02-24T00:00:00+24:00",
+            "2024-02-24T00:00:00Z[UTC]",
+        ] {
             let error = text.parse::<StartFrom>().expect_err(text).to_string();
             assert!(error.contains("RFC 3339"), "{error}");
         }

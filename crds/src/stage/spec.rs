@@ -97,7 +97,9 @@ pub struct StreamStageSpec {
     #[serde(default)]
     pub limits: Limits,
 
-    /// IANA time zone of the source's timestamps, which have no UTC offset. Default: `UTC`.
+    /// IANA time zone of timestamps without UTC offset, which the source sends. A time that clocks skip is rejected, and
+    /// of a time that occurs twice, the first is meant. Messages between the stages have their UTC offset, so only the
+    /// layer `stg` needs this field. Default: `UTC`.
     #[serde(default = "default_timezone")]
     #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9/_+-]+$"))]
     pub timezone: String,

@@ -230,3 +230,30 @@ fn operator_only_fields_do_not_change_the_worker_document() {
     assert_eq!(render_worker_document(&scaled).expect("YAML"), text);
     insta::assert_snapshot!(text);
 }
+
+#[test]
+fn a_byte_order_mark_before_a_document_is_ignored() {
+    let second = STAGE.replace("name: cdm", "name: cdm2");
+    for text in [
+        format!("\u{feff}{STAGE}"),
+        format!("\u{feff}---\r\n{STAGE}"),
+        format!("\u{feff}# comment\n{STAGE}"),
+        // Several files, concatenated.
+        format!("\u{feff}{STAGE}\u{feff}---\n{second}"),
+        format!("{STAGE}---\n\u{feff}{second}"),
+        format!("{STAGE}---\r\n\u{feff}{second}"),
+    ] {
+        let stages = parse(&text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        let expected = 1 + usize::from(text.contains("cdm2"));
+        assert_eq!(stages.len(), expected, "{text:?}");
+        assert_eq!(stages[0], parse(STAGE).expect("a stage")[0]);
+    }
+    // A mark is no excuse for an error elsewhere: the line stays the same.
+    let error = parse(&format!("\u{feff}{STAGE}  unknown: 1\n")).expect_err("an unknown field");
+    assert_eq!(
+        error.to_string(),
+        parse(&format!("{STAGE}  unknown: 1\n"))
+            .expect_err("an unknown field")
+            .to_string()
+    );
+}

@@ -55,6 +55,29 @@ async fn check_prints_a_line_per_dependency_and_names_the_one_that_fails() -> Re
 }
 
 #[tokio::test]
+async fn a_byte_order_mark_is_ignored_in_a_stage_file_and_reported_in_a_certificate() -> Result<()> {
+    let services = start_services().await?;
+    let mut pipeline = Pipeline::create(&services, "marks", 1).await?;
+    let text = std::fs::read_to_string(pipeline.stage_file())?;
+    std::fs::write(pipeline.stage_file(), format!("\u{feff}{text}"))?;
+    pipeline.run_command("check", &[], &[])?;
+
+    let keys = pipeline.folder().join("secrets/kafka");
+    std::fs::create_dir_all(&keys)?;
+    std::fs::write(keys.join("security.protocol"), "\u{feff}PLAINTEXT\n")?;
+    let folder = keys.parent().unwrap_or(&keys).to_string_lossy().into_owned();
+    pipeline.edit("  source:\n", "  source:\n    authSecretName: kafka\n")?;
+    pipeline.run_command("check", &[], &["--secrets-dir", &folder])?;
+    std::fs::write(keys.join("ca.crt"), "\u{feff}-----BEGIN CERTIFICATE-----\n")?;
+    let error = pipeline
+        .run_command("check", &[], &["--secrets-dir", &folder])
+        .expect_err("a mark in a certificate");
+    let expected = "kafka/ca.crt begins with a byte order mark";
+    assert!(format!("{error:#}").contains(expected), "{error:#}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn help_shows_an_environment_variable_for_each_flag() -> Result<()> {
     let pipeline = Pipeline::create(&start_services().await?, "help", 1).await?;
     for command in ["run", "migrate", "check"] {

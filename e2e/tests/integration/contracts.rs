@@ -62,8 +62,8 @@ async fn every_message_conforms_to_its_contract_and_the_marts_equal_a_recount_of
     pipeline.wait_drained(DEADLINE).await?;
 
     let stored: Vec<(i64, String)> = sqlx::query_as(
-        "SELECT object_id, encode(substr(version, 10), 'hex') FROM stg.order_events
-         UNION ALL SELECT object_id, encode(substr(version, 10), 'hex') FROM stg.order_event_history",
+        "SELECT object_id, encode(version, 'hex') FROM stg.order_events
+         UNION ALL SELECT object_id, encode(version, 'hex') FROM stg.order_event_history",
     )
     .fetch_all(pipeline.pool())
     .await?;
@@ -117,7 +117,7 @@ async fn every_message_conforms_to_its_contract_and_the_marts_equal_a_recount_of
     Ok(())
 }
 
-/// Validates one message; returns the order id and the digest of the version.
+/// Validates one message; returns the order id and the version.
 fn validate(schema: &jsonschema::Validator, message: &Record) -> Result<(i64, String)> {
     let value: Value = serde_json::from_slice(message.value.as_deref().unwrap_or_default())?;
     let errors: Vec<String> = schema
@@ -139,7 +139,7 @@ fn validate(schema: &jsonschema::Validator, message: &Record) -> Result<(i64, St
         }
         ensure!(!schema.is_valid(&invalid), "the schema accepts null for {field}");
     }
-    Ok((order, message.header("streamstage-digest")))
+    Ok((order, message.header("streamstage-version")))
 }
 
 async fn query_counters(pipeline: &Pipeline, sql: &str) -> Result<Counters> {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::orders::manifest::Manifest;
-use e2e::orders::{Expected, Generator, Message, Settings, send};
+use e2e::orders::{Expected, Generator, Message, Settings, edit, send};
 use e2e::pipeline::{self, Pipeline};
 use e2e::recount::{read_marts, recount};
 use e2e::services::Services;
@@ -52,7 +52,7 @@ async fn produce_history(
     produced: &mut ProducedMessages,
 ) -> Result<()> {
     let mut result = Ok(());
-    let messages = generator.history(ORDERS).inspect(|message| {
+    let messages = edit::with_edits(generator.history(ORDERS)).inspect(|message| {
         if result.is_ok() {
             result = produced.record(message);
         }

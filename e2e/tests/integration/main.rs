@@ -25,7 +25,9 @@ mod restore;
 mod roles;
 mod security;
 mod services;
+mod timestamps;
 mod unusual_input;
+mod versions;
 
 use tokio::sync::{Mutex, MutexGuard};
 

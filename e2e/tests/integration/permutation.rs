@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use e2e::orders::{Generator, Message, Settings};
+use e2e::orders::{Generator, Message, Settings, edit};
 use e2e::pipeline::{self, Pipeline, Worker};
 use e2e::services::Services;
 use rand::SeedableRng;
@@ -90,7 +90,7 @@ async fn the_same_messages_in_any_order_produce_the_same_rows() -> Result<()> {
         bad: 0.02,
         ..Settings::default()
     });
-    let messages: Vec<Message> = generator.history(ORDERS).collect();
+    let messages: Vec<Message> = edit::with_edits(generator.history(ORDERS)).collect();
     let in_order = Variant {
         partitions: 1,
         workers: 1,

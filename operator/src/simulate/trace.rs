@@ -66,6 +66,8 @@ impl FromStr for Trace {
     type Err = TraceError;
 
     fn from_str(csv: &str) -> Result<Self, TraceError> {
+        // Spreadsheets write a byte order mark.
+        let csv = csv.strip_prefix('\u{feff}').unwrap_or(csv);
         let mut lines = csv.lines().zip(1..).filter(|(text, _)| !text.trim().is_empty());
         let columns = lines
             .next()
@@ -132,6 +134,14 @@ mod tests {
         assert_eq!(spread.arrivals(5).collect::<Vec<_>>(), [0; 4]);
         let several: Trace = "seconds,0,1\n0,10,0\n".parse().expect("a valid trace");
         assert_eq!(several.spread_over(4).arrivals(9).collect::<Vec<_>>(), [10, 0]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_not_part_of_the_header() {
+        let csv = "seconds,records_per_second\n0,5\n";
+        let [plain, marked] = [csv.to_owned(), format!("\u{feff}{csv}")]
+            .map(|csv| csv.parse::<Trace>().expect("a trace").spread_over(1));
+        assert_eq!(format!("{marked:?}"), format!("{plain:?}"));
     }
 
     #[test]

@@ -65,6 +65,11 @@ impl StageSelection {
 }
 
 fn parse(file: &Path) -> anyhow::Result<Vec<StreamStage>> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = std::fs::read_to_string(file).with_context(|| {
+        format!(
+            "cannot read {}, which must be a text file in UTF-8",
+            file.display()
+        )
+    })?;
     crds::document::parse(&text).with_context(|| format!("{} is not valid", file.display()))
 }

@@ -8,7 +8,7 @@
 //! late-arriving versions need no special case. Every version that is read is published again; the marts recognize
 //! duplicates.
 
-mod decode;
+pub(in crate::layer) mod decode;
 mod fact;
 mod write;
 

@@ -7,7 +7,7 @@
 //! STG is the source of truth. It never changes or drops the content of a message, and it publishes each version of
 //! an order once.
 
-mod decode;
+pub(in crate::layer) mod decode;
 mod enrich;
 pub mod pending;
 mod reference_data;

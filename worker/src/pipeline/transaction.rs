@@ -1,5 +1,6 @@
 #![expect(
     clippy::disallowed_types,
+    clippy::disallowed_methods,
     reason = "edge: runs the transaction of a batch on a PostgreSQL connection"
 )]
 //! The transaction that makes effects exactly-once.
@@ -12,11 +13,12 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use sqlx::PgConnection;
 
 use super::bisect;
 use super::error::PipelineError;
-use crate::batch::{Batch, Enriched, OffsetUpdates, Published, RejectedRecord, Written};
+use crate::batch::{Batch, Enriched, OffsetUpdates, Published, RejectedRecord, Written, newest_timestamp};
 use crate::dead_letter::{self, Origin, RejectedFrom};
 use crate::layer::interface::Layer;
 use crate::position::ApplyPlan;
@@ -125,7 +127,8 @@ impl<L: Layer> TransactionContext<'_, L> {
             .iter()
             .filter_map(|&index| L::output(&items[index].value));
         self.publisher.publish(outputs, &dead_letters).await?;
-        let newest_timestamp = items.iter().filter_map(|item| item.record.timestamp).max();
+        let timestamps = items.iter().filter_map(|item| item.record.timestamp);
+        let newest_timestamp = newest_timestamp(timestamps, Timestamp::now().as_millisecond());
         let dead_letters = dead_letters
             .iter()
             .map(|dead_letter| dead_letter.rejection.code)

@@ -7,7 +7,7 @@ use crate::decode::{self, DecodeSettings};
 use crate::layer::cdm::ledger::Contribution;
 use crate::record::Record;
 use crate::rejection::Rejection;
-use crate::version::{StatusRank, Version};
+use crate::version::StatusRank;
 
 /// Fact that conforms to its contract.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,21 +19,32 @@ pub struct Fact {
 }
 
 /// Decodes one record. `now` is in microseconds since the Unix epoch.
-pub(super) fn decode_fact(settings: &DecodeSettings, record: &Record, now: i64) -> Result<Fact, Rejection> {
+pub(in crate::layer) fn decode_fact(
+    settings: &DecodeSettings,
+    record: &Record,
+    now: i64,
+) -> Result<Fact, Rejection> {
     let text = settings.json_text(record)?;
     let fact: OrderFact = decode::parse_typed(text)?;
     decode::check_object_type(&fact.object_type)?;
+    decode::check_not_negative("/object_id", fact.object_id)?;
     let payload = fact.payload;
+    decode::check_not_negative("/payload/id", payload.id)?;
     decode::check_line_count("/payload/products", payload.products.len())?;
-    let update_ts = settings.parse_update_ts("/payload/update_ts", &payload.update_ts, now)?;
-    let version = Version::new(update_ts, &payload.status, decode::source_digest(record, text)?);
+    decode::check_line_count("/payload/categories", payload.categories.len())?;
+    let update_ts = settings
+        .parse_timestamp("/payload/update_ts", &payload.update_ts)?
+        .as_microsecond();
+    let version = decode::message_version(record, update_ts, &payload.status, text)?;
+    settings.check_clock_skew("/payload/update_ts", version.update_ts(), now)?;
 
     let mut names = Vec::with_capacity(1 + payload.products.len() + payload.categories.len());
     let mut hub_keys = |pointer: &str, entities: Vec<(String, String)>| {
         let mut keys = Vec::with_capacity(entities.len());
         for (id, name) in entities {
-            let key = Uuid::try_parse(&id)
-                .map_err(|_| Rejection::contract_violation(pointer, "not a hub key (a UUID)"))?;
+            let key = parse_hub_key(&id).ok_or_else(|| {
+                Rejection::contract_violation(pointer, "not a hub key (a UUID with hyphens)")
+            })?;
             keys.push(key);
             names.push((key, name));
         }
@@ -61,4 +72,10 @@ pub(super) fn decode_fact(settings: &DecodeSettings, record: &Record, now: i64) 
         categories: counted(categories),
     };
     Ok(Fact { contribution, names })
+}
+
+/// Parses a UUID with hyphens; [`Uuid::try_parse`] alone accepts other forms too.
+fn parse_hub_key(text: &str) -> Option<Uuid> {
+    const LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
+    Uuid::try_parse(text).ok().filter(|_| text.len() == LENGTH)
 }

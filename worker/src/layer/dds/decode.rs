@@ -1,6 +1,7 @@
 //! Decodes an enriched order. Pure.
 
 use crds::contract::EnrichedOrder;
+use crds::timestamp::Timestamp;
 
 use crate::decode::{self, DecodeSettings};
 use crate::record::Record;
@@ -14,29 +15,24 @@ pub struct Order {
     pub message: EnrichedOrder,
     /// `payload.date`, in microseconds since the Unix epoch.
     pub date: i64,
+    /// Time of the last update. A producer that omits it implies the order's date.
+    pub update_ts: Timestamp,
     /// Version of the order.
     pub version: Version,
 }
 
-impl Order {
-    /// Time of the last update, as text of the message. A producer that omits it implies the order's date.
-    #[must_use]
-    pub fn update_ts(&self) -> &str {
-        self.message
-            .payload
-            .update_ts
-            .as_deref()
-            .unwrap_or(&self.message.payload.date)
-    }
-}
-
 /// Decodes one record. `now` is in microseconds since the Unix epoch.
-pub(super) fn decode_order(settings: &DecodeSettings, record: &Record, now: i64) -> Result<Order, Rejection> {
+pub(in crate::layer) fn decode_order(
+    settings: &DecodeSettings,
+    record: &Record,
+    now: i64,
+) -> Result<Order, Rejection> {
     let text = settings.json_text(record)?;
     let message: EnrichedOrder = decode::parse_typed(text)?;
     decode::check_object_type(&message.object_type)?;
     decode::check_not_negative("/object_id", message.object_id)?;
     let payload = &message.payload;
+    decode::check_not_negative("/payload/id", payload.id)?;
     decode::check_amount("/payload/cost", &payload.cost)?;
     decode::check_amount("/payload/payment", &payload.payment)?;
     decode::check_line_count("/payload/products", payload.products.len())?;
@@ -48,15 +44,19 @@ pub(super) fn decode_order(settings: &DecodeSettings, record: &Record, now: i64)
         )?;
     }
     let date = settings.parse_timestamp("/payload/date", &payload.date)?;
-    let digest = decode::source_digest(record, text)?;
-    let update_ts = match &payload.update_ts {
-        Some(update_ts) => settings.parse_update_ts("/payload/update_ts", update_ts, now)?,
-        None => settings.parse_update_ts("/payload/date", &payload.date, now)?,
+    let (pointer, update_ts) = match &payload.update_ts {
+        Some(update_ts) => {
+            let pointer = "/payload/update_ts";
+            (pointer, settings.parse_timestamp(pointer, update_ts)?)
+        }
+        None => ("/payload/date", date),
     };
-    let version = Version::new(update_ts, &payload.status, digest);
+    let version = decode::message_version(record, update_ts.as_microsecond(), &payload.status, text)?;
+    settings.check_clock_skew(pointer, version.update_ts(), now)?;
     Ok(Order {
         message,
-        date,
+        date: date.as_microsecond(),
+        update_ts,
         version,
     })
 }

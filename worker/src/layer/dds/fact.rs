@@ -48,14 +48,12 @@ pub(super) fn build_fact(order: &Order, max_output_bytes: usize) -> Result<Outpu
         object_type: order.message.object_type.clone(),
         payload: FactPayload {
             id: payload.id,
-            update_ts: order.update_ts().to_owned(),
+            update_ts: order.update_ts.to_string(),
             status: payload.status.clone(),
             user: reference("h_user", &payload.user.id, &payload.user.name),
             products,
             categories,
         },
     };
-    let mut digest = [0; 32];
-    digest.copy_from_slice(order.version.digest());
-    serialize_output(order.message.object_id, digest, &fact, max_output_bytes)
+    serialize_output(order.message.object_id, order.version, &fact, max_output_bytes)
 }

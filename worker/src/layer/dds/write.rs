@@ -3,24 +3,45 @@
 
 use std::sync::LazyLock;
 
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use uuid::Uuid;
 
 use super::fact::OrderWithFact;
 use crate::layer::interface::Effects;
 use crate::record::Item;
-use crate::vault::{Column, MODEL, VaultLine, VaultOrder, VaultRows, insert_statement};
+use crate::vault::{Column, MODEL, VaultLine, VaultOrder, VaultRows, hash_key, insert_statement};
+use crate::version::Version;
 
 /// Statement that is generated once from the model. It contains only names of the model, never a value.
 static INSERT: LazyLock<String> = LazyLock::new(|| insert_statement(&MODEL));
+
+/// Send times of versions whose message does not carry them, because a former version of the worker produced it.
+///
+/// The vault has the version with its send time if the message is a replay, and STG has it if the message was produced
+/// just before the upgrade. So a version is stored once, whichever message brings it.
+const FIND_SENT: &str = "\
+SELECT batch.ordinal, known.sent
+FROM unnest($1::bigint[], $2::uuid[], $3::bytea[]) WITH ORDINALITY AS batch (object_id, h_order_pk, digest, ordinal)
+CROSS JOIN LATERAL (
+    SELECT substring(version FROM 10 FOR 8) AS sent FROM (
+        SELECT version FROM dds.s_order_status AS stored WHERE stored.h_order_pk = batch.h_order_pk
+        UNION ALL SELECT version FROM stg.order_events AS stored WHERE stored.object_id = batch.object_id
+        UNION ALL SELECT version FROM stg.order_event_history AS stored WHERE stored.object_id = batch.object_id
+    ) AS stored
+    WHERE substring(version FROM 18) = batch.digest
+    ORDER BY sent DESC LIMIT 1
+) AS known";
 
 pub(super) async fn write_orders(
     connection: &mut PgConnection,
     record_source: &str,
     items: &[&Item<OrderWithFact>],
 ) -> Result<Effects, sqlx::Error> {
+    let mut versions: Vec<Version> = items.iter().map(|item| item.value.order.version).collect();
+    find_sent(connection, items, &mut versions).await?;
     let mut rows = VaultRows::new(&MODEL);
-    for item in items {
-        rows.push(&vault_order(item), &item.value.order.version);
+    for (item, version) in items.iter().zip(&versions) {
+        rows.push(&vault_order(item), version);
     }
     let mut query = sqlx::query(AssertSqlSafe(INSERT.as_str())).bind(record_source);
     for column in rows.into_columns() {
@@ -39,6 +60,41 @@ pub(super) async fn write_orders(
         stored: items.len(),
         ..Effects::default()
     })
+}
+
+/// Completes the versions without send time, with a round trip only if there are any.
+async fn find_sent(
+    connection: &mut PgConnection,
+    items: &[&Item<OrderWithFact>],
+    versions: &mut [Version],
+) -> Result<(), sqlx::Error> {
+    let unknown: Vec<usize> = (0..items.len())
+        .filter(|&index| !versions[index].has_sent())
+        .collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let order_ids: Vec<i64> = unknown
+        .iter()
+        .map(|&index| items[index].value.order.message.object_id)
+        .collect();
+    let keys: Vec<Uuid> = order_ids
+        .iter()
+        .map(|id| hash_key("h_order", &[&id.to_string()]))
+        .collect();
+    let digests: Vec<&[u8]> = unknown.iter().map(|&index| versions[index].digest()).collect();
+    let rows = sqlx::query(FIND_SENT)
+        .bind(&order_ids)
+        .bind(keys)
+        .bind(digests)
+        .fetch_all(connection)
+        .await?;
+    for row in rows {
+        let ordinal = usize::try_from(row.try_get::<i64, _>("ordinal")? - 1).unwrap_or(usize::MAX);
+        let version = &mut versions[unknown[ordinal]];
+        *version = version.with_sent_bytes(row.try_get("sent")?);
+    }
+    Ok(())
 }
 
 /// Maps an order to the input of the vault.

@@ -1,6 +1,7 @@
 //! Decodes an order event. Pure.
 
 use crds::contract::OrderEvent;
+use crds::timestamp::Timestamp;
 
 use crate::decode::{self, DecodeSettings};
 use crate::record::Record;
@@ -14,12 +15,20 @@ pub struct Order {
     pub event: OrderEvent,
     /// `sent_dttm`, in microseconds since the Unix epoch.
     pub sent: i64,
+    /// `payload.date`.
+    pub date: Timestamp,
+    /// `payload.update_ts`.
+    pub update_ts: Timestamp,
     /// Version of the order.
     pub version: Version,
 }
 
 /// Decodes one record. `now` is in microseconds since the Unix epoch.
-pub(super) fn decode_order(settings: &DecodeSettings, record: &Record, now: i64) -> Result<Order, Rejection> {
+pub(in crate::layer) fn decode_order(
+    settings: &DecodeSettings,
+    record: &Record,
+    now: i64,
+) -> Result<Order, Rejection> {
     let text = settings.json_text(record)?;
     let event: OrderEvent = decode::parse_typed(text)?;
     decode::check_object_type(&event.object_type)?;
@@ -35,9 +44,21 @@ pub(super) fn decode_order(settings: &DecodeSettings, record: &Record, now: i64)
             line.quantity.into(),
         )?;
     }
-    settings.parse_timestamp("/payload/date", &payload.date)?;
-    let sent = settings.parse_timestamp("/sent_dttm", &event.sent_dttm)?;
-    let update_ts = settings.parse_update_ts("/payload/update_ts", &payload.update_ts, now)?;
-    let version = Version::new(update_ts, &payload.final_status, version::digest(text.as_bytes()));
-    Ok(Order { event, sent, version })
+    let date = settings.parse_source_timestamp("/payload/date", &payload.date)?;
+    let sent = settings.parse_source_timestamp("/sent_dttm", &event.sent_dttm)?;
+    let update_ts = settings.parse_source_timestamp("/payload/update_ts", &payload.update_ts)?;
+    settings.check_clock_skew("/payload/update_ts", update_ts.as_microsecond(), now)?;
+    let version = Version::new(
+        update_ts.as_microsecond(),
+        &payload.final_status,
+        Some(sent.as_microsecond()),
+        version::digest(text.as_bytes()),
+    );
+    Ok(Order {
+        event,
+        sent: sent.as_microsecond(),
+        date,
+        update_ts,
+        version,
+    })
 }

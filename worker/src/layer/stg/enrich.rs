@@ -96,11 +96,10 @@ pub(super) fn enrich_order(
     lookup: &LookupResult,
     max_output_bytes: usize,
 ) -> Result<Enriched, Rejection> {
-    let Order { event, sent, version } = order;
-    let object_id = event.object_id;
-    let missing = lookup.missing_entries(&event);
+    let (object_id, sent, version) = (order.event.object_id, order.sent, order.version);
+    let missing = lookup.missing_entries(&order.event);
     let enrichment = if missing.is_empty() {
-        Enrichment::Ready(build_output(event, &version, lookup, max_output_bytes)?)
+        Enrichment::Ready(build_output(order, lookup, max_output_bytes)?)
     } else {
         Enrichment::Missing(missing)
     };
@@ -113,12 +112,8 @@ pub(super) fn enrich_order(
 }
 
 /// Builds the message for the next layer. Panics if an entry is missing.
-fn build_output(
-    event: OrderEvent,
-    version: &Version,
-    lookup: &LookupResult,
-    max_bytes: usize,
-) -> Result<Output, Rejection> {
+fn build_output(order: Order, lookup: &LookupResult, max_bytes: usize) -> Result<Output, Rejection> {
+    let Order { event, version, .. } = order;
     let payload = event.payload;
     let user = &lookup.users[&payload.user.id];
     let restaurant = &lookup.restaurants[&payload.restaurant.id];
@@ -134,8 +129,9 @@ fn build_output(
         object_type: event.object_type,
         payload: EnrichedPayload {
             id: event.object_id,
-            date: payload.date,
-            update_ts: Some(payload.update_ts),
+            // With their UTC offset, so that the next layers do not depend on their own time zone.
+            date: order.date.to_string(),
+            update_ts: Some(order.update_ts.to_string()),
             cost: payload.cost,
             payment: payload.payment,
             status: payload.final_status,
@@ -151,7 +147,5 @@ fn build_output(
             products: products.collect(),
         },
     };
-    let mut digest = [0; 32];
-    digest.copy_from_slice(version.digest());
-    serialize_output(event.object_id, digest, &enriched, max_bytes)
+    serialize_output(event.object_id, version, &enriched, max_bytes)
 }

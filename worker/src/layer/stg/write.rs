@@ -2,7 +2,8 @@
 //! Stores new order versions: the latest version of each order in one table, the others in its history.
 //!
 //! Stored versions are filtered out before any conflict clause. A condition in the clause alone would still lock the
-//! row and write to the WAL, and a replay must cost neither.
+//! row and write to the WAL, and a replay must cost neither. Seconds and microseconds are added separately: PostgreSQL
+//! multiplies an interval by a float, which does not represent the microseconds of a far year exactly.
 
 use std::collections::HashSet;
 
@@ -22,8 +23,13 @@ use crate::record_columns::Query;
 /// later version of it, or another worker was faster. Sorted, so that all workers lock in the same order.
 const INSERT_NEW_ORDERS: &str = "\
 WITH batch AS MATERIALIZED (
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[])
-        WITH ORDINALITY AS batch (object_id, sent, update_ts, version, payload, ordinal)
+    SELECT object_id, version, payload, ordinal,
+        timestamptz 'epoch' + sent / 1000000 * interval '1 second' + sent % 1000000 * interval '1 microsecond'
+            AS sent_dttm,
+        timestamptz 'epoch' + updated / 1000000 * interval '1 second' + updated % 1000000 * interval '1 microsecond'
+            AS update_ts
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[])
+        WITH ORDINALITY AS batch (object_id, sent, updated, version, payload, ordinal)
 ), new_version AS MATERIALIZED (
     SELECT batch.* FROM batch
     WHERE NOT EXISTS (SELECT FROM stg.order_events AS stored
@@ -32,9 +38,7 @@ WITH batch AS MATERIALIZED (
                       WHERE stored.object_id = batch.object_id AND stored.version = batch.version)
 ), inserted AS (
     INSERT INTO stg.order_events (object_id, object_type, sent_dttm, payload, update_ts, version, load_src)
-    SELECT DISTINCT ON (object_id) object_id, $6,
-        timestamptz 'epoch' + sent * interval '1 microsecond', payload::json,
-        timestamptz 'epoch' + update_ts * interval '1 microsecond', version, $7
+    SELECT DISTINCT ON (object_id) object_id, $6, sent_dttm, payload::json, update_ts, version, $7
     FROM new_version
     WHERE NOT EXISTS (SELECT FROM stg.order_events AS stored WHERE stored.object_id = new_version.object_id)
     ORDER BY object_id, version DESC
@@ -49,8 +53,13 @@ ORDER BY new_version.ordinal";
 /// history; every other version is added to the history. The rows are locked first, and the lock reads them again.
 const SUPERSEDE: &str = "\
 WITH batch AS MATERIALIZED (
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[])
-        AS batch (object_id, sent, update_ts, version, payload)
+    SELECT object_id, version, payload,
+        timestamptz 'epoch' + sent / 1000000 * interval '1 second' + sent % 1000000 * interval '1 microsecond'
+            AS sent_dttm,
+        timestamptz 'epoch' + updated / 1000000 * interval '1 second' + updated % 1000000 * interval '1 microsecond'
+            AS update_ts
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[])
+        AS batch (object_id, sent, updated, version, payload)
 ), locked AS MATERIALIZED (
     SELECT * FROM stg.order_events WHERE object_id IN (SELECT object_id FROM batch)
     ORDER BY object_id FOR UPDATE
@@ -64,8 +73,7 @@ WITH batch AS MATERIALIZED (
     SELECT object_id, object_type, sent_dttm, payload, update_ts, version, load_dt, load_src
     FROM locked WHERE object_id IN (SELECT object_id FROM latest)
     UNION ALL
-    SELECT batch.object_id, $6, timestamptz 'epoch' + batch.sent * interval '1 microsecond', batch.payload::json,
-        timestamptz 'epoch' + batch.update_ts * interval '1 microsecond', batch.version, now(), $7
+    SELECT batch.object_id, $6, batch.sent_dttm, batch.payload::json, batch.update_ts, batch.version, now(), $7
     FROM batch
     JOIN locked ON locked.object_id = batch.object_id AND locked.version <> batch.version
     LEFT JOIN latest ON latest.object_id = batch.object_id AND latest.version = batch.version
@@ -74,9 +82,8 @@ WITH batch AS MATERIALIZED (
     ON CONFLICT (object_id, version) DO NOTHING
 )
 UPDATE stg.order_events AS event
-SET sent_dttm = timestamptz 'epoch' + latest.sent * interval '1 microsecond', payload = latest.payload::json,
-    update_ts = timestamptz 'epoch' + latest.update_ts * interval '1 microsecond', version = latest.version,
-    load_dt = now(), load_src = $7
+SET sent_dttm = latest.sent_dttm, payload = latest.payload::json, update_ts = latest.update_ts,
+    version = latest.version, load_dt = now(), load_src = $7
 FROM latest WHERE event.object_id = latest.object_id";
 
 /// Writes a batch of order events, and adds the unresolved ones to the pending orders.

@@ -41,7 +41,7 @@ fn line<'a>(product_id: &'a str, category: &'a str, price: i64, quantity: i32) -
 }
 
 fn version(update_ts: i64, status: &str) -> Version {
-    Version::new(update_ts, status, digest(status.as_bytes()))
+    Version::new(update_ts, status, Some(update_ts), digest(status.as_bytes()))
 }
 
 fn columns_of<'a>(orders: impl IntoIterator<Item = &'a (VaultOrder<'static>, Version)>) -> Vec<Column> {
@@ -231,7 +231,7 @@ fn any_order() -> impl Strategy<Value = (VaultOrder<'static>, Version)> {
                 lines: lines.collect(),
                 ..golden()
             };
-            let version = Version::new(at, status, digest(format!("{order:?}").as_bytes()));
+            let version = Version::new(at, status, Some(at), digest(format!("{order:?}").as_bytes()));
             (order, version)
         },
     )
