@@ -40,15 +40,16 @@ MEASURED_QUERIES = (Path(__file__).parent / "queries.sql").read_text()
 # Temporary tables with the closed orders as STG stores them, and with the expected content of the marts.
 COUNT_TABLES = """
 CREATE TEMP TABLE closed AS
-    SELECT object_id, update_ts, payload->'payload' AS body
+    SELECT object_id, version, update_ts, payload->'payload' AS body
     FROM stg.order_events WHERE payload->'payload'->>'final_status' = 'CLOSED';
 CREATE TEMP TABLE closed_dish AS
-    SELECT DISTINCT object_id, h_user_pk, h_product_pk
+    SELECT DISTINCT object_id, version, h_user_pk, h_product_pk
     FROM closed CROSS JOIN json_array_elements(body->'order_items') AS item
     JOIN dds.h_product ON product_id = item->>'id' JOIN dds.h_user ON user_id = body->'user'->>'id';
 CREATE TEMP TABLE by_category AS
     SELECT h_user_pk, category_name AS category, count(DISTINCT object_id) AS orders
-    FROM closed_dish JOIN dds.l_product_category USING (h_product_pk) JOIN dds.h_category USING (h_category_pk)
+    FROM closed_dish JOIN dds.s_product_category_effectivity USING (h_product_pk, version)
+    JOIN dds.l_product_category USING (l_product_category_pk, h_product_pk) JOIN dds.h_category USING (h_category_pk)
     GROUP BY 1, 2;
 CREATE TEMP TABLE rule AS
     SELECT category_name AS category, coalesce(tag, category_name) AS tag, threshold

@@ -14,10 +14,10 @@ mod sql;
 mod table;
 mod views;
 
-pub use ddl::migration;
+pub use ddl::definitions;
 pub use hash::{hash_diff, hash_key, normalize};
 pub use kind::Kind;
-pub use model::{Attribute, DrivingKey, Hub, Link, MODEL, Model, Parent, Satellite};
+pub use model::{Attribute, DrivingKey, Effectivity, Hub, Link, MODEL, Model, Parent, Satellite};
 pub use order::{Field, Scope, Value, VaultLine, VaultOrder};
 pub use rows::{Column, VaultRows};
 pub use sql::insert_statement;

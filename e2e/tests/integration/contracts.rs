@@ -11,19 +11,19 @@ use serde_json::Value;
 const DEADLINE: Duration = Duration::from_mins(2);
 
 /// Latest version of each closed order, with the user of that version. The link has every user that the order ever had;
-/// the user of a version is the one whose name satellite has that version.
+/// the effectivity satellite has the one of each version.
 const CLOSED: &str = "\
 WITH latest AS (
     SELECT DISTINCT ON (h_order_pk) h_order_pk, version, status FROM dds.s_order_status
     ORDER BY h_order_pk, version DESC
 ), closed AS (
-    SELECT latest.h_order_pk, latest.version, link.h_user_pk
+    SELECT latest.h_order_pk, latest.version, h_user_pk
     FROM latest
-    JOIN dds.l_order_user AS link USING (h_order_pk)
-    JOIN dds.s_user_names AS names ON names.h_user_pk = link.h_user_pk AND names.version = latest.version
+    JOIN dds.s_order_user_effectivity USING (h_order_pk, version)
+    JOIN dds.l_order_user USING (l_order_user_pk, h_order_pk)
     WHERE latest.status = 'CLOSED'
 ), line AS (
-    SELECT closed.h_order_pk, closed.h_user_pk, link.h_product_pk
+    SELECT closed.h_order_pk, closed.version, closed.h_user_pk, link.h_product_pk
     FROM closed
     JOIN dds.l_order_product AS link USING (h_order_pk)
     JOIN dds.s_order_item AS item
@@ -33,7 +33,8 @@ const PRODUCTS: &str = "\
 SELECT h_user_pk::text, h_product_pk::text, count(DISTINCT h_order_pk) FROM line GROUP BY 1, 2 ORDER BY 1, 2";
 const CATEGORIES: &str = "\
 SELECT h_user_pk::text, h_category_pk::text, count(DISTINCT h_order_pk)
-FROM line JOIN dds.l_product_category USING (h_product_pk) GROUP BY 1, 2 ORDER BY 1, 2";
+FROM line JOIN dds.s_product_category_effectivity USING (h_product_pk, version)
+JOIN dds.l_product_category USING (l_product_category_pk, h_product_pk) GROUP BY 1, 2 ORDER BY 1, 2";
 
 /// User, product or category, and number of orders.
 type Counters = Vec<(String, String, i64)>;

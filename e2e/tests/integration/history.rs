@@ -280,8 +280,8 @@ async fn assert_no_orphans_in_vault(pipeline: &Pipeline) -> Result<()> {
     )
     .fetch_all(pipeline.pool())
     .await?;
-    // Five links with two hubs each, and six satellites.
-    assert_eq!(keys.len(), 16, "{keys:?}");
+    // Five links with two hubs each, six satellites, and four effectivity satellites with a hub and a link each.
+    assert_eq!(keys.len(), 24, "{keys:?}");
     for (child, key) in keys {
         let parent = key.trim_end_matches("_pk");
         let orphans: i64 = pipeline

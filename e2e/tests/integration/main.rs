@@ -28,6 +28,7 @@ mod services;
 mod timestamps;
 mod unusual_input;
 mod versions;
+mod vault;
 
 use tokio::sync::{Mutex, MutexGuard};
 

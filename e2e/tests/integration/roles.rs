@@ -33,8 +33,8 @@ async fn a_worker_can_only_select_from_and_insert_into_the_vault() -> Result<()>
     )
     .fetch_all(pipeline.pool())
     .await?;
-    // Five hubs, five links and six satellites.
-    assert_eq!(tables.len(), 16, "{tables:?}");
+    // Five hubs, five links, six satellites and four effectivity satellites.
+    assert_eq!(tables.len(), 20, "{tables:?}");
     for table in tables {
         for allowed in [
             format!("SELECT * FROM dds.{table}"),
@@ -61,6 +61,19 @@ async fn a_worker_can_only_select_from_and_insert_into_the_vault() -> Result<()>
                 "{forbidden}: {result:?}"
             );
         }
+    }
+    let views: Vec<String> = sqlx::query_scalar(
+        "SELECT table_name::text FROM information_schema.views WHERE table_schema = 'dds' ORDER BY 1",
+    )
+    .fetch_all(pipeline.pool())
+    .await?;
+    // Two for each satellite.
+    assert_eq!(views.len(), 20, "{views:?}");
+    for view in views {
+        let select = format!("SELECT * FROM dds.{view}");
+        execute(&mut worker, &select)
+            .await
+            .with_context(|| select.clone())?;
     }
     let insert =
         "INSERT INTO dds.h_user (h_user_pk, user_id, load_src) VALUES (gen_random_uuid(), 'u', 'kafka:t')";

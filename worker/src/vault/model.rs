@@ -1,7 +1,8 @@
 //! Model of the vault: hubs, links and satellites as data. Rows, statement and tables are generated from it.
 //!
-//! To add an attribute, add an entry here and a migration. The names are frozen, because those of
-//! hubs and links are hashed into stored keys.
+//! The columns of a table are frozen, because the vault is insert-only: an additional column would stay empty in the rows
+//! that are stored. A new attribute is a new satellite, which `worker republish` fills. The names are frozen, because
+//! those of hubs and links are hashed into stored keys.
 
 use super::order::{Field, Scope};
 
@@ -76,6 +77,7 @@ static S_USER_NAMES: Satellite = Satellite {
         from("username", Field::UserName),
         from("userlogin", Field::UserLogin),
     ],
+    effectivities: &[],
 };
 
 static S_PRODUCT_NAMES: Satellite = Satellite {
@@ -84,6 +86,16 @@ static S_PRODUCT_NAMES: Satellite = Satellite {
     multi_active: None,
     driving_key: None,
     attributes: &[from("name", Field::ProductName)],
+    effectivities: &[
+        Effectivity {
+            name: "s_product_restaurant_effectivity",
+            link: &L_PRODUCT_RESTAURANT,
+        },
+        Effectivity {
+            name: "s_product_category_effectivity",
+            link: &L_PRODUCT_CATEGORY,
+        },
+    ],
 };
 
 static S_RESTAURANT_NAMES: Satellite = Satellite {
@@ -92,6 +104,7 @@ static S_RESTAURANT_NAMES: Satellite = Satellite {
     multi_active: None,
     driving_key: None,
     attributes: &[from("name", Field::RestaurantName)],
+    effectivities: &[],
 };
 
 static S_ORDER_COST: Satellite = Satellite {
@@ -104,6 +117,7 @@ static S_ORDER_COST: Satellite = Satellite {
         from("cost", Field::Cost),
         from("payment", Field::Payment),
     ],
+    effectivities: &[],
 };
 
 static S_ORDER_STATUS: Satellite = Satellite {
@@ -112,12 +126,22 @@ static S_ORDER_STATUS: Satellite = Satellite {
     multi_active: None,
     driving_key: None,
     attributes: &[from("status", Field::Status)],
+    effectivities: &[
+        Effectivity {
+            name: "s_order_user_effectivity",
+            link: &L_ORDER_USER,
+        },
+        Effectivity {
+            name: "s_order_restaurant_effectivity",
+            link: &L_ORDER_RESTAURANT,
+        },
+    ],
 };
 
 static S_ORDER_ITEM: Satellite = Satellite {
     name: "s_order_item",
     parent: Parent::Link(&L_ORDER_PRODUCT),
-    multi_active: Some(from("line_no", Field::LineNumber)),
+    multi_active: Some(from("occurrence", Field::ProductOccurrence)),
     driving_key: Some(DrivingKey {
         hub: &H_ORDER,
         versions: &S_ORDER_STATUS,
@@ -126,6 +150,7 @@ static S_ORDER_ITEM: Satellite = Satellite {
         from("price", Field::ProductPrice),
         from("quantity", Field::ProductQuantity),
     ],
+    effectivities: &[],
 };
 
 /// Complete model of a vault.
@@ -171,6 +196,21 @@ pub struct Satellite {
     pub driving_key: Option<DrivingKey>,
     /// Descriptive columns.
     pub attributes: &'static [Attribute],
+    /// Effectivity satellites of links whose driving hub is the parent. A satellite of a hub, with one row per version.
+    pub effectivities: &'static [Effectivity],
+}
+
+/// Effectivity satellite of a link whose driving hub has one partner at a time: which row of the link each version of
+/// the driving hub states. The latest version decides, so a version that arrives late does not.
+///
+/// It has the rows of the satellite that it belongs to, with the same key: the hash key of the driving hub, and the
+/// version. A version therefore has one partner, even if lines of one message contradict each other.
+#[derive(Debug)]
+pub struct Effectivity {
+    /// Name of the table.
+    pub name: &'static str,
+    /// Link between the driving hub and its partners.
+    pub link: &'static Link,
 }
 
 /// Parent of a satellite.
@@ -267,6 +307,32 @@ mod tests {
                 (Scope::Order, true)
             );
         }
+    }
+
+    #[test]
+    fn an_effectivity_has_a_row_for_each_version_of_the_driving_hub() {
+        let mut links = std::collections::HashSet::new();
+        for satellite in MODEL.satellites {
+            for Effectivity { name, link } in satellite.effectivities {
+                assert!(
+                    links.insert(link.name),
+                    "{name} is the second effectivity of its link"
+                );
+                let driving_hub = satellite.parent.name();
+                assert!(link.hubs.iter().any(|hub| hub.name == driving_hub), "{name}");
+                // The link key of the row is that of the order or line that the row describes.
+                assert_eq!(link.scope(), satellite.scope(), "{name}");
+                assert!(satellite.multi_active.is_none(), "{name}");
+            }
+        }
+        let without: Vec<&str> = MODEL
+            .links
+            .iter()
+            .map(|link| link.name)
+            .filter(|link| !links.contains(link))
+            .collect();
+        // An order has several products at a time; a product that a version omits ends in `s_order_item`.
+        assert_eq!(without, ["l_order_product"]);
     }
 
     #[test]

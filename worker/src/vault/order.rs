@@ -3,9 +3,11 @@
 //! The model refers to [`Field`]s, never to a message. Only this module knows the structure of an order.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
+use super::hash::normalize;
 use super::kind::{Kind, MONEY_SCALE};
 
 /// Version of an order, mapped from a message.
@@ -33,6 +35,21 @@ pub struct VaultOrder<'a> {
     pub restaurant_name: &'a str,
     /// Lines in the order of the message. May be empty; a product can be on several lines.
     pub lines: Vec<VaultLine<'a>>,
+}
+
+impl<'a> VaultOrder<'a> {
+    /// Returns the lines, each with its [`Field::ProductOccurrence`].
+    ///
+    /// A line has no ID in the message. Its position would identify another line as soon as a line before it is voided.
+    /// Its product and its number among the lines with this product, by position, do not depend on other products.
+    pub(super) fn numbered_lines(&self) -> impl Iterator<Item = (i32, &VaultLine<'a>)> {
+        let mut occurrences: HashMap<Cow<'_, str>, i32> = HashMap::new();
+        self.lines.iter().map(move |line| {
+            let occurrence = occurrences.entry(normalize(line.product_id)).or_default();
+            *occurrence += 1;
+            (*occurrence, line)
+        })
+    }
 }
 
 /// Line of an order.
@@ -83,8 +100,8 @@ pub enum Field {
     ProductQuantity,
     /// [`VaultLine::category`].
     ProductCategory,
-    /// Number of the line in the order, from 1.
-    LineNumber,
+    /// Number of the line among the lines of the order with the same product, from 1.
+    ProductOccurrence,
 }
 
 impl Field {
@@ -97,7 +114,7 @@ impl Field {
             | Self::ProductPrice
             | Self::ProductQuantity
             | Self::ProductCategory
-            | Self::LineNumber => Scope::Line,
+            | Self::ProductOccurrence => Scope::Line,
             _ => Scope::Order,
         }
     }
@@ -109,7 +126,7 @@ impl Field {
             Self::OrderId => Kind::BigInt,
             Self::OrderDate => Kind::Timestamp,
             Self::Cost | Self::Payment | Self::ProductPrice => Kind::Numeric,
-            Self::ProductQuantity | Self::LineNumber => Kind::Integer,
+            Self::ProductQuantity | Self::ProductOccurrence => Kind::Integer,
             _ => Kind::Text,
         }
     }
@@ -156,7 +173,7 @@ impl Value<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source<'s, 'a> {
     pub(super) order: &'s VaultOrder<'a>,
-    /// Line and its number, from 1; `None` for the order itself.
+    /// Line and its [`Field::ProductOccurrence`]; `None` for the order itself.
     pub(super) line: Option<(i32, &'s VaultLine<'a>)>,
 }
 
@@ -180,7 +197,7 @@ impl<'a> Source<'_, 'a> {
             Field::ProductPrice => money(self.line?.1.price),
             Field::ProductQuantity => Value::Integer(self.line?.1.quantity),
             Field::ProductCategory => Value::Text(Cow::Borrowed(self.line?.1.category)),
-            Field::LineNumber => Value::Integer(self.line?.0),
+            Field::ProductOccurrence => Value::Integer(self.line?.0),
         })
     }
 }

@@ -52,7 +52,7 @@ impl<'a> VaultRows<'a> {
     /// If lines of one version contradict each other (a product with two names), the first line is used.
     pub fn push(&mut self, order: &VaultOrder<'a>, version: &Version) {
         self.add_rows(Scope::Order, Source { order, line: None }, version);
-        for line in (1..).zip(&order.lines) {
+        for line in order.numbered_lines() {
             let source = Source {
                 order,
                 line: Some(line),
@@ -71,9 +71,11 @@ impl<'a> VaultRows<'a> {
         self.links
             .into_iter()
             .for_each(|rows| rows.append_to(&mut columns));
+        let mut effectivities = Vec::new();
         self.satellites
             .into_iter()
-            .for_each(|rows| rows.append_to(&mut columns));
+            .for_each(|rows| rows.append_to(&mut columns, &mut effectivities));
+        columns.append(&mut effectivities);
         columns
     }
 

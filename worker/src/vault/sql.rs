@@ -18,14 +18,28 @@ use super::table::{Table, TableColumn};
 /// The statement returns no row counts, because counting the inserted rows would add about 10 % to its cost.
 #[must_use]
 pub fn insert_statement(model: &Model) -> String {
-    let mut parameters = 2..;
-    let inserts = join(&model.tables(), ",\n", |table| {
-        insert_clause(table, parameters.by_ref().take(table.columns.len()))
+    let tables = model.tables();
+    let tables: Vec<_> = tables.iter().zip(parameters(&tables)).collect();
+    let inserts = join(&tables, ",\n", |(table, parameters)| {
+        insert_clause(table, parameters)
     });
     format!("WITH\n{inserts}\nSELECT")
 }
 
-fn insert_clause(table: &Table, parameters: impl Iterator<Item = usize>) -> String {
+/// Returns the numbers of the parameters of each table, one per column.
+fn parameters(tables: &[Table]) -> Vec<Vec<usize>> {
+    let mut next = 2..;
+    let mut numbers: Vec<Vec<usize>> = Vec::with_capacity(tables.len());
+    for table in tables {
+        let satellite = tables.iter().position(|other| Some(other.name) == table.rows_of);
+        let shared = satellite.map_or(&[][..], |index| &numbers[index][..table.shared_columns()]);
+        let own = next.by_ref().take(table.own_columns().len());
+        numbers.push(shared.iter().copied().chain(own).collect());
+    }
+    numbers
+}
+
+fn insert_clause(table: &Table, parameters: &[usize]) -> String {
     let name = table.name;
     let columns = join(&table.columns, ", ", |column| column.name.clone());
     let values = join(&table.columns, ",\n        ", value_expression);
@@ -80,12 +94,12 @@ mod tests {
     }
 
     #[test]
-    fn every_parameter_is_used_once_and_postgresql_accepts_their_number() {
+    fn every_parameter_is_used_and_postgresql_accepts_their_number() {
         let statement = insert_statement(&MODEL);
         let parameters = VaultRows::new(&MODEL).into_columns().len();
         assert!(parameters < 1000);
         for number in 2..2 + parameters {
-            assert_eq!(statement.matches(&format!("${number}::")).count(), 1, "${number}");
+            assert!(statement.contains(&format!("${number}::")), "${number}");
         }
         assert!(!statement.contains(&format!("${}::", 2 + parameters)));
     }
@@ -108,6 +122,7 @@ mod tests {
             multi_active: None,
             driving_key: None,
             attributes: &ATTRIBUTES,
+            effectivities: &[],
         };
         static SATELLITES: [&Satellite; 1] = [&SATELLITE];
         let model = Model {

@@ -1,7 +1,7 @@
 //! Tables of a model: names, columns and keys. Rows and SQL share the order of the columns.
 
 use super::kind::Kind;
-use super::model::{Attribute, Hub, Link, Model, Satellite};
+use super::model::{Attribute, Effectivity, Hub, Link, Model, Satellite};
 
 /// Table of the vault. Every table also has the load date `load_dt` and the record source `load_src`, which do not come
 /// from a message.
@@ -9,10 +9,13 @@ use super::model::{Attribute, Hub, Link, Model, Satellite};
 pub struct Table {
     /// Name of the table, without the schema.
     pub name: &'static str,
-    /// Columns that a batch fills, in the order of the statement's parameters.
+    /// Columns that a batch fills, in the order of the statement's parameters; see `rows_of`.
     pub columns: Vec<TableColumn>,
     /// Number of leading columns that form the primary key.
     pub key_length: usize,
+    /// Satellite whose rows an effectivity satellite has: all columns but the last one have the values of its first columns,
+    /// and the statement passes them once.
+    pub rows_of: Option<&'static str>,
 }
 
 /// Column that a batch fills.
@@ -31,11 +34,23 @@ impl Table {
         &self.columns[..self.key_length]
     }
 
+    /// Number of leading columns that are passed with the rows of another table.
+    pub(super) fn shared_columns(&self) -> usize {
+        self.rows_of.map_or(0, |_| self.columns.len() - 1)
+    }
+
+    /// Columns that are parameters of their own.
+    #[must_use]
+    pub fn own_columns(&self) -> &[TableColumn] {
+        &self.columns[self.shared_columns()..]
+    }
+
     fn from_hub(hub: &Hub) -> Self {
         Self {
             name: hub.name,
             columns: vec![key_column(hub.name), attribute_column(&hub.business_key)],
             key_length: 1,
+            rows_of: None,
         }
     }
 
@@ -45,6 +60,7 @@ impl Table {
             name: link.name,
             columns: [key_column(link.name)].into_iter().chain(hubs).collect(),
             key_length: 1,
+            rows_of: None,
         }
     }
 
@@ -63,12 +79,29 @@ impl Table {
             name: satellite.name,
             columns,
             key_length,
+            rows_of: None,
+        }
+    }
+
+    /// Returns the table of an effectivity satellite that has the rows of this satellite.
+    pub(super) fn from_effectivity(satellite: &Satellite, effectivity: &Effectivity) -> Self {
+        Self {
+            name: effectivity.name,
+            columns: vec![
+                key_column(satellite.parent.name()),
+                new_column("version", Kind::Bytes),
+                new_column("update_ts", Kind::Timestamp),
+                key_column(effectivity.link.name),
+            ],
+            key_length: 2,
+            rows_of: Some(satellite.name),
         }
     }
 }
 
 impl Model {
-    /// Returns all tables: hubs, then links, then satellites, each group in the order of the model.
+    /// Returns all tables: hubs, then links, then satellites, then effectivity satellites, each group in the order of the
+    /// model.
     #[must_use]
     pub fn tables(&self) -> Vec<Table> {
         let hubs = self.hubs.iter().map(|hub| Table::from_hub(hub));
@@ -77,7 +110,19 @@ impl Model {
             .satellites
             .iter()
             .map(|satellite| Table::from_satellite(satellite));
-        hubs.chain(links).chain(satellites).collect()
+        let effectivities = self.effectivities();
+        let effectivities =
+            effectivities.map(|(satellite, effectivity)| Table::from_effectivity(satellite, effectivity));
+        hubs.chain(links).chain(satellites).chain(effectivities).collect()
+    }
+
+    /// Returns all effectivity satellites, each with the satellite whose rows it has.
+    pub(super) fn effectivities(&self) -> impl Iterator<Item = (&'static Satellite, &'static Effectivity)> {
+        let satellites = self.satellites.iter();
+        satellites.flat_map(|&satellite| {
+            let effectivities = satellite.effectivities.iter();
+            effectivities.map(move |effectivity| (satellite, effectivity))
+        })
     }
 }
 

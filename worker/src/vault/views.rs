@@ -1,40 +1,42 @@
-//! Generates two views per satellite: the current rows, and the timeline.
+//! Generates two views per satellite and effectivity satellite: the current rows, and the timeline.
 //!
 //! A satellite has a row for every version, even if the attributes are unchanged; the views collapse equal neighbors.
 //! They order by version, never by load date, so that a late-arriving version gets its correct place.
 
-use super::model::{DrivingKey, Model, Satellite};
+use super::model::{DrivingKey, Effectivity, Link, Model, Satellite};
 use super::sql::join;
 use super::table::{Table, key_column_name};
 
 /// Returns the definitions of all views, in the order of the model.
-pub(super) fn view_definitions(model: &Model) -> String {
-    let views: Vec<String> = model
+pub(super) fn view_definitions(model: &Model) -> Vec<String> {
+    let satellites = model
         .satellites
         .iter()
-        .map(|satellite| {
-            let (current, timeline) = match &satellite.driving_key {
-                None => (current_view(satellite), timeline_view(satellite)),
-                Some(driving_key) => (
-                    driven_current_view(satellite, driving_key),
-                    driven_timeline_view(satellite, driving_key),
-                ),
-            };
-            format!("{current}\n{timeline}")
-        })
-        .collect();
-    views.join("\n")
+        .flat_map(|satellite| match &satellite.driving_key {
+            None => [current_view(satellite), timeline_view(satellite)],
+            Some(driving_key) => [
+                driven_current_view(satellite, driving_key),
+                driven_timeline_view(satellite, driving_key),
+            ],
+        });
+    let effectivities = model.effectivities().flat_map(|(satellite, effectivity)| {
+        [
+            effectivity_current_view(satellite, effectivity),
+            effectivity_timeline_view(satellite, effectivity),
+        ]
+    });
+    satellites.chain(effectivities).collect()
 }
 
 /// Returns the names of the views of a satellite: current, timeline.
-pub(super) fn view_names(satellite: &Satellite) -> [String; 2] {
-    ["current", "timeline"].map(|view| format!("v_{}_{view}", satellite.name))
+fn view_names(satellite: &str) -> [String; 2] {
+    ["current", "timeline"].map(|view| format!("v_{satellite}_{view}"))
 }
 
 /// Returns the current view: the row of the latest version of each parent.
 fn current_view(satellite: &Satellite) -> String {
     let Satellite { name, .. } = satellite;
-    let [view, _] = view_names(satellite);
+    let [view, _] = view_names(satellite.name);
     let key = key_column_name(satellite.parent.name());
     let columns = all_columns(satellite).join(", ");
     format!(
@@ -51,10 +53,10 @@ ORDER BY {key}, version DESC;
 /// Returns the current view with a driving key: the rows of the latest version of the driving hub.
 fn driven_current_view(satellite: &Satellite, driving_key: &DrivingKey) -> String {
     let Satellite { name, .. } = satellite;
-    let [view, _] = view_names(satellite);
+    let [view, _] = view_names(satellite.name);
     let link = satellite.parent.name();
     let (key, hub_key) = (key_column_name(link), key_column_name(driving_key.hub.name));
-    let [newest, _] = view_names(driving_key.versions);
+    let [newest, _] = view_names(driving_key.versions.name);
     let columns = join(&all_columns(satellite), ",\n    ", |column| {
         format!("satellite.{column}")
     });
@@ -77,7 +79,7 @@ JOIN dds.{newest} AS newest
 /// have an empty range.
 fn timeline_view(satellite: &Satellite) -> String {
     let Satellite { name, .. } = satellite;
-    let [_, view] = view_names(satellite);
+    let [_, view] = view_names(satellite.name);
     let key = key_column_name(satellite.parent.name());
     let attributes = attribute_list(satellite);
     format!(
@@ -102,7 +104,7 @@ WHERE earlier_hash_diff IS DISTINCT FROM hash_diff;
 /// Equal rows are collapsed only if their versions are neighbors among all versions of the driving hub.
 fn driven_timeline_view(satellite: &Satellite, driving_key: &DrivingKey) -> String {
     let Satellite { name, .. } = satellite;
-    let [_, view] = view_names(satellite);
+    let [_, view] = view_names(satellite.name);
     let link = satellite.parent.name();
     let (key, hub_key) = (key_column_name(link), key_column_name(driving_key.hub.name));
     let versions = driving_key.versions.name;
@@ -147,6 +149,69 @@ FROM (
 WHERE is_first;
 "
     )
+}
+
+/// Returns the current view of an effectivity satellite: the row of the link that the latest version of each driving hub
+/// states.
+fn effectivity_current_view(satellite: &Satellite, effectivity: &Effectivity) -> String {
+    let Effectivity { name, link } = effectivity;
+    let [view, _] = view_names(name);
+    let (driving_key, link_key) = (
+        key_column_name(satellite.parent.name()),
+        key_column_name(link.name),
+    );
+    let (link, hubs) = (link.name, hub_keys(link, &driving_key));
+    format!(
+        "\
+CREATE VIEW dds.{view} AS
+SELECT {link_key}, {hubs}, version, update_ts, satellite.load_dt, satellite.load_src
+FROM (
+    SELECT DISTINCT ON ({driving_key}) *
+    FROM dds.{name}
+    ORDER BY {driving_key}, version DESC
+) AS satellite
+JOIN dds.{link} AS link USING ({link_key});
+"
+    )
+}
+
+/// Returns the timeline view of an effectivity satellite: the partners of each driving hub, one after the other.
+fn effectivity_timeline_view(satellite: &Satellite, effectivity: &Effectivity) -> String {
+    let Effectivity { name, link } = effectivity;
+    let [_, view] = view_names(name);
+    let (driving_key, link_key) = (
+        key_column_name(satellite.parent.name()),
+        key_column_name(link.name),
+    );
+    let (link, hubs) = (link.name, hub_keys(link, &driving_key));
+    format!(
+        "\
+CREATE VIEW dds.{view} AS
+SELECT {link_key}, {hubs}, valid_from, valid_to
+FROM (
+    SELECT
+        {driving_key}, {link_key},
+        update_ts AS valid_from,
+        lead(update_ts) OVER (PARTITION BY {driving_key} ORDER BY version) AS valid_to
+    FROM (
+        SELECT *, lag({link_key}) OVER (PARTITION BY {driving_key} ORDER BY version) AS earlier_key
+        FROM dds.{name}
+    ) AS versions
+    WHERE earlier_key IS DISTINCT FROM {link_key}
+) AS satellite
+JOIN dds.{link} AS link USING ({link_key});
+"
+    )
+}
+
+/// Returns the hash keys of the hubs that a link joins, separated by commas. The driving key is that of the satellite, so
+/// that a condition on it restricts the rows before they are sorted by version.
+fn hub_keys(link: &Link, driving_key: &str) -> String {
+    join(link.hubs, ", ", |hub| {
+        let key = key_column_name(hub.name);
+        let table = if key == driving_key { "satellite" } else { "link" };
+        format!("{table}.{key}")
+    })
 }
 
 /// Returns every column of the satellite, with the load date and the record source.

@@ -1,4 +1,5 @@
-//! Rows of one satellite: one per parent and version, or several if it is multi-active.
+//! Rows of one satellite: one per parent and version, or several if it is multi-active. Its effectivity satellites have
+//! the same rows, each with a link key.
 
 use uuid::Uuid;
 
@@ -6,7 +7,7 @@ use super::column::Column;
 use super::hub::HubRows;
 use super::link::{LinkRows, hub_index};
 use crate::vault::hash::hash_diff;
-use crate::vault::model::{Model, Parent, Satellite};
+use crate::vault::model::{Link, Model, Parent, Satellite};
 use crate::vault::order::{Scope, Source, Value};
 use crate::version::Version;
 
@@ -19,6 +20,10 @@ pub(super) struct SatelliteRows<'a> {
     keys: Vec<RowKey>,
     /// Attributes of all rows, row by row.
     values: Vec<Value<'a>>,
+    /// Indices in the model of the links whose effectivity the rows state.
+    links: Vec<usize>,
+    /// Keys of these links of all rows, row by row.
+    link_keys: Vec<Uuid>,
 }
 
 /// Index of the parent in the model.
@@ -41,13 +46,7 @@ impl<'a> SatelliteRows<'a> {
     pub(super) fn new(satellite: &'static Satellite, model: &Model) -> Self {
         let parent = match satellite.parent {
             Parent::Hub(hub) => ParentIndex::Hub(hub_index(hub, model)),
-            Parent::Link(link) => ParentIndex::Link(
-                model
-                    .links
-                    .iter()
-                    .position(|other| other.name == link.name)
-                    .expect("a model contains the links that its satellites describe"),
-            ),
+            Parent::Link(link) => ParentIndex::Link(link_index(link, model)),
         };
         Self {
             satellite,
@@ -55,6 +54,12 @@ impl<'a> SatelliteRows<'a> {
             parent,
             keys: Vec::new(),
             values: Vec::new(),
+            links: satellite
+                .effectivities
+                .iter()
+                .map(|effectivity| link_index(effectivity.link, model))
+                .collect(),
+            link_keys: Vec::new(),
         }
     }
 
@@ -94,10 +99,13 @@ impl<'a> SatelliteRows<'a> {
                 .iter()
                 .filter_map(|column| source.value(column.field)),
         );
+        self.link_keys
+            .extend(self.links.iter().map(|&link| links[link].current_key()));
     }
 
-    /// Appends the rows, sorted by primary key and distinct.
-    pub(super) fn append_to(mut self, columns: &mut Vec<Column>) {
+    /// Appends the rows, sorted by primary key and distinct. The link keys are appended to `effectivities`, one column
+    /// per effectivity satellite.
+    pub(super) fn append_to(mut self, columns: &mut Vec<Column>, effectivities: &mut Vec<Column>) {
         self.keys.sort_unstable();
         self.keys
             .dedup_by_key(|key| (key.parent, key.version, key.active));
@@ -126,5 +134,22 @@ impl<'a> SatelliteRows<'a> {
         columns.push(Column::Uuid(
             rows.map(|row| hash_diff(row.iter().map(Value::text))).collect(),
         ));
+        let width = self.links.len();
+        for index in 0..width {
+            let keys = self
+                .keys
+                .iter()
+                .map(|key| self.link_keys[key.row * width + index]);
+            effectivities.push(Column::Uuid(keys.collect()));
+        }
     }
+}
+
+/// Returns the index of a link in its model.
+fn link_index(link: &Link, model: &Model) -> usize {
+    model
+        .links
+        .iter()
+        .position(|other| other.name == link.name)
+        .expect("a model contains the links that its satellites describe")
 }

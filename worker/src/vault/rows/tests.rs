@@ -79,9 +79,21 @@ fn table(columns: &[Column], name: &str) -> Vec<(String, Vec<String>)> {
         .iter()
         .position(|table| table.name == name)
         .expect("a table of the model");
-    let before: usize = tables[..index].iter().map(|table| table.columns.len()).sum();
-    let names = tables[index].columns.iter().map(|column| column.name.clone());
-    names.zip(columns[before..].iter().map(Column::texts)).collect()
+    let before: usize = tables[..index]
+        .iter()
+        .map(|table| table.own_columns().len())
+        .sum();
+    let mut rows = tables[index].rows_of.map_or_else(Vec::new, |satellite| {
+        let mut shared = self::table(columns, satellite);
+        shared.truncate(tables[index].columns.len() - 1);
+        shared
+    });
+    let own = tables[index]
+        .own_columns()
+        .iter()
+        .map(|column| column.name.clone());
+    rows.extend(own.zip(columns[before..].iter().map(Column::texts)));
+    rows
 }
 
 fn rows_in(columns: &[Column], name: &str) -> usize {
@@ -135,8 +147,66 @@ fn a_product_on_two_lines_is_one_link_and_two_items() {
     );
     assert_eq!(
         table(&columns, "s_order_item")[2],
-        ("line_no".to_owned(), vec!["1".to_owned(), "2".to_owned()])
+        ("occurrence".to_owned(), vec!["1".to_owned(), "2".to_owned()])
     );
+}
+
+/// Occurrences in `s_order_item` by key of the link.
+fn occurrences(columns: &[Column]) -> Vec<(String, String)> {
+    let mut items = table(columns, "s_order_item");
+    let (links, occurrences) = (items.remove(0).1, items.remove(1).1);
+    links.into_iter().zip(occurrences).collect()
+}
+
+#[test]
+fn a_voided_line_does_not_change_the_key_of_another_product() {
+    let items = |products: &[&'static str]| {
+        let lines = products.iter().map(|product| line(product, "Роллы", 180, 1));
+        let order = VaultOrder {
+            lines: lines.collect(),
+            ..golden()
+        };
+        occurrences(&columns_of(&[(order, version(0, "OPEN"))]))
+    };
+    let voided = items(&["a", "b", "a"]);
+    assert_eq!(
+        items(&["c", "a", "b", "a"])
+            .iter()
+            .filter(|item| !voided.contains(item))
+            .count(),
+        1
+    );
+    assert_eq!(items(&["b", "a", "a"]), voided);
+    // One product, in two encodings.
+    assert_eq!(items(&["a ", "b", "a"]), voided);
+}
+
+#[test]
+fn a_version_has_one_partner_of_each_driving_key_even_if_its_lines_contradict_each_other() {
+    let mut order = golden();
+    order.lines = vec![
+        line("a", "Супы", 180, 1),
+        line("a", "Роллы", 180, 1),
+        line("b", "Роллы", 1, 1),
+    ];
+    let columns = columns_of(&[(order, version(0, "OPEN"))]);
+    let effective = table(&columns, "s_product_category_effectivity");
+    let mut expected = [["a", "Супы"], ["b", "Роллы"]].map(|[product, category]| {
+        [
+            hash_key("h_product", &[product]),
+            hash_key("l_product_category", &[product, category]),
+        ]
+        .map(|key| key.to_string())
+    });
+    expected.sort();
+    let rows: Vec<[String; 2]> = effective[0]
+        .1
+        .iter()
+        .zip(&effective[3].1)
+        .map(|(product, link)| [product.clone(), link.clone()])
+        .collect();
+    assert_eq!(rows, expected);
+    assert_eq!(rows_in(&columns, "l_product_category"), 3);
 }
 
 #[test]
