@@ -14,10 +14,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use sqlx::PgConnection;
+use url::Url;
 
 mod example;
 mod install;
 mod kafka;
+mod pooler;
 mod postgres;
 mod process;
 mod redis;
@@ -222,6 +225,58 @@ impl Drop for Services {
                 service.reap();
             }
         }
+    }
+}
+
+/// `PgBouncer` in transaction mode. Dropping it stops it.
+#[derive(Debug)]
+pub struct Pooler {
+    service: Service,
+    scratch: Option<scratch::Scratch>,
+}
+
+impl Pooler {
+    /// Starts a pooler in front of PostgreSQL. `connect_query` is the first statement of each server connection.
+    ///
+    /// # Errors
+    /// When the program is missing and cannot be installed, or the pooler does not answer.
+    pub async fn start(services: &Services, connect_query: &str) -> Result<Self> {
+        let program = pooler::find_program().await?;
+        let scratch = scratch::Scratch::create(None)?;
+        let port = ensure_free_port(0, "")?;
+        let mut url = Url::parse(services.postgres.endpoint().as_str())?;
+        let launch = pooler::prepare(program, &scratch.folder, port, &url, connect_query)?;
+        url.set_host(Some("127.0.0.1"))?;
+        url.set_port(Some(port))
+            .ok()
+            .context("the URL cannot have a port")?;
+        let mut service = Service::local(Endpoint::Pooler(url.into()), launch);
+        service.start().await?;
+        Ok(Self {
+            service,
+            scratch: Some(scratch),
+        })
+    }
+
+    /// Address of the pooler: `host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1{}", self.service.display_address())
+    }
+
+    /// Connects to a database as a client of the pooler.
+    ///
+    /// # Errors
+    /// When the pooler rejects the client.
+    pub async fn connect(&self, database: &str) -> Result<PgConnection> {
+        pooler::connect(&with_path(self.service.endpoint().as_str(), database)).await
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        drop(self.scratch.take());
+        self.service.reap();
     }
 }
 

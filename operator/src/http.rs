@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::routing::get;
 use prometheus_client::registry::Registry;
+use telemetry::progress::Progress;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    let router = telemetry::http::router(registry).route("/readyz", get(async || "ok\n"));
+    let router =
+        telemetry::http::router(registry, Progress::default()).route("/readyz", get(async || "ok\n"));
     telemetry::http::serve(listener, router, stop).await
 }

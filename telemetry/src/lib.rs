@@ -4,9 +4,11 @@
 //!
 //! - [`log`]: structured log lines on standard error
 //! - [`http`]: `/livez` and `/metrics`; the binary adds `/readyz`
+//! - [`progress`]: the steps in progress, for `/livez`
 //! - [`process`]: CPU, memory and file descriptors of this process
 
 pub mod http;
 pub mod log;
 #[cfg(target_os = "linux")]
 pub mod process;
+pub mod progress;

@@ -13,19 +13,17 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crds::StreamStage;
 use crds::kafka::sasl_tls::{self, InvalidKey, KafkaKeys, PemSource};
 use crds::secret::key_value;
 use crds::stage::{ReferenceData, SslMode};
 use rdkafka::ClientConfig;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::io::tcp::TcpSettings;
 use redis::{IntoConnectionInfo as _, TlsCertificates};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-/// Timeout of a request to Redis, and of a connection attempt.
-const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::redis_connection::{REDIS_TIMEOUT, RedisConnection};
 
 /// Error in the connection settings of a stage.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +164,10 @@ pub fn kafka_config(stage: &StreamStage, secrets: &Secrets) -> Result<ClientConf
         .set("bootstrap.servers", stage.spec.source.bootstrap_servers.join(","))
         .set("client.id", format!("streamstage-{}", stage.name()))
         .set("topic.metadata.refresh.interval.ms", "30000")
-        .set("reconnect.backoff.max.ms", "2000");
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("socket.keepalive.enable", "true")
+        // A broker that does not answer within this time is disconnected; the default is a minute.
+        .set("socket.timeout.ms", "10000");
     let path = |file: Option<PathBuf>| file.map(|file| file.to_string_lossy().into_owned());
     let keys = KafkaKeys {
         username: keys.value("username", "KAFKA_USERNAME")?,
@@ -216,14 +217,17 @@ pub fn consumer_config(stage: &StreamStage, mut config: ClientConfig) -> ClientC
     config
 }
 
-/// Returns the connection options for the stage's warehouse.
+/// Returns the connection options for the hosts of the stage's warehouse, in the order of preference.
 ///
 /// Keys of the Secret (and variables without a Secret): `username` (`PGUSER`), `password` (`PGPASSWORD`), and as files
 /// `ca.crt` (`PGSSLROOTCERT`), `tls.crt` (`PGSSLCERT`), `tls.key` (`PGSSLKEY`).
 ///
 /// # Errors
 /// If the Secret cannot be read.
-pub fn postgres_options(stage: &StreamStage, secrets: &Secrets) -> Result<PgConnectOptions, ConnectError> {
+pub fn postgres_options(
+    stage: &StreamStage,
+    secrets: &Secrets,
+) -> Result<Vec<PgConnectOptions>, ConnectError> {
     let warehouse = &stage.spec.warehouse;
     let keys = secrets.load(
         "spec.warehouse.authSecretName",
@@ -237,11 +241,11 @@ pub fn postgres_options(stage: &StreamStage, secrets: &Secrets) -> Result<PgConn
         SslMode::VerifyFull => PgSslMode::VerifyFull,
     };
     let mut options = PgConnectOptions::new_without_pgpass()
-        .host(&warehouse.host)
-        .port(warehouse.port)
         .database(&warehouse.database)
         .ssl_mode(mode)
-        .application_name(&format!("streamstage {}", stage.name()));
+        .application_name(&format!("streamstage {}", stage.name()))
+        // PgBouncer rejects this startup parameter; it affects values in text form only.
+        .extra_float_digits(None);
     if let Some(user) = keys.value("username", "PGUSER")? {
         options = options.username(&user);
     }
@@ -257,7 +261,10 @@ pub fn postgres_options(stage: &StreamStage, secrets: &Secrets) -> Result<PgConn
     if let Some(key) = keys.file("tls.key", "PGSSLKEY")? {
         options = options.ssl_client_key(key);
     }
-    Ok(options)
+    let hosts = warehouse.hosts().flatten();
+    Ok(hosts
+        .map(|(host, port)| options.clone().host(host).port(port))
+        .collect())
 }
 
 /// Returns a connection to the stage's reference data. It connects at the first request and reconnects automatically.
@@ -270,7 +277,7 @@ pub fn postgres_options(stage: &StreamStage, secrets: &Secrets) -> Result<PgConn
 pub fn redis_connection(
     reference_data: &ReferenceData,
     secrets: &Secrets,
-) -> Result<ConnectionManager, ConnectError> {
+) -> Result<RedisConnection, ConnectError> {
     let keys = secrets.load(
         "spec.referenceData.authSecretName",
         reference_data.auth_secret_name.as_deref(),
@@ -287,7 +294,11 @@ pub fn redis_connection(
     if let Some(password) = keys.value("password", "REDIS_PASSWORD")? {
         settings = settings.set_password(password);
     }
-    let info = info.set_redis_settings(settings);
+    // Without a limit, the system would repeat a request on a broken connection for a quarter of an hour.
+    let tcp = TcpSettings::default()
+        .set_nodelay(true)
+        .set_user_timeout(REDIS_TIMEOUT);
+    let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
     let client = match keys.file("ca.crt", "REDIS_CA_FILE")? {
         None => redis::Client::open(info),
         Some(file) => {
@@ -302,10 +313,7 @@ pub fn redis_connection(
             )
         }
     };
-    let config = ConnectionManagerConfig::new()
-        .set_number_of_retries(1)
-        .set_response_timeout(Some(REDIS_TIMEOUT))
-        .set_connection_timeout(Some(REDIS_TIMEOUT));
-    let manager = client.and_then(|client| ConnectionManager::new_lazy_with_config(client, config));
-    manager.map_err(ConnectError::ReferenceDataUrl)
+    client
+        .and_then(RedisConnection::new)
+        .map_err(ConnectError::ReferenceDataUrl)
 }

@@ -40,6 +40,9 @@ pub use error::{ConsumeError, StartError};
 pub use in_flight::{InFlightGuard, TrackedBatch};
 pub use settings::{ConsumerSettings, PartitionOffsets, StartOffsets, StartOffsetsFuture};
 
+/// Time that the consumer has to commit its last positions and to leave the group.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
+
 /// Handle of a stage's polling thread.
 pub struct Consumer {
     kafka: Arc<BaseConsumer<RebalanceHandler>>,
@@ -87,8 +90,8 @@ impl Consumer {
 
     /// Commits positions that PostgreSQL has committed to Kafka, for monitoring. The polling thread verifies the
     /// commit and repeats it if it was lost. Partitions that another worker owns now are left to that worker.
-    pub fn commit_offsets(&self, positions: &BTreeMap<i32, i64>, mode: CommitMode) {
-        let owned = offset_commit::commit_assigned(&self.kafka, &self.topic, positions, mode);
+    pub fn commit_offsets(&self, positions: &BTreeMap<i32, i64>) {
+        let owned = offset_commit::commit_assigned(&self.kafka, &self.topic, positions, CommitMode::Async);
         // The receiver is gone only during a shutdown.
         self.commands.send(Command::Committed(owned)).unwrap_or_default();
     }
@@ -108,19 +111,24 @@ impl Consumer {
         }
     }
 
-    /// Leaves the group and waits for the polling thread.
+    /// Commits the last positions, leaves the group and waits for the polling thread; without an answer of Kafka, for
+    /// at most [`CLOSE_TIMEOUT`].
     ///
     /// # Errors
     /// The terminal error that ended the thread, if it was not a shutdown.
-    pub async fn close(self) -> Result<(), ConsumeError> {
+    pub async fn close(self, positions: BTreeMap<i32, i64>) -> Result<(), ConsumeError> {
         // The last owner of the client answers the group until it has left it, and blocks meanwhile. That must not be
         // a thread of the runtime.
-        let joined = tokio::task::spawn_blocking(move || {
+        let closed = tokio::task::spawn_blocking(move || {
+            offset_commit::commit_assigned(&self.kafka, &self.topic, &positions, CommitMode::Sync);
             drop(self.kafka);
             self.thread.join()
         });
+        let Ok(joined) = tokio::time::timeout(CLOSE_TIMEOUT, closed).await else {
+            tracing::warn!("no answer from Kafka, leaving the group without it");
+            return Ok(());
+        };
         joined
-            .await
             .map_err(|_| ConsumeError::ThreadPanicked)?
             .map_err(|_| ConsumeError::ThreadPanicked)?
     }
@@ -129,6 +137,7 @@ impl Consumer {
 #[cfg(test)]
 mod tests {
     use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{FutureProducer, FutureRecord};
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use rdkafka::{ClientConfig, Offset, TopicPartitionList};
     use tokio_util::sync::CancellationToken;
@@ -167,18 +176,15 @@ mod tests {
         }
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_commit_that_kafka_rejects_is_repeated() {
-        let kafka = MockCluster::new(1).expect("a mock cluster");
-        kafka.create_topic("orders", 1, 1).expect("a topic");
+    /// Settings of a consumer whose batches have one record.
+    fn settings(bootstrap_servers: &str, health: &Arc<Health>, stop: &CancellationToken) -> ConsumerSettings {
         let mut config = ClientConfig::new();
         config
-            .set("bootstrap.servers", kafka.bootstrap_servers())
+            .set("bootstrap.servers", bootstrap_servers)
             .set("group.id", "orders.stg")
             .set("enable.auto.commit", "false")
             .set("partition.assignment.strategy", "cooperative-sticky");
-        let stop = CancellationToken::new();
-        let settings = ConsumerSettings {
+        ConsumerSettings {
             config,
             topic: "orders".to_owned(),
             limits: BatchLimits {
@@ -187,16 +193,68 @@ mod tests {
                 max_wait: Duration::from_millis(10),
             },
             start_offsets: Arc::new(StartAtZero),
-            health: Arc::new(Health::new("stg")),
+            health: Arc::clone(health),
             stop: stop.clone(),
-        };
+        }
+    }
+
+    /// Produces one record to a partition.
+    async fn produce(bootstrap_servers: &str, partition: i32) {
+        let producer: FutureProducer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap_servers)
+            .create()
+            .expect("a producer");
+        let record = FutureRecord::<(), str>::to("orders")
+            .partition(partition)
+            .payload("{}");
+        producer
+            .send(record, REQUEST_TIMEOUT)
+            .await
+            .expect("an acknowledgement");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_partition_without_a_leader_does_not_delay_the_others() {
+        let kafka = MockCluster::new(1).expect("a mock cluster");
+        kafka.create_topic("orders", 2, 1).expect("a topic");
+        let servers = kafka.bootstrap_servers();
+        for partition in [0, 1] {
+            produce(&servers, partition).await;
+        }
+        kafka.partition_leader("orders", 1, None).expect("no leader");
+        let (health, stop) = (Arc::new(Health::new("stg")), CancellationToken::new());
+        let settings = settings(&servers, &health, &stop);
+        let (consumer, mut fetched) = Consumer::start(settings).expect("a consumer");
+        let mut partitions = Vec::new();
+        for leader in [None, Some(1)] {
+            let received = tokio::time::timeout(REQUEST_TIMEOUT * 3, fetched.recv()).await;
+            let batch = received.expect("no batch").expect("a batch");
+            partitions.extend(batch.batch.ranges.into_keys());
+            if leader.is_none() {
+                let unavailable = health.snapshot().unavailable;
+                let cause = &unavailable[&crate::health::Dependency::Source];
+                assert!(cause.contains("no leader for the partitions {1}"), "{cause}");
+                kafka.partition_leader("orders", 1, Some(1)).expect("a leader");
+            }
+        }
+        assert_eq!(partitions, [0, 1]);
+        stop.cancel();
+        consumer.close(BTreeMap::new()).await.expect("a clean shutdown");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_that_kafka_rejects_is_repeated() {
+        let kafka = MockCluster::new(1).expect("a mock cluster");
+        kafka.create_topic("orders", 1, 1).expect("a topic");
+        let (health, stop) = (Arc::new(Health::new("stg")), CancellationToken::new());
+        let settings = settings(&kafka.bootstrap_servers(), &health, &stop);
         let (consumer, _fetched) = Consumer::start(settings).expect("a consumer");
         wait_committed(&consumer, 0).await;
         let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_COMMIT_OFFSET_SIZE;
         kafka.request_errors(RDKafkaApiKey::OffsetCommit, &[error]);
-        consumer.commit_offsets(&BTreeMap::from([(0, 5)]), CommitMode::Async);
+        consumer.commit_offsets(&BTreeMap::from([(0, 5)]));
         wait_committed(&consumer, 5).await;
         stop.cancel();
-        consumer.close().await.expect("a clean shutdown");
+        consumer.close(BTreeMap::new()).await.expect("a clean shutdown");
     }
 }

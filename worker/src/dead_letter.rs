@@ -11,6 +11,7 @@ use sqlx::{PgConnection, Row as _};
 use crate::batch::RejectedRecord;
 use crate::record::{Header, Record};
 use crate::record_columns::{ERROR_HEADER_PREFIX, bind_records, is_producer_header, replace_nul};
+use crate::statement;
 
 /// Header with the number of attempts. A redriven record carries the count of its earlier attempts.
 pub const ATTEMPTS_HEADER: &str = "streamstage-error-attempts";
@@ -78,7 +79,7 @@ pub async fn insert(
     if rejected.is_empty() {
         return Ok(rejected);
     }
-    let query = sqlx::query(INSERT)
+    let query = statement::query(INSERT)
         .bind(&origin.consumer_group)
         .bind(&origin.topic);
     let records = rejected.iter().map(|rejected| &rejected.record);

@@ -1,12 +1,17 @@
 //! Health of a stage: unavailable dependencies and blocked partitions.
 //!
-//! An outage is logged once at its start and once at its end, not at every retry. It affects readiness, never
-//! liveness, because a restart does not repair a dependency. No I/O: [`crate::http`] serves it.
+//! An outage is logged at its start, at each new cause and at its end, not at every retry. It affects readiness, never
+//! liveness, because a restart does not repair a dependency; a step that hangs affects liveness. No I/O:
+//! [`crate::http`] serves it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+use telemetry::progress::{Progress, StepGuard};
+
+/// Maximum number of causes that are logged per outage, for causes that differ at every retry.
+const MAX_LOGGED_CAUSES: usize = 20;
 
 /// Service that a stage depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -64,16 +69,33 @@ impl StageHealth {
 pub struct Health {
     stage: String,
     current: Mutex<StageHealth>,
+    /// Causes that are logged already, of the outages that last.
+    logged: Mutex<BTreeMap<Dependency, BTreeSet<String>>>,
+    progress: Progress,
 }
 
 impl Health {
-    /// Creates the health of a stage that has not joined its group yet.
+    /// Creates the health of a stage that has not joined its group yet, in a process of its own.
     #[must_use]
     pub fn new(stage: &str) -> Self {
+        Self::in_process(stage, Progress::default())
+    }
+
+    /// Creates the health of a stage that reports its steps to the `progress` of the process.
+    #[must_use]
+    pub fn in_process(stage: &str, progress: Progress) -> Self {
         Self {
             stage: stage.to_owned(),
             current: Mutex::default(),
+            logged: Mutex::default(),
+            progress,
         }
+    }
+
+    /// Begins a step of a task of the stage. It ends when the guard is dropped.
+    #[must_use]
+    pub fn begin_step(&self, task: &str, step: &'static str) -> StepGuard {
+        self.progress.begin(&format!("{} {task}", self.stage), step)
     }
 
     /// Name of the stage.
@@ -93,10 +115,12 @@ impl Health {
         self.lock().partitions = Some(partitions);
     }
 
-    /// Records that a dependency is unavailable. Logs only the start of an outage.
+    /// Records that a dependency is unavailable, with its latest cause. Logs each cause once per outage.
     pub fn mark_unavailable(&self, dependency: Dependency, cause: &str) {
-        let previous = self.lock().unavailable.insert(dependency, cause.to_owned());
-        if previous.is_none() {
+        self.lock().unavailable.insert(dependency, cause.to_owned());
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let logged = logged.entry(dependency).or_default();
+        if logged.len() < MAX_LOGGED_CAUSES && logged.insert(cause.to_owned()) {
             tracing::warn!(
                 stage = self.stage,
                 dependency = dependency.name(),
@@ -109,6 +133,8 @@ impl Health {
     /// Records that a dependency is available. Logs only the end of an outage.
     pub fn mark_available(&self, dependency: Dependency) {
         if self.lock().unavailable.remove(&dependency).is_some() {
+            let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+            logged.remove(&dependency);
             tracing::info!(
                 stage = self.stage,
                 dependency = dependency.name(),
@@ -158,6 +184,39 @@ mod tests {
         assert!(!health.snapshot().is_ready());
         health.mark_available(Dependency::ReferenceData);
         assert!(health.snapshot().is_ready());
+    }
+
+    #[test]
+    fn an_outage_has_its_latest_cause_and_logs_each_cause_once() {
+        let (mut log, writer) = std::io::pipe().expect("a pipe");
+        let subscriber = telemetry::log::json_subscriber("info".into(), Mutex::new(writer));
+        tracing::subscriber::with_default(subscriber, || {
+            let health = Health::new("stg");
+            for cause in [
+                "connection refused",
+                "read-only",
+                "connection refused",
+                "read-only",
+            ] {
+                health.mark_unavailable(Dependency::Warehouse, cause);
+                assert_eq!(health.snapshot().unavailable[&Dependency::Warehouse], cause);
+            }
+            health.mark_available(Dependency::Warehouse);
+            health.mark_unavailable(Dependency::Warehouse, "read-only");
+            for number in 0..MAX_LOGGED_CAUSES * 2 {
+                health.mark_unavailable(Dependency::Output, &format!("attempt {number}"));
+            }
+        });
+        let mut lines = String::new();
+        std::io::Read::read_to_string(&mut log, &mut lines).expect("lines");
+        for (text, count) in [
+            ("connection refused", 1),
+            ("read-only", 2),
+            ("dependency recovered", 1),
+            ("attempt", MAX_LOGGED_CAUSES),
+        ] {
+            assert_eq!(lines.matches(text).count(), count, "{text}: {lines}");
+        }
     }
 
     #[test]

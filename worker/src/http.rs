@@ -11,12 +11,13 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::registry::Registry;
+use telemetry::progress::Progress;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::health::{Health, StageHealth};
 
-/// Serves the health of `stages` and the metrics of the process until `stop` is cancelled.
+/// Serves the health of `stages`, and the `progress` and metrics of the process, until `stop` is cancelled.
 ///
 /// # Errors
 /// If the listener fails.
@@ -24,9 +25,10 @@ pub async fn serve(
     listener: TcpListener,
     stages: Vec<Arc<Health>>,
     registry: Arc<Registry>,
+    progress: Progress,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let router = telemetry::http::router(registry).route("/readyz", get(readyz).with_state(stages));
+    let router = telemetry::http::router(registry, progress).route("/readyz", get(readyz).with_state(stages));
     telemetry::http::serve(listener, router, stop).await
 }
 

@@ -3,11 +3,21 @@
 use clap::Parser as _;
 use worker::command::{Cli, Command, check, migrate, redrive, reset_offsets, run};
 
-#[tokio::main(worker_threads = 1)]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     telemetry::log::init("info,sqlx=warn,rdkafka=error");
-    match cli.command {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(run_command(cli.command));
+    // A thread that waits for a silent server must not delay the exit.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run_command(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Run(flags) => run::run(flags).await,
         Command::Migrate(flags) => migrate::migrate(flags).await,
         Command::Check(flags) => check::check(flags).await,

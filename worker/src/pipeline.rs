@@ -29,11 +29,17 @@ use crate::layer::stg::Stg;
 use crate::metrics::Metrics;
 use crate::publish::{Publisher, TOO_LARGE_FOR_UNKNOWN_LIMIT};
 use crate::rejection::{Code, Rejection};
-use crate::warehouse::Warehouse;
+use crate::session::with_deadline;
+use crate::warehouse::{TRANSACTION_TIMEOUT, Warehouse};
 
 use transaction::{TransactionContext, WriteMode};
 
 pub use error::PipelineError;
+
+/// Maximum of the time that an attempt to commit a batch may take, which doubles after every attempt that took longer.
+const MAX_TRANSACTION_TIMEOUT: Duration = Duration::from_mins(4);
+/// Time that the transactions in progress have to finish after a shutdown begins.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Pipeline of one stage: its layer and its dependencies.
 pub struct Pipeline<L> {
@@ -60,7 +66,12 @@ impl<L: Layer> Pipeline<L> {
         let decoded = batch.decode(|record| self.layer.decode(record, now));
         let mut backoff = Backoff::default();
         let lookup = loop {
-            match self.layer.look_up(&decoded.state.items).await {
+            let _step = self.health.begin_step("prepare", "decode and enrich a batch");
+            let lookup = tokio::select! {
+                lookup = self.layer.look_up(&decoded.state.items) => lookup,
+                () = self.stop.cancelled() => return None,
+            };
+            match lookup {
                 Ok(lookup) => break lookup,
                 Err(error) => self
                     .health
@@ -81,16 +92,30 @@ impl<L: Layer> Pipeline<L> {
         mut batch: Batch<Enriched<L::Enriched>>,
     ) -> Result<Option<Batch<Published>>, PipelineError> {
         let mut mode = WriteMode::Whole;
+        let mut timeout = TRANSACTION_TIMEOUT;
         let mut backoff = Backoff::default();
         loop {
+            let _step = self
+                .health
+                .begin_step("commit", "write, publish and commit a batch");
             let started = Instant::now();
-            let error = match self.transaction_context().run_transaction(&batch, mode).await {
+            let context = self.transaction_context();
+            let attempt = with_deadline(timeout, context.run_transaction(&batch, mode, timeout));
+            let attempt = tokio::select! {
+                attempt = attempt => attempt,
+                () = self.drain_timeout() => return Ok(None),
+            };
+            let error = match attempt {
                 Ok(published) => {
                     self.report_commit(&published, started.elapsed());
                     return Ok(Some(published));
                 }
                 Err(error) => error,
             };
+            if error.is_timeout() {
+                // The database may only be slow, or the batch large.
+                timeout = MAX_TRANSACTION_TIMEOUT.min(timeout * 2);
+            }
             self.metrics.record_retry(&self.origin.stage);
             tracing::debug!(%error, "batch attempt failed");
             match (error.policy(), &error) {
@@ -155,6 +180,12 @@ impl<L: Layer> Pipeline<L> {
         });
     }
 
+    /// Waits for a shutdown, and for the time that the work in progress has to finish then.
+    async fn drain_timeout(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    }
+
     /// Waits before the next attempt; `None` after a shutdown.
     async fn back_off(&self, backoff: &mut Backoff) -> Option<()> {
         tokio::select! {
@@ -171,6 +202,11 @@ impl Pipeline<Stg> {
     /// # Errors
     /// An error of a dependency; the orders stay pending then.
     pub async fn retry_pending(&self, max_wait: Duration) -> Result<usize, PipelineError> {
-        pending_retry::retry_pending(&self.transaction_context(), &self.metrics, max_wait).await
+        let _step = self.health.begin_step("pending", "retry pending orders");
+        let context = self.transaction_context();
+        tokio::select! {
+            retried = pending_retry::retry_pending(&context, &self.metrics, max_wait) => retried,
+            () = self.drain_timeout() => Ok(0),
+        }
     }
 }

@@ -155,8 +155,9 @@ impl Publisher {
             // The topic's own limit applies; see OutputLimit.
             .set("message.max.bytes", "104857600")
             .set("queue.buffering.max.kbytes", "131072")
-            // Shorter than the `idle_in_transaction_session_timeout` of the warehouse.
-            .set("message.timeout.ms", "30000");
+            // The transaction of the batch waits meanwhile, with its locks. It is shorter than the
+            // `idle_in_transaction_session_timeout` of the transaction.
+            .set("message.timeout.ms", "5000");
         let producer = RwLock::new(create_producer(&config, MAX_BATCH_BYTES)?);
         let limit = OutputLimit::from_max_message_bytes(DEFAULT_MAX_MESSAGE_BYTES);
         Ok(Self {

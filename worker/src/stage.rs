@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::StreamStage;
-use rdkafka::consumer::CommitMode;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -28,8 +27,9 @@ use crate::layer::stg::{ReferenceDataStore, Stg};
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::publish::{OutputLimit, Publisher};
+use crate::session::with_deadline;
 use crate::start_offsets::WarehouseStartOffsets;
-use crate::warehouse::Warehouse;
+use crate::warehouse::{TRANSACTION_TIMEOUT, Warehouse};
 
 /// Interval between two queries for pending orders that are due, and between two attempts to install the tag rules.
 const PENDING_RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -153,9 +153,8 @@ pub fn decode_settings(stage: &StreamStage) -> Result<DecodeSettings, StageError
 /// # Errors
 /// If the secret cannot be read.
 pub fn warehouse(stage: &StreamStage, secrets: &Secrets) -> Result<Warehouse, StageError> {
-    let options = connect::postgres_options(stage, secrets)?;
     Ok(Warehouse::new(
-        options,
+        connect::postgres_options(stage, secrets)?,
         stage.spec.warehouse.connections_per_worker,
         origin(stage),
     ))
@@ -201,7 +200,10 @@ async fn run_pipeline<L: Layer>(
     context: &StageContext,
     pipeline: Arc<Pipeline<L>>,
 ) -> Result<(), StageError> {
-    pipeline.publisher.refresh_limit().await;
+    tokio::select! {
+        _ = pipeline.publisher.refresh_limit() => {}
+        () = pipeline.stop.cancelled() => return Ok(()),
+    }
     let (consumer, fetched) = Consumer::start(consumer_settings(stage, context, &pipeline)?)?;
     let (prepared, received) = mpsc::channel(1);
     let preparing = prepare_batches(Arc::clone(&pipeline), fetched, prepared);
@@ -210,7 +212,8 @@ async fn run_pipeline<L: Layer>(
     // No batch is committed any more, so the lookups for the next one end too.
     pipeline.stop.cancel();
     let prepared = preparing.await;
-    let closed = consumer.close().await;
+    let positions = committed.as_ref().cloned().unwrap_or_default();
+    let closed = consumer.close(positions).await;
     committed?;
     prepared?;
     Ok(closed?)
@@ -259,12 +262,12 @@ async fn prepare_batches<L: Layer>(
     }
 }
 
-/// Writes, publishes and commits, batch by batch.
+/// Writes, publishes and commits, batch by batch. Returns the last positions.
 async fn commit_batches<L: Layer>(
     pipeline: &Pipeline<L>,
     mut prepared: mpsc::Receiver<TrackedBatch<Enriched<L::Enriched>>>,
     consumer: &Consumer,
-) -> Result<(), StageError> {
+) -> Result<BTreeMap<i32, i64>, StageError> {
     let mut positions = BTreeMap::new();
     while let Some(TrackedBatch { batch, guard, span }) = prepared.recv().await {
         let commit = pipeline.commit_with_retry(batch).instrument(span.clone());
@@ -276,9 +279,7 @@ async fn commit_batches<L: Layer>(
         positions.extend(updates.positions);
         drop(guard);
     }
-    // A synchronous commit blocks the thread; other stages need it meanwhile.
-    tokio::task::block_in_place(|| consumer.commit_offsets(&positions, CommitMode::Sync));
-    Ok(())
+    Ok(positions)
 }
 
 /// Commits the new positions to Kafka, and seeks, blocks and unblocks partitions.
@@ -288,7 +289,7 @@ fn apply_offset_updates(updates: &OffsetUpdates, consumer: &Consumer, health: &H
         seeks,
         blocked,
     } = updates;
-    consumer.commit_offsets(positions, CommitMode::Async);
+    consumer.commit_offsets(positions);
     consumer.seek(seeks, Duration::ZERO);
     positions
         .keys()
@@ -342,7 +343,16 @@ async fn install_thresholds(stage: &StreamStage, pipeline: &Pipeline<Cdm>) {
             () = pipeline.stop.cancelled() => return,
             _ = interval.tick() => {}
         }
-        match cdm::install_thresholds(pipeline.warehouse.pool(), &stage.spec.tags).await {
+        let installed = with_deadline(TRANSACTION_TIMEOUT, async {
+            let mut transaction = pipeline.warehouse.begin(TRANSACTION_TIMEOUT).await?;
+            cdm::install_thresholds(transaction.connection(), &stage.spec.tags).await?;
+            transaction.commit().await
+        });
+        let installed = tokio::select! {
+            installed = installed => installed,
+            () = pipeline.stop.cancelled() => return,
+        };
+        match installed {
             Ok(()) => return pipeline.health.mark_available(Dependency::Warehouse),
             Err(error) => pipeline
                 .health

@@ -5,28 +5,25 @@
 //! The warehouse: connections, transactions and positions.
 //!
 //! A worker acts as the role `streamstage_worker`, whatever its login is. A transaction locks and reads the positions
-//! before it writes anything, and stores the new positions together with the effects.
+//! before it writes anything, and stores the new positions together with the effects. [`crate::session`] has the
+//! connections.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgConnection, PgPool, Postgres, Row as _, Transaction};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{PgConnection, Row as _};
 
 use crate::batch::{Batch, Published};
 use crate::dead_letter::Origin;
 use crate::error_policy::{ErrorPolicy, policy_for_sqlstate};
 use crate::position::OffsetRanges;
 use crate::record_columns::Query;
+use crate::session::{Sessions, Transaction, with_deadline};
+use crate::statement;
 
-/// First statements of every connection. They set the least privileges, a time zone that does not depend on the
-/// server, and timeouts that release the locks of a hanging worker.
-const SESSION_SETTINGS: &str = "\
-SET ROLE streamstage_worker;
-SET timezone = 'UTC';
-SET lock_timeout = '10s';
-SET statement_timeout = '120s';
-SET idle_in_transaction_session_timeout = '60s'";
+/// Time that a transaction may take, unless it is known to take longer.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 const LOCK_POSITIONS: &str = "\
 SELECT partition, next_offset FROM streamstage.position
@@ -46,44 +43,38 @@ INSERT INTO streamstage.position (consumer_group, topic, partition, next_offset)
 SELECT $1, $2, initial.* FROM unnest($3::integer[], $4::bigint[]) AS initial (partition, next_offset)
 ORDER BY partition ON CONFLICT DO NOTHING";
 
-/// Connection pool of one stage, and access to its positions.
+/// Connections of one stage, and access to its positions.
 #[derive(Clone)]
 pub struct Warehouse {
-    pool: PgPool,
+    sessions: Sessions,
     origin: Origin,
 }
 
 impl Warehouse {
-    /// Creates a pool of at most `connections` connections, which open on first use.
+    /// At most `connections` connections to the first of `hosts` that accepts writes. They open on first use.
     #[must_use]
-    pub fn new(options: PgConnectOptions, connections: u32, origin: Origin) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(Duration::from_secs(10))
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    sqlx::raw_sql(SESSION_SETTINGS)
-                        .execute(connection)
-                        .await
-                        .map(drop)
-                })
-            })
-            .connect_lazy_with(options);
-        Self { pool, origin }
+    pub fn new(hosts: Vec<PgConnectOptions>, connections: u32, origin: Origin) -> Self {
+        Self {
+            sessions: Sessions::new(hosts, connections),
+            origin,
+        }
     }
 
-    /// The pool, for statements outside of a batch.
-    #[must_use]
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
-    }
-
-    /// Begins the transaction of a batch.
+    /// Begins a transaction whose statements take at most `timeout` each. The caller limits its duration by
+    /// [`with_deadline`].
     ///
     /// # Errors
-    /// If PostgreSQL is unreachable, or no connection is free within 10 s.
-    pub async fn begin_transaction(&self) -> Result<BatchTransaction, sqlx::Error> {
-        Ok(BatchTransaction(self.pool.begin().await?))
+    /// If no host accepts writes, or no connection is free within 10 s.
+    pub async fn begin(&self, timeout: Duration) -> Result<Transaction, sqlx::Error> {
+        self.sessions.begin(timeout).await
+    }
+
+    /// Begins the transaction of a batch, as [`Self::begin`].
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub async fn begin_transaction(&self, timeout: Duration) -> Result<BatchTransaction, sqlx::Error> {
+        Ok(BatchTransaction(self.begin(timeout).await?))
     }
 
     /// Reads the stored positions of a batch's partitions and locks them until the transaction ends.
@@ -118,9 +109,14 @@ impl Warehouse {
     /// # Errors
     /// If PostgreSQL is unreachable or the statement fails.
     pub async fn positions(&self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
-        let mut connection = self.pool.acquire().await?;
-        self.fetch_positions(SELECT_POSITIONS, &mut connection, partitions)
-            .await
+        with_deadline(TRANSACTION_TIMEOUT, async {
+            let mut transaction = self.begin(TRANSACTION_TIMEOUT).await?;
+            let stored = self.fetch_positions(SELECT_POSITIONS, transaction.connection(), partitions);
+            let stored = stored.await?;
+            transaction.commit().await?;
+            Ok(stored)
+        })
+        .await
     }
 
     /// Stores the start positions of partitions that have no position. Returns the positions that are stored then:
@@ -132,12 +128,19 @@ impl Warehouse {
         &self,
         starts: &BTreeMap<i32, i64>,
     ) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
-        let mut connection = self.pool.acquire().await?;
-        self.write_positions(INSERT_START_POSITIONS, &mut connection, starts)
-            .await?;
-        let partitions: Vec<i32> = starts.keys().copied().collect();
-        self.fetch_positions(SELECT_POSITIONS, &mut connection, &partitions)
-            .await
+        with_deadline(TRANSACTION_TIMEOUT, async {
+            let mut transaction = self.begin(TRANSACTION_TIMEOUT).await?;
+            let connection = transaction.connection();
+            self.write_positions(INSERT_START_POSITIONS, connection, starts)
+                .await?;
+            let partitions: Vec<i32> = starts.keys().copied().collect();
+            let stored = self
+                .fetch_positions(SELECT_POSITIONS, connection, &partitions)
+                .await?;
+            transaction.commit().await?;
+            Ok(stored)
+        })
+        .await
     }
 
     async fn fetch_positions(
@@ -171,17 +174,17 @@ impl Warehouse {
             topic,
             ..
         } = &self.origin;
-        sqlx::query(statement).bind(consumer_group).bind(topic)
+        statement::query(statement).bind(consumer_group).bind(topic)
     }
 }
 
 /// The transaction of a batch; a drop rolls it back.
-pub struct BatchTransaction(Transaction<'static, Postgres>);
+pub struct BatchTransaction(Transaction);
 
 impl BatchTransaction {
     /// Connection on which the transaction is open.
     pub fn connection(&mut self) -> &mut PgConnection {
-        &mut self.0
+        self.0.connection()
     }
 
     /// Commits a batch whose messages are acknowledged. This is the only way to commit.
@@ -190,6 +193,14 @@ impl BatchTransaction {
     /// If PostgreSQL does not confirm the commit. It may have committed: the next position check finds out.
     pub async fn commit(self, _: &Batch<Published>) -> Result<(), sqlx::Error> {
         self.0.commit().await
+    }
+
+    /// Rolls back a transaction that has nothing to write.
+    ///
+    /// # Errors
+    /// If PostgreSQL does not confirm it.
+    pub async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.0.rollback().await
     }
 }
 

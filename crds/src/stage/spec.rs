@@ -2,6 +2,8 @@
 //!
 //! Field groups have modules of their own; this module combines them.
 
+use std::time::Duration;
+
 use kube::{CustomResource, core::Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,8 @@ use super::{
 };
 use crate::schema::make_structural;
 
+/// Time that a worker has for its work in progress, after it has closed its last batch.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// Namespace of a stage whose document has no namespace.
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -171,6 +175,13 @@ impl StreamStage {
             .as_ref()
             .map(|dead_letter| dead_letter.topic.clone());
         explicit.unwrap_or_else(|| format!("{}.dlq", self.spec.source.topic))
+    }
+
+    /// Time that a worker has to finish its work in progress after SIGTERM. It exits then, whatever does not answer.
+    /// The termination grace period of its pod is longer.
+    #[must_use]
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.spec.batch.max_wait.as_std() + SHUTDOWN_TIMEOUT
     }
 
     /// Secrets that the stage references, as pairs of field path and Secret name.

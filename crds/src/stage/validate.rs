@@ -178,7 +178,13 @@ impl Violations {
 
     fn check_warehouse(&mut self, stage: &StreamStage) {
         let warehouse = &stage.spec.warehouse;
-        self.require_length("spec.warehouse.host", &warehouse.host, 253);
+        self.require_length("spec.warehouse.host", &warehouse.host, 1024);
+        let message = "has more than 16 hosts: remove some";
+        self.require(warehouse.hosts().count() <= 16, "spec.warehouse.host", message);
+        for (text, host) in warehouse.host.split(',').zip(warehouse.hosts()) {
+            let message = format!("`{text}` is not a host: use `host` or `host:port`, separated by commas");
+            self.require(host.is_some(), "spec.warehouse.host", message);
+        }
         self.require_in_range("spec.warehouse.port", &warehouse.port, &(1..=65_535));
         self.require_length("spec.warehouse.database", &warehouse.database, 63);
         self.require_secret_name(

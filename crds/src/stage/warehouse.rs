@@ -17,11 +17,13 @@ use super::rules::{message, rule_at};
     message::CONNECTION_BUDGET,
 )]))]
 pub struct Warehouse {
-    /// Host name or IP address of the server.
-    #[schemars(length(min = 1, max = 253))]
+    /// Host name or IP address of the server, or several separated by commas, each with an optional port, such as
+    /// `db-a,db-b:5433,[2001:db8::1]:5432`. The worker uses the first one that accepts writes, as libpq does with
+    /// `target_session_attrs=read-write`, and tries the others after a failover.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[^,\s]+(,[^,\s]+){0,15}$"))]
     pub host: String,
 
-    /// TCP port of the server. Default: 5432.
+    /// TCP port of every host without a port of its own. Default: 5432.
     #[serde(default = "default_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
@@ -54,6 +56,41 @@ pub struct Warehouse {
     pub connection_budget: Option<u32>,
 }
 
+impl Warehouse {
+    /// Hosts in the order of preference, each with its port; `None` in place of one that is malformed.
+    pub fn hosts(&self) -> impl Iterator<Item = Option<(&str, u16)>> {
+        self.host.split(',').map(|host| parse_host(host, self.port))
+    }
+}
+
+/// Splits a host into address and port. Brackets enclose an IPv6 address that a port may follow.
+fn parse_host(text: &str, default_port: u16) -> Option<(&str, u16)> {
+    let (address, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, rest) = rest.split_once(']')?;
+            let port = rest.strip_prefix(':');
+            (address, if rest.is_empty() { None } else { Some(port?) })
+        }
+        None if text.matches(':').count() > 1 => {
+            let is_ipv6 = text
+                .bytes()
+                .all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte));
+            return is_ipv6.then_some((text, default_port));
+        }
+        None => text
+            .split_once(':')
+            .map_or((text, None), |(address, port)| (address, Some(port))),
+    };
+    let is_address =
+        !address.is_empty() && !address.contains(|c: char| c.is_whitespace() || "[]".contains(c));
+    let port = match port {
+        None => default_port,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok()?,
+        Some(_) => return None,
+    };
+    (is_address && port > 0).then_some((address, port))
+}
+
 /// TLS mode of a PostgreSQL connection, with the values of libpq's `sslmode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -78,4 +115,36 @@ fn default_port() -> u16 {
 
 fn default_connections_per_worker() -> u32 {
     2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_a_port_of_its_own_or_the_port_of_the_warehouse() {
+        for (text, expected) in [
+            ("db", Some(("db", 5432))),
+            ("db:5433", Some(("db", 5433))),
+            ("10.0.0.1:6432", Some(("10.0.0.1", 6432))),
+            ("::1", Some(("::1", 5432))),
+            ("[::1]", Some(("::1", 5432))),
+            ("[::1]:5433", Some(("::1", 5433))),
+            ("/var/run/postgresql", Some(("/var/run/postgresql", 5432))),
+            ("", None),
+            (":5432", None),
+            ("db:", None),
+            ("db:0", None),
+            ("db:65536", None),
+            ("db:+1", None),
+            ("db:port", None),
+            ("a b", None),
+            ("[::1", None),
+            ("[::1]5432", None),
+            ("a:b:c", Some(("a:b:c", 5432))),
+            ("x:y:z", None),
+        ] {
+            assert_eq!(parse_host(text, 5432), expected, "{text}");
+        }
+    }
 }

@@ -7,9 +7,23 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::instance::{Pipeline, STAGES};
-use crate::orders::Generator;
+use crate::orders::{Generator, Message, send};
 
 impl Pipeline {
+    /// Writes messages for a recount, and returns the path of the file.
+    ///
+    /// # Errors
+    /// When the folder is not writable.
+    pub fn write_messages(&self, messages: &[Message]) -> Result<PathBuf> {
+        let mut lines = Vec::new();
+        for message in messages {
+            send::write_line(&mut lines, message)?;
+        }
+        let path = self.folder().join("orders.ndjson");
+        std::fs::write(&path, lines)?;
+        Ok(path)
+    }
+
     /// Writes the generator's reference data and the tag rules of the stage file; returns the paths of both files.
     ///
     /// # Errors

@@ -161,6 +161,15 @@ impl Pipeline {
         Ok(std::fs::write(&self.file, replace_required(&text, from, to)?)?)
     }
 
+    /// Replaces the host of the warehouse in every stage; `host` is as `spec.warehouse.host`.
+    ///
+    /// # Errors
+    /// When the stage file does not contain the former host.
+    pub fn set_warehouse_host(&mut self, host: &str) -> Result<()> {
+        let former = format!("host: {}\n", self.pool.connect_options().get_host());
+        self.edit(&former, &format!("host: \"{host}\"\n"))
+    }
+
     /// Sets `batch` of every stage, for example to `{maxRecords: 40, maxWait: 100ms}`.
     ///
     /// # Errors

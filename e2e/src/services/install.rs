@@ -15,7 +15,7 @@ use tokio::process::Command;
 const POLICY_SCRIPT: &str = "/usr/sbin/policy-rc.d";
 
 /// Debian packages of all services.
-const PACKAGES: &str = "openjdk-17-jre-headless maven postgresql redis-server";
+const PACKAGES: &str = "openjdk-17-jre-headless maven postgresql pgbouncer redis-server";
 
 /// Finds a program on the `PATH`, in `/usr/sbin` or in `/sbin`, or installs `package`.
 ///

@@ -118,7 +118,10 @@ async fn initdb(programs: &Path, launch: &Launch) -> Result<()> {
 }
 
 /// User and group ids to run as instead of root: `postgres` or `nobody`.
-fn unprivileged_user() -> Result<(u32, u32)> {
+///
+/// # Errors
+/// When the system has neither of them.
+pub(super) fn unprivileged_user() -> Result<(u32, u32)> {
     let accounts = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
     let find = |name: &str| {
         let mut fields = accounts.lines().map(|line| line.split(':').collect::<Vec<_>>());

@@ -2,13 +2,13 @@
 //!
 //! A local service can be stopped, killed and restarted on the same data, independently of the others.
 
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use super::process::{self, Launch};
-use super::{kafka, postgres, redis};
+use super::{kafka, pooler, postgres, redis};
 
 /// Timeout of a start, until the service answers.
 const START_TIMEOUT: Duration = Duration::from_secs(90);
@@ -24,6 +24,8 @@ pub enum Endpoint {
     Kafka(String),
     /// URL with a superuser.
     Postgres(String),
+    /// URL of a pooler in front of PostgreSQL, with the server's login.
+    Pooler(String),
     /// URL, with or without a database number.
     Redis(String),
 }
@@ -34,6 +36,7 @@ impl Endpoint {
         match self {
             Self::Kafka(servers) => kafka::probe(servers).await.map(|()| String::new()),
             Self::Postgres(url) => postgres::probe(url).await,
+            Self::Pooler(url) => pooler::probe(url).await.map(|()| String::new()),
             Self::Redis(url) => redis::probe(url).await,
         }
     }
@@ -42,7 +45,7 @@ impl Endpoint {
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
-            Self::Kafka(text) | Self::Postgres(text) | Self::Redis(text) => text,
+            Self::Kafka(text) | Self::Postgres(text) | Self::Pooler(text) | Self::Redis(text) => text,
         }
     }
 }
@@ -153,6 +156,40 @@ impl Service {
     /// When it is external or stopped.
     pub async fn kill(&mut self) -> Result<()> {
         self.stop_with(Some("KILL")).await
+    }
+
+    /// Halts the service and its child processes (SIGSTOP): connections stay open, and nothing answers.
+    ///
+    /// # Errors
+    /// When it is external or stopped.
+    pub fn halt(&self) -> Result<()> {
+        self.signal("STOP")
+    }
+
+    /// Resumes a halted service (SIGCONT).
+    ///
+    /// # Errors
+    /// When it is external or stopped.
+    pub fn resume(&self) -> Result<()> {
+        self.signal("CONT")
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let launch = self.launch()?;
+        let child = self.child.as_ref();
+        let pid = child.with_context(|| format!("{} is stopped", launch.name))?.id();
+        // The parent first, so that no child starts meanwhile.
+        let status = Command::new("sh")
+            .args([
+                "-c",
+                "kill -s $0 $1 && kill -s $0 $(cat /proc/$1/task/*/children)",
+                signal,
+            ])
+            .arg(pid.to_string())
+            .status()?;
+        // Without a child process, the second command fails.
+        let _has_children = status.success();
+        Ok(())
     }
 
     /// Stops the service with a signal; `None` is the one for a graceful stop.

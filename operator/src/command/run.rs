@@ -9,6 +9,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -27,6 +28,8 @@ use crate::metrics::stages::StageMetricsCollector;
 use crate::owned::FIELD_MANAGER;
 use crate::{controller, http, leader};
 
+/// Time that the controller has to finish after SIGTERM: shorter than the termination grace period of the pod, 30 s.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 /// The lease manager logs every renewal at `info`.
 const DEFAULT_LOG_FILTER: &str = "info,kube_lease_manager=warn";
 
@@ -108,7 +111,13 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
         result
     });
 
-    let result = lead(&flags, client, metrics, lags, stop.clone()).await;
+    let result = tokio::select! {
+        result = lead(&flags, client, metrics, lags, stop.clone()) => result,
+        () = wait_shutdown_timeout(&stop) => {
+            tracing::warn!("shutdown timed out, exiting; the API server or Kafka does not answer");
+            Ok(())
+        }
+    };
     stop.cancel();
     server.await?.with_context(|| {
         format!(
@@ -117,6 +126,12 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
         )
     })?;
     result
+}
+
+/// Waits until a shutdown has begun, and has lasted for [`SHUTDOWN_TIMEOUT`].
+async fn wait_shutdown_timeout(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
 }
 
 /// Waits to become the leader, runs the controller, and releases the lease at the end.

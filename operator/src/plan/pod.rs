@@ -25,8 +25,8 @@ const CONTAINER_NAME: &str = "worker";
 const USER_ID: i64 = 65_532;
 /// File mode of a mounted Secret: readable by owner and group.
 const SECRET_MODE: i32 = 0o440;
-/// Seconds of the termination grace period beyond the maximum batch wait, to write and commit the in-flight batch.
-const SHUTDOWN_GRACE_SECONDS: u64 = 30;
+/// Seconds of the termination grace period beyond the time after which a worker exits whatever it waits for.
+const EXIT_GRACE_SECONDS: u64 = 5;
 /// Seconds after which a worker on an unreachable node is replaced; the Kubernetes default is 300. A short time is safe:
 /// the position check fences off the old worker.
 const NODE_FAILURE_TOLERATION_SECONDS: i64 = 30;
@@ -146,10 +146,10 @@ fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
     }
 }
 
-/// Termination grace period: time to close the open batch and to commit it.
+/// Termination grace period: time to close the open batch, to commit it, and to exit.
 fn termination_grace_seconds(stage: &StreamStage) -> i64 {
-    let batch_wait = stage.spec.batch.max_wait.as_std().as_secs();
-    i64::try_from(batch_wait + SHUTDOWN_GRACE_SECONDS).unwrap_or(i64::MAX)
+    let shutdown = stage.shutdown_timeout().as_secs();
+    i64::try_from(shutdown + EXIT_GRACE_SECONDS).unwrap_or(i64::MAX)
 }
 
 /// Volume names of the referenced Secrets, each Secret once, by volume name.

@@ -17,7 +17,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use super::stage_selection::StageSelection;
 use crate::connect::{self, Secrets};
 use crate::layer::interface::LookupError;
+use crate::session::with_deadline;
 use crate::stage;
+use crate::statement;
+use crate::warehouse::TRANSACTION_TIMEOUT;
 
 /// Timeout of a request to Kafka.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -145,12 +148,15 @@ async fn check_reference_data(reference_data: &ReferenceData, secrets: &Secrets)
 
 async fn check_warehouse(stage: &StreamStage, secrets: &Secrets) -> anyhow::Result<String> {
     let warehouse = stage::warehouse(stage, secrets)?;
-    let (version, positions): (String, i64) = sqlx::query_as(
-        "SELECT current_setting('server_version'), (SELECT count(*) FROM streamstage.position)",
-    )
-    .fetch_one(warehouse.pool())
-    .await
-    .map_err(|error| {
+    let queried = with_deadline(TRANSACTION_TIMEOUT, async {
+        let mut transaction = warehouse.begin(TRANSACTION_TIMEOUT).await?;
+        statement::query_as(
+            "SELECT current_setting('server_version'), (SELECT count(*) FROM streamstage.position)",
+        )
+        .fetch_one(transaction.connection())
+        .await
+    });
+    let (version, positions): (String, i64) = queried.await.map_err(|error| {
         anyhow::anyhow!(
             "{error}; check the keys of spec.warehouse.authSecretName, run `worker migrate`, and grant the role \
              streamstage_worker to the login"

@@ -4,18 +4,30 @@
 )]
 //! `worker migrate`: creates or upgrades the schemas in every warehouse of the file.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use clap::Args;
 use sqlx::PgConnection;
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::migrate::{Migration, Migrator};
 
 use super::stage_selection::StageSelection;
 use crate::connect;
+use crate::session::Sessions;
+use crate::statement;
 
-/// Table of the applied migrations.
-const MIGRATIONS_TABLE: &str = "streamstage._sqlx_migrations";
+/// First statements of the transaction of a migration. The lock, whose key can be any constant, serializes workers that
+/// migrate at the same time; it ends with the transaction. The table has the columns that sqlx gives it.
+const PREPARE: &str = "\
+SELECT pg_advisory_xact_lock(7598805554571539831);
+CREATE SCHEMA IF NOT EXISTS streamstage;
+CREATE TABLE IF NOT EXISTS streamstage._sqlx_migrations (
+    version bigint PRIMARY KEY,
+    description text NOT NULL,
+    installed_on timestamptz NOT NULL DEFAULT now(),
+    success boolean NOT NULL,
+    checksum bytea NOT NULL,
+    execution_time bigint NOT NULL)";
 
 /// Migrations whose comments were reworded after warehouses had applied them: version and former SHA-384 in hex.
 /// Their statements are unchanged, so a warehouse with the former checksum is up to date.
@@ -64,7 +76,8 @@ pub async fn migrate(flags: Migrate) -> anyhow::Result<()> {
         if migrated.contains(&address) {
             continue;
         }
-        let applied = apply_migrations(connect::postgres_options(&stage, &secrets)?)
+        let sessions = Sessions::new(connect::postgres_options(&stage, &secrets)?, 1);
+        let applied = apply_migrations(&sessions)
             .await
             .with_context(|| format!("cannot migrate {host}:{port}/{database}"))?;
         tracing::info!(host, port, database, applied, "schemas are up to date");
@@ -73,48 +86,77 @@ pub async fn migrate(flags: Migrate) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Applies the missing migrations, and returns their number.
-async fn apply_migrations(options: PgConnectOptions) -> Result<i64, MigrateError> {
-    let mut connection = options.connect().await.map_err(MigrateError::Execute)?;
-    let before = count_applied(&mut connection).await?;
-    let mut migrator: Migrator = sqlx::migrate!("../migrations");
-    migrator.create_schema("streamstage");
-    migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
-    if before > 0 {
-        replace_former_checksums(&mut connection, &migrator).await?;
+/// Applies the missing migrations, and returns their number. Each is a transaction of its own, so that this works through
+/// a pooler too, and can be repeated after a failure.
+async fn apply_migrations(sessions: &Sessions) -> anyhow::Result<usize> {
+    let migrator: Migrator = sqlx::migrate!("../migrations");
+    let mut applied = 0;
+    loop {
+        let mut transaction = sessions.begin_as_login().await?;
+        let next = apply_next(transaction.connection(), &migrator).await?;
+        transaction.commit().await?;
+        if !next {
+            return Ok(applied);
+        }
+        applied += 1;
     }
-    migrator.run(&mut connection).await?;
-    let after = count_applied(&mut connection).await?;
-    connection.close().await.map_err(MigrateError::Execute)?;
-    Ok(after - before)
 }
 
-/// Returns the number of applied migrations; 0 if the table does not exist yet.
-async fn count_applied(connection: &mut PgConnection) -> Result<i64, MigrateError> {
-    let table: Option<String> = sqlx::query_scalar("SELECT to_regclass($1)::text")
-        .bind(MIGRATIONS_TABLE)
-        .fetch_one(&mut *connection)
-        .await?;
-    if table.is_none() {
-        return Ok(0);
+/// Applies the first missing migration. Returns false if none is missing.
+async fn apply_next(connection: &mut PgConnection, migrator: &Migrator) -> anyhow::Result<bool> {
+    sqlx::raw_sql(PREPARE).execute(&mut *connection).await?;
+    replace_former_checksums(connection, migrator).await?;
+    let applied: Vec<(i64, Vec<u8>)> =
+        statement::query_as("SELECT version, checksum FROM streamstage._sqlx_migrations")
+            .fetch_all(&mut *connection)
+            .await?;
+    let applied: BTreeMap<i64, Vec<u8>> = applied.into_iter().collect();
+    if let Some(unknown) = applied.keys().find(|&&version| !migrator.version_exists(version)) {
+        anyhow::bail!("migration {unknown} was applied by a newer version of the worker; use that version");
     }
-    Ok(
-        sqlx::query_scalar("SELECT count(*) FROM streamstage._sqlx_migrations")
-            .fetch_one(connection)
-            .await?,
+    for migration in migrator.iter() {
+        let version = migration.version;
+        match applied.get(&version) {
+            Some(checksum) if checksum[..] == *migration.checksum => {}
+            Some(_) => anyhow::bail!(
+                "migration {version} was changed after it was applied; use the worker that applied it"
+            ),
+            None => {
+                let statements = sqlx::raw_sql(migration.sql.clone()).execute(&mut *connection);
+                statements
+                    .await
+                    .with_context(|| format!("migration {version} failed"))?;
+                record_migration(connection, migration).await?;
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+async fn record_migration(connection: &mut PgConnection, migration: &Migration) -> Result<(), sqlx::Error> {
+    statement::query(
+        "INSERT INTO streamstage._sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES ($1, $2, true, $3, -1)",
     )
+    .bind(migration.version)
+    .bind(&*migration.description)
+    .bind(&*migration.checksum)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// Replaces the checksums in [`FORMER_CHECKSUMS`] by those of the reworded migrations.
 async fn replace_former_checksums(
     connection: &mut PgConnection,
     migrator: &Migrator,
-) -> Result<(), MigrateError> {
+) -> Result<(), sqlx::Error> {
     for (version, former) in FORMER_CHECKSUMS {
         let Some(migration) = migrator.iter().find(|migration| migration.version == version) else {
             continue;
         };
-        sqlx::query(
+        statement::query(
             "UPDATE streamstage._sqlx_migrations SET checksum = $3 \
              WHERE version = $1 AND checksum = decode($2, 'hex')",
         )

@@ -21,7 +21,10 @@ use crate::layer::stg::pending;
 use crate::record::{Header, Record};
 use crate::record_columns::record_from_row;
 use crate::rejection::Code;
+use crate::session::with_deadline;
 use crate::stage;
+use crate::statement;
+use crate::warehouse::{TRANSACTION_TIMEOUT, Warehouse};
 
 /// Number of dead letters per transaction.
 const BATCH_SIZE: i64 = 500;
@@ -71,25 +74,36 @@ async fn redrive_stage(stage: &StreamStage, secrets: &Secrets, code: Option<Code
     let warehouse = stage::warehouse(stage, secrets)?;
     let publisher = stage::publisher(stage, secrets)?;
     // Excludes records that fail again while this runs, so that it ends.
-    let started_at: String = sqlx::query_scalar("SELECT now()::text")
-        .fetch_one(warehouse.pool())
-        .await?;
+    let started_at = with_deadline(TRANSACTION_TIMEOUT, fetch_time(&warehouse)).await?;
     let mut redriven = 0;
     loop {
-        let mut transaction = warehouse.pool().begin().await?;
-        let records = lock_dead_letters(&mut transaction, &origin, code, &started_at).await?;
-        if records.is_empty() {
-            return Ok(redriven);
+        let batch = with_deadline(TRANSACTION_TIMEOUT, async {
+            let mut transaction = warehouse.begin(TRANSACTION_TIMEOUT).await?;
+            let connection = transaction.connection();
+            let records = lock_dead_letters(connection, &origin, code, &started_at).await?;
+            let count = records.len();
+            mark_redriven(connection, &origin, &records).await?;
+            let to_produce = match stage.spec.layer {
+                Layer::Stg => pending::requeue(connection, &origin, &settings, records).await?,
+                Layer::Dds | Layer::Cdm => records,
+            };
+            publisher.redrive(to_produce.iter()).await?;
+            transaction.commit().await?;
+            anyhow::Ok(count)
+        });
+        match batch.await? {
+            0 => return Ok(redriven),
+            count => redriven += count,
         }
-        mark_redriven(&mut transaction, &origin, &records).await?;
-        redriven += records.len();
-        let to_produce = match stage.spec.layer {
-            Layer::Stg => pending::requeue(&mut transaction, &origin, &settings, records).await?,
-            Layer::Dds | Layer::Cdm => records,
-        };
-        publisher.redrive(to_produce.iter()).await?;
-        transaction.commit().await?;
     }
+}
+
+/// Time of the warehouse.
+async fn fetch_time(warehouse: &Warehouse) -> Result<String, sqlx::Error> {
+    let mut transaction = warehouse.begin(TRANSACTION_TIMEOUT).await?;
+    statement::query_scalar("SELECT now()::text")
+        .fetch_one(transaction.connection())
+        .await
 }
 
 /// Locks one batch of dead letters and returns their records, each with its number of attempts as a header.
@@ -99,7 +113,7 @@ async fn lock_dead_letters(
     code: Option<Code>,
     started_at: &str,
 ) -> anyhow::Result<Vec<Record>> {
-    let query = sqlx::query(LOCK)
+    let query = statement::query(LOCK)
         .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .bind(code.map(|code| code.to_string()))
@@ -127,7 +141,7 @@ async fn mark_redriven(
         .iter()
         .map(|record| (record.partition, record.offset))
         .unzip();
-    let query = sqlx::query(MARK_REDRIVEN)
+    let query = statement::query(MARK_REDRIVEN)
         .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .bind(partitions)

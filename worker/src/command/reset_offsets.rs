@@ -20,7 +20,9 @@ use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use super::stage_selection::StageSelection;
 use crate::connect::{self, Secrets};
 use crate::position::LogRange;
+use crate::session::with_deadline;
 use crate::stage;
+use crate::warehouse::TRANSACTION_TIMEOUT;
 
 /// Timeout of a request to Kafka.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,9 +95,14 @@ async fn reset_stage(stage: &StreamStage, secrets: &Secrets, flags: &ResetOffset
         }
     }
     if flags.execute {
-        let mut transaction = warehouse.pool().begin().await?;
-        warehouse.store_positions(&mut transaction, &resets).await?;
-        transaction.commit().await?;
+        with_deadline(TRANSACTION_TIMEOUT, async {
+            let mut transaction = warehouse.begin(TRANSACTION_TIMEOUT).await?;
+            warehouse
+                .store_positions(transaction.connection(), &resets)
+                .await?;
+            transaction.commit().await
+        })
+        .await?;
     }
     Ok(())
 }

@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use crds::StreamStage;
 use prometheus_client::registry::Registry;
+use telemetry::progress::Progress;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -49,14 +52,24 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
     // Before the stages start, so that health checks and a shutdown work from the first moment.
     let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let listener = TcpListener::bind(flags.listen).await.with_context(listen_error)?;
-    let stop = CancellationToken::new();
+    let (stop, stop_serving) = (CancellationToken::new(), CancellationToken::new());
+    let progress = Progress::default();
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let healths = stages.iter().map(|stage| Arc::new(Health::new(stage.name())));
-    let healths: Vec<Arc<Health>> = healths.collect();
+    let healths: Vec<Arc<Health>> = stages
+        .iter()
+        .map(|stage| Arc::new(Health::in_process(stage.name(), progress.clone())))
+        .collect();
     registry.register_collector(Box::new(HealthCollector(healths.clone())));
-    let server = serve(listener, healths.clone(), Arc::new(registry), stop.clone());
-    let server = tokio::spawn(server);
+    let server = tokio::spawn(serve(
+        listener,
+        healths.clone(),
+        Arc::new(registry),
+        progress.clone(),
+        stop_serving.clone(),
+    ));
+    let timeout = stages.iter().map(StreamStage::shutdown_timeout).max();
+    let shutdown_timeout = wait_shutdown_timeout(&stop, timeout.unwrap_or_default());
     let mut running = JoinSet::new();
     for (stage, health) in stages.into_iter().zip(healths) {
         let context = StageContext {
@@ -74,14 +87,38 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
     tokio::spawn(stop_on_signal(signals, stop.clone()));
 
     let mut outcome = Ok(());
-    while let Some(result) = running.join_next().await {
-        // One failed stage stops the process, so that its supervisor notices the failure.
-        stop.cancel();
-        outcome = outcome.and(result.context("a stage panicked").flatten());
+    tokio::select! {
+        () = join_stages(running, &stop, &mut outcome) => {}
+        () = shutdown_timeout => {
+            let steps = progress.in_progress();
+            tracing::warn!(steps, "shutdown timed out, exiting; batches in progress are processed again later");
+        }
     }
-    stop.cancel();
+    stop_serving.cancel();
     server.await?.with_context(listen_error)?;
     outcome
+}
+
+/// Waits for the stages; `outcome` becomes the first error. One failed stage stops the process, so that its supervisor
+/// notices the failure.
+async fn join_stages(
+    mut running: JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+    outcome: &mut anyhow::Result<()>,
+) {
+    while let Some(result) = running.join_next().await {
+        stop.cancel();
+        let result = result.context("a stage panicked").flatten();
+        if outcome.is_ok() {
+            *outcome = result;
+        }
+    }
+}
+
+/// Waits until a shutdown has begun, and has lasted for `timeout`.
+async fn wait_shutdown_timeout(stop: &CancellationToken, timeout: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(timeout).await;
 }
 
 /// Cancels `stop` at the first SIGTERM or SIGINT.
@@ -97,7 +134,6 @@ async fn stop_on_signal((mut terminate, mut interrupt): (Signal, Signal), stop: 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use std::time::Duration;
 
     use super::*;
 

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::Metadata;
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::{Offset, TopicPartitionList};
+use telemetry::progress::StepGuard;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +62,7 @@ pub(super) struct Poller {
     runtime: Handle,
     in_flight: InFlight,
     health: Arc<Health>,
+    step: StepGuard,
     stop: CancellationToken,
 }
 
@@ -84,6 +86,7 @@ impl Poller {
             last_source_probe: None,
             runtime: Handle::current(),
             in_flight,
+            step: settings.health.begin_step("poll", "poll Kafka"),
             health: settings.health,
             stop: settings.stop,
         }
@@ -105,6 +108,7 @@ impl Poller {
 
     /// Polls for one record; rebalance callbacks run inside of this call.
     fn poll(&mut self, timeout: Duration) -> Result<(), ConsumeError> {
+        self.step.renew();
         let polled = self.kafka.poll(timeout);
         for change in self.kafka.context().take_changes()? {
             if let Some(offset) = change.start_offset {
@@ -142,10 +146,16 @@ impl Poller {
                 .topics()
                 .iter()
                 .all(|topic| topic.error().is_none() && !topic.partitions().is_empty())
+                && metadata
+                    .topics()
+                    .iter()
+                    .flat_map(MetadataTopic::partitions)
+                    .all(|partition| partition.leader() >= 0)
         };
         if metadata.is_ok_and(|metadata| has_topic(&metadata)) {
             self.health.mark_available(Dependency::Source);
         }
+        self.kafka.context().retry_leaderless(&self.kafka);
         self.last_source_probe = Some(Instant::now());
     }
 

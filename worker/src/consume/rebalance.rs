@@ -7,11 +7,12 @@
 //! An assigned partition starts at the position in PostgreSQL, never at the committed offset. A revocation waits for
 //! the in-flight batches, so that the next owner finds the position up to date.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
@@ -42,6 +43,8 @@ pub(super) struct RebalanceHandler {
     health: Arc<Health>,
     stop: CancellationToken,
     changes: Mutex<Result<Vec<AssignmentChange>, StartError>>,
+    /// Assigned partitions that cannot be read yet, because they have no leader.
+    leaderless: Mutex<BTreeSet<i32>>,
 }
 
 impl RebalanceHandler {
@@ -55,6 +58,7 @@ impl RebalanceHandler {
             health: Arc::clone(&settings.health),
             stop: settings.stop.clone(),
             changes: Mutex::new(Ok(Vec::new())),
+            leaderless: Mutex::default(),
         }
     }
 
@@ -73,26 +77,58 @@ impl RebalanceHandler {
         }
     }
 
-    /// Assigns the partitions at their start offsets. Retries until PostgreSQL and Kafka answer, or a shutdown.
-    fn assign(&self, kafka: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
-        let Some(starts) = self.wait_start_offsets(kafka, partitions) else {
+    /// Assigns the partitions at their start offsets, later those without a leader. Retries until PostgreSQL and Kafka
+    /// answer, or a shutdown.
+    fn assign(&self, kafka: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        let ids = partition_ids(partitions);
+        let Some(starts) = self.wait_start_offsets(kafka, &ids) else {
             return assign_paused(kafka, partitions);
         };
+        self.leaderless().extend(ids);
+        self.assign_at(kafka, starts);
+    }
+
+    /// Assigns the partitions that have a leader since they were assigned to this worker.
+    pub(super) fn retry_leaderless(&self, kafka: &BaseConsumer<Self>) {
+        let ids: Vec<i32> = self.leaderless().iter().copied().collect();
+        if ids.is_empty() {
+            return;
+        }
+        match self.resolve_start_offsets(kafka, &ids) {
+            Ok(starts) => self.assign_at(kafka, starts),
+            Err(error) => drop(self.report_start_error(error)),
+        }
+    }
+
+    /// Assigns partitions whose start offsets are resolved.
+    fn assign_at(&self, kafka: &BaseConsumer<Self>, starts: BTreeMap<i32, i64>) {
         // Both dependencies have answered. On an idle topic nothing else would report it.
         self.health.mark_available(Dependency::Warehouse);
-        self.health.mark_available(Dependency::Source);
+        self.leaderless()
+            .retain(|partition| !starts.contains_key(partition));
+        let leaderless = self.leaderless().clone();
+        if leaderless.is_empty() {
+            self.health.mark_available(Dependency::Source);
+        } else {
+            let cause = format!(
+                "{}: no leader for the partitions {leaderless:?}; the others are read",
+                self.topic
+            );
+            self.health.mark_unavailable(Dependency::Source, &cause);
+        }
+        let mut partitions = TopicPartitionList::new();
         let assigned = starts.iter().try_for_each(|(&partition, &offset)| {
-            partitions.set_partition_offset(&self.topic, partition, Offset::Offset(offset))
+            partitions.add_partition_offset(&self.topic, partition, Offset::Offset(offset))
         });
         // librdkafka retains the paused state of a partition from an earlier assignment.
         let assigned = assigned
-            .and_then(|()| kafka.incremental_assign(partitions))
-            .and_then(|()| kafka.resume(partitions));
+            .and_then(|()| kafka.incremental_assign(&partitions))
+            .and_then(|()| kafka.resume(&partitions));
         match assigned {
             Ok(()) => {
                 tracing::info!(topic = self.topic, positions = ?starts, "partitions assigned");
                 // The committed offsets may be older than the positions if the previous owner crashed.
-                let committed = kafka.commit(partitions, CommitMode::Async);
+                let committed = kafka.commit(&partitions, CommitMode::Async);
                 committed.unwrap_or_else(
                     |error| tracing::debug!(%error, "failed to commit offsets to Kafka, retrying"),
                 );
@@ -117,32 +153,40 @@ impl RebalanceHandler {
     fn wait_start_offsets(
         &self,
         kafka: &BaseConsumer<Self>,
-        partitions: &TopicPartitionList,
+        partitions: &[i32],
     ) -> Option<BTreeMap<i32, i64>> {
         let mut backoff = Backoff::default();
         while !self.stop.is_cancelled() {
+            let _step = self.health.begin_step("poll", "resolve start offsets");
             let error = match self.resolve_start_offsets(kafka, partitions) {
                 Ok(starts) => return Some(starts),
                 Err(error) => error,
             };
-            let dependency = match error {
-                StartError::OutOfRange(_) => {
-                    self.record_change(Err(error));
-                    return None;
-                }
-                StartError::Warehouse(_) => Dependency::Warehouse,
-                StartError::Source(_) => Dependency::Source,
-            };
-            self.health.mark_unavailable(dependency, &error.to_string());
+            self.report_start_error(error)?;
             std::thread::sleep(backoff.next_delay());
         }
         None
     }
 
+    /// Reports an error that is retried. `None` after a terminal one, which [`Self::take_changes`] returns.
+    fn report_start_error(&self, error: StartError) -> Option<()> {
+        let dependency = match error {
+            StartError::OutOfRange(_) => {
+                self.record_change(Err(error));
+                return None;
+            }
+            StartError::Warehouse(_) => Dependency::Warehouse,
+            StartError::Source(_) => Dependency::Source,
+        };
+        self.health.mark_unavailable(dependency, &error.to_string());
+        Some(())
+    }
+
+    /// Start offsets of those partitions that have a leader.
     fn resolve_start_offsets(
         &self,
         kafka: &BaseConsumer<Self>,
-        partitions: &TopicPartitionList,
+        partitions: &[i32],
     ) -> Result<BTreeMap<i32, i64>, StartError> {
         let offset = |list: &TopicPartitionList, partition| match list
             .find_partition(&self.topic, partition)?
@@ -151,8 +195,20 @@ impl RebalanceHandler {
             Offset::Offset(offset) => Some(offset),
             _ => None,
         };
-        let ids = partition_ids(partitions);
-        let committed = kafka.committed_offsets(partitions.clone(), REQUEST_TIMEOUT)?;
+        let leaders = self.partitions_with_leader(kafka)?;
+        let ids: Vec<i32> = partitions
+            .iter()
+            .copied()
+            .filter(|id| leaders.contains(id))
+            .collect();
+        if ids.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mut list = TopicPartitionList::new();
+        for &id in &ids {
+            list.add_partition(&self.topic, id);
+        }
+        let committed = kafka.committed_offsets(list, REQUEST_TIMEOUT)?;
         let at_start_time = self
             .start_offsets
             .start_time()
@@ -171,6 +227,16 @@ impl RebalanceHandler {
             offsets.insert(partition, partition_offsets);
         }
         self.runtime.block_on(self.start_offsets.start_offsets(offsets))
+    }
+
+    /// Partitions of the topic that have a leader. The offsets of another one cannot be read.
+    fn partitions_with_leader(&self, kafka: &BaseConsumer<Self>) -> Result<BTreeSet<i32>, KafkaError> {
+        let metadata = kafka.fetch_metadata(Some(&self.topic), REQUEST_TIMEOUT)?;
+        let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+        Ok(partitions
+            .filter(|partition| partition.leader() >= 0)
+            .map(MetadataPartition::id)
+            .collect())
     }
 
     /// First offset at or after `time` (milliseconds since the Unix epoch) in each partition.
@@ -194,10 +260,17 @@ impl RebalanceHandler {
                 "in-flight batches did not finish before revocation; the position check settles them"
             );
         }
-        if let Err(error) = kafka.incremental_unassign(partitions) {
+        let revoked = partition_ids(partitions);
+        let mut assigned = TopicPartitionList::new();
+        for &partition in &revoked {
+            // A partition without a leader is not assigned to the client.
+            if !self.leaderless().remove(&partition) {
+                assigned.add_partition(&self.topic, partition);
+            }
+        }
+        if let Err(error) = kafka.incremental_unassign(&assigned) {
             tracing::warn!(%error, "failed to unassign partitions");
         }
-        let revoked = partition_ids(partitions);
         tracing::info!(topic = self.topic, partitions = ?revoked, "partitions revoked");
         // The next owner reports whether a partition is still blocked.
         for &partition in &revoked {
@@ -211,6 +284,10 @@ impl RebalanceHandler {
                 start_offset: None,
             })
             .collect()));
+    }
+
+    fn leaderless(&self) -> MutexGuard<'_, BTreeSet<i32>> {
+        self.leaderless.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report_assignment(&self, kafka: &BaseConsumer<Self>) {

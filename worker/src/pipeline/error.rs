@@ -4,6 +4,7 @@ use crate::error_policy::ErrorPolicy;
 use crate::health::Dependency;
 use crate::layer::interface::LookupError;
 use crate::publish::PublishError;
+use crate::session;
 use crate::warehouse;
 
 /// Error of an attempt; nothing of the attempt is committed.
@@ -38,6 +39,12 @@ impl PipelineError {
             Self::Lookup(_) => ErrorPolicy::Retry,
             Self::PositionMissing(_) => ErrorPolicy::Stop,
         }
+    }
+
+    /// Returns true if a deadline of PostgreSQL ended the attempt.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Warehouse(error) if session::is_timeout(error))
     }
 
     /// Dependency that caused the error.

@@ -28,6 +28,8 @@ use crate::position::OffsetRanges;
 use crate::publish::{PublishError, TOO_LARGE_FOR_UNKNOWN_LIMIT};
 use crate::record::{Header, Item};
 use crate::rejection::{Code, Rejection};
+use crate::session::with_deadline;
+use crate::warehouse::TRANSACTION_TIMEOUT;
 
 /// Maximum number of orders per transaction.
 const BATCH_SIZE: i64 = 500;
@@ -54,12 +56,18 @@ pub(super) async fn retry_pending(
     metrics: &Metrics,
     max_wait: Duration,
 ) -> Result<usize, PipelineError> {
-    match retry_batch(context, metrics, max_wait, BATCH_SIZE).await {
+    let retry = |limit| {
+        with_deadline(
+            TRANSACTION_TIMEOUT,
+            retry_batch(context, metrics, max_wait, limit),
+        )
+    };
+    match retry(BATCH_SIZE).await {
         Err(error) if is_record_error(&error) => {}
         result => return result,
     }
     let mut retried = 0;
-    while retried < BATCH_SIZE && retry_batch(context, metrics, max_wait, 1).await? > 0 {
+    while retried < BATCH_SIZE && retry(1).await? > 0 {
         retried += 1;
     }
     Ok(usize::try_from(retried).unwrap_or_default())
@@ -78,11 +86,14 @@ async fn retry_batch(
     limit: i64,
 ) -> Result<usize, PipelineError> {
     let started = Instant::now();
-    let mut transaction = context.warehouse.begin_transaction().await?;
+    let mut transaction = context.warehouse.begin_transaction(TRANSACTION_TIMEOUT).await?;
     let orders = pending::lock_due(transaction.connection(), context.origin, limit).await?;
     let count = orders.len();
     let single = match &orders[..] {
-        [] => return Ok(0),
+        [] => {
+            transaction.rollback().await?;
+            return Ok(0);
+        }
         [single] => Some(single.clone()),
         _ => None,
     };

@@ -12,6 +12,7 @@
 //! commit before every message is acknowledged.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::PgConnection;
@@ -43,13 +44,15 @@ pub(super) enum WriteMode {
 }
 
 impl<L: Layer> TransactionContext<'_, L> {
-    /// Writes, publishes and commits a batch. Everything is done, or nothing is stored.
+    /// Writes, publishes and commits a batch. Everything is done, or nothing is stored. `timeout` is that of each
+    /// statement.
     pub(super) async fn run_transaction(
         &self,
         batch: &Batch<Enriched<L::Enriched>>,
         mode: WriteMode,
+        timeout: Duration,
     ) -> Result<Batch<Published>, PipelineError> {
-        let mut transaction = self.warehouse.begin_transaction().await?;
+        let mut transaction = self.warehouse.begin_transaction(timeout).await?;
         let plan = self.plan_apply(transaction.connection(), batch).await?;
         let written = self.write(transaction.connection(), batch, plan, mode).await?;
         let published = self.publish(written).await?;

@@ -7,8 +7,9 @@
 use std::collections::HashSet;
 
 use crds::stage::TagRule;
-use sqlx::PgPool;
+use sqlx::PgConnection;
 
+use crate::statement;
 use crate::vault::normalize;
 
 /// Key of the advisory lock that serializes workers which start at the same time. Any constant works.
@@ -60,29 +61,28 @@ fn threshold_rows(rules: &[TagRule]) -> ThresholdRows<'_> {
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn install_thresholds(pool: &PgPool, rules: &[TagRule]) -> Result<(), sqlx::Error> {
+pub async fn install_thresholds(connection: &mut PgConnection, rules: &[TagRule]) -> Result<(), sqlx::Error> {
     let ThresholdRows {
         categories,
         thresholds,
         tags,
     } = threshold_rows(rules);
-    let mut transaction = pool.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+    statement::query("SELECT pg_advisory_xact_lock($1)")
         .bind(ADVISORY_LOCK_KEY)
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
-    sqlx::query(DELETE)
+    statement::query(DELETE)
         .bind(&categories)
         .bind(&thresholds)
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
-    sqlx::query(UPSERT)
+    statement::query(UPSERT)
         .bind(&categories)
         .bind(&thresholds)
         .bind(&tags)
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]

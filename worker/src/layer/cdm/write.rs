@@ -14,6 +14,7 @@ use super::decode::Fact;
 use super::ledger::{Contribution, CounterDeltas, Deltas};
 use crate::layer::interface::Effects;
 use crate::record_columns::Query;
+use crate::statement;
 use crate::vault::hash_key;
 
 /// Inserts the orders that the ledger does not contain, and returns the facts that are new.
@@ -134,7 +135,7 @@ async fn lock_replacements<'f>(
 ) -> Result<Vec<&'f Contribution>, sqlx::Error> {
     let orders: Vec<i64> = candidates.keys().copied().collect();
     let mut replacements = Vec::new();
-    for row in sqlx::query(LOCK).bind(orders).fetch_all(connection).await? {
+    for row in statement::query(LOCK).bind(orders).fetch_all(connection).await? {
         let locked = Contribution {
             order_id: row.try_get("order_id")?,
             version: row.try_get("version")?,
@@ -159,7 +160,7 @@ fn bind_contributions<'q>(statement: &'static str, contributions: &[&'q Contribu
         format!("{{{}}}", keys.join(","))
     };
     let rows = contributions.iter();
-    sqlx::query(statement)
+    statement::query(statement)
         .bind(rows.clone().map(|row| row.order_id).collect::<Vec<_>>())
         .bind(rows.clone().map(|row| row.version.as_slice()).collect::<Vec<_>>())
         .bind(rows.clone().map(|row| row.user).collect::<Vec<_>>())
@@ -224,7 +225,7 @@ impl Mart {
                 &[user.to_string().as_str(), entity.to_string().as_str()],
             )
         };
-        sqlx::query(AssertSqlSafe(self.statement.as_str()))
+        statement::query(AssertSqlSafe(self.statement.as_str()))
             .bind(deltas.keys().map(id).collect::<Vec<_>>())
             .bind(deltas.keys().map(|(user, _)| *user).collect::<Vec<_>>())
             .bind(deltas.keys().map(|(_, entity)| *entity).collect::<Vec<_>>())
@@ -247,7 +248,7 @@ async fn upsert_names(connection: &mut PgConnection, facts: &[&Fact]) -> Result<
             }
         }
     }
-    sqlx::query(UPSERT_NAMES)
+    statement::query(UPSERT_NAMES)
         .bind(latest.keys().copied().collect::<Vec<_>>())
         .bind(latest.values().map(|(_, name)| *name).collect::<Vec<_>>())
         .bind(latest.values().map(|(version, _)| *version).collect::<Vec<_>>())

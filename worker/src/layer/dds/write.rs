@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::fact::OrderWithFact;
 use crate::layer::interface::Effects;
 use crate::record::Item;
+use crate::statement;
 use crate::vault::{Column, MODEL, VaultLine, VaultOrder, VaultRows, hash_key, insert_statement};
 use crate::version::Version;
 
@@ -43,7 +44,7 @@ pub(super) async fn write_orders(
     for (item, version) in items.iter().zip(&versions) {
         rows.push(&vault_order(item), version);
     }
-    let mut query = sqlx::query(AssertSqlSafe(INSERT.as_str())).bind(record_source);
+    let mut query = statement::query(AssertSqlSafe(INSERT.as_str())).bind(record_source);
     for column in rows.into_columns() {
         query = match column {
             Column::Uuid(values) => query.bind(values),
@@ -83,7 +84,7 @@ async fn find_sent(
         .map(|id| hash_key("h_order", &[&id.to_string()]))
         .collect();
     let digests: Vec<&[u8]> = unknown.iter().map(|&index| versions[index].digest()).collect();
-    let rows = sqlx::query(FIND_SENT)
+    let rows = statement::query(FIND_SENT)
         .bind(&order_ids)
         .bind(keys)
         .bind(digests)

@@ -14,6 +14,7 @@ use crate::dead_letter::Origin;
 use crate::decode::DecodeSettings;
 use crate::record::Record;
 use crate::record_columns::{bind_records, record_from_row, text_array};
+use crate::statement;
 use crate::version::Version;
 
 /// Maximum delay between two attempts, in seconds. The first delay is 1 s, and each is twice the previous one.
@@ -94,7 +95,7 @@ pub(super) async fn insert(
     if orders.is_empty() {
         return Ok(());
     }
-    let query = sqlx::query(INSERT)
+    let query = statement::query(INSERT)
         .bind(&origin.consumer_group)
         .bind(&origin.topic);
     let query = bind_records(query, orders.iter().map(|order| order.record), |_| true)
@@ -135,7 +136,7 @@ pub async fn requeue(
     }
     let orders = decoded.iter().map(|(_, order)| order.event.object_id);
     let versions = decoded.iter().map(|(_, order)| order.version.as_bytes());
-    let is_stored: Vec<bool> = sqlx::query_scalar(IS_STORED)
+    let is_stored: Vec<bool> = statement::query_scalar(IS_STORED)
         .bind(orders.collect::<Vec<_>>())
         .bind(versions.collect::<Vec<_>>())
         .fetch_all(&mut *connection)
@@ -165,7 +166,7 @@ pub async fn lock_due(
     origin: &Origin,
     limit: i64,
 ) -> Result<Vec<PendingOrder>, sqlx::Error> {
-    let rows = sqlx::query(LOCK_DUE)
+    let rows = statement::query(LOCK_DUE)
         .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .bind(limit)
@@ -194,7 +195,7 @@ pub async fn delete(connection: &mut PgConnection, resolved: &[(i64, Vec<u8>)]) 
         .iter()
         .map(|(order, version)| (order, version.as_slice()))
         .unzip();
-    sqlx::query(DELETE)
+    statement::query(DELETE)
         .bind(orders)
         .bind(versions)
         .execute(connection)
@@ -210,7 +211,7 @@ pub async fn postpone(
     connection: &mut PgConnection,
     retries: &[(i64, Vec<u8>, Vec<String>)],
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(POSTPONE)
+    statement::query(POSTPONE)
         .bind(retries.iter().map(|(order, ..)| *order).collect::<Vec<_>>())
         .bind(
             retries

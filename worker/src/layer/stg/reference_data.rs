@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use crds::contract::{RestaurantEntry, UserEntry};
 use moka::sync::Cache;
-use redis::aio::ConnectionManager;
 
 use crate::layer::interface::LookupError;
 use crate::layer::stg::decode::Order;
 use crate::layer::stg::enrich::{LookupResult, Restaurant, User};
+use crate::redis_connection::RedisConnection;
 
 /// Lifetime of a cached entry.
 const CACHE_TTL: Duration = Duration::from_mins(1);
@@ -30,15 +30,15 @@ const RESTAURANT_CACHE_CAPACITY: u64 = 2_000;
 /// Reference data of one stage, with a cache of parsed entries.
 #[derive(Clone)]
 pub struct ReferenceDataStore {
-    redis: ConnectionManager,
+    redis: RedisConnection,
     users: Cache<String, Arc<User>>,
     restaurants: Cache<String, Arc<Restaurant>>,
 }
 
 impl ReferenceDataStore {
-    /// Creates a store with an empty cache. The connection must reconnect automatically.
+    /// Creates a store with an empty cache.
     #[must_use]
-    pub fn new(redis: ConnectionManager) -> Self {
+    pub fn new(redis: RedisConnection) -> Self {
         fn cache<V: Clone + Send + Sync + 'static>(capacity: u64) -> Cache<String, V> {
             Cache::builder()
                 .max_capacity(capacity)

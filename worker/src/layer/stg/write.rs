@@ -16,6 +16,7 @@ use crate::dead_letter::Origin;
 use crate::layer::interface::Effects;
 use crate::record::Item;
 use crate::record_columns::Query;
+use crate::statement;
 
 /// Inserts orders that the table does not contain, and returns every version of the batch that is new.
 ///
@@ -185,7 +186,7 @@ impl<'i> Columns<'i> {
     where
         'i: 'q,
     {
-        sqlx::query(statement)
+        statement::query(statement)
             .bind(self.object_id)
             .bind(self.sent)
             .bind(self.update_ts)

@@ -1,0 +1,211 @@
+#![expect(clippy::disallowed_types, reason = "edge: connects to PostgreSQL")]
+//! Connections to PostgreSQL, and the transactions on them.
+//!
+//! No session has state: a pooler such as `PgBouncer` gives a server connection to another client after every
+//! transaction. Role, time zone and timeouts are local to a transaction, and [`crate::statement`] names no statement.
+//!
+//! A connection is used again only after a commit. After any failure it is dropped without a farewell, because its
+//! server may be silent, or read-only since a failover; the next transaction connects again.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Timeout of a connection attempt to one host, until its first transaction has begun.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time that a transaction waits for the other transactions of the stage, if they use every connection.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Last statement of every beginning; its row is `off` on a server that accepts writes.
+const IS_READ_ONLY: &str = "SHOW transaction_read_only";
+
+/// Connections of one stage to its warehouse. Clones share them.
+#[derive(Clone)]
+pub struct Sessions(Arc<Shared>);
+
+struct Shared {
+    hosts: Vec<PgConnectOptions>,
+    /// Index of the host that accepted the last connection.
+    preferred: AtomicUsize,
+    idle: Mutex<Vec<PgConnection>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Sessions {
+    /// At most `connections` connections to the first of `hosts` that accepts writes. They open on first use.
+    #[must_use]
+    pub fn new(hosts: Vec<PgConnectOptions>, connections: u32) -> Self {
+        let permits = usize::try_from(connections).unwrap_or(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Shared {
+            hosts,
+            preferred: AtomicUsize::new(0),
+            idle: Mutex::default(),
+            permits: Arc::new(Semaphore::new(permits)),
+        }))
+    }
+
+    /// Begins a transaction with the role of the workers, in UTC. The server cancels a statement after `timeout`, a wait
+    /// for a lock after 10 s, and a transaction whose client is silent after 10 s.
+    ///
+    /// # Errors
+    /// If no connection is free, or no host accepts writes. Names the hosts.
+    pub async fn begin(&self, timeout: Duration) -> Result<Transaction, sqlx::Error> {
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED;
+            SET LOCAL ROLE streamstage_worker;
+            SET LOCAL timezone = 'UTC';
+            SET LOCAL lock_timeout = '10s';
+            SET LOCAL idle_in_transaction_session_timeout = '10s';
+            SET LOCAL statement_timeout = {};
+            {IS_READ_ONLY}",
+            timeout.as_millis()
+        );
+        self.begin_with(&begin).await
+    }
+
+    /// Begins a transaction with the role of the login, and without timeouts: for migrations.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub async fn begin_as_login(&self) -> Result<Transaction, sqlx::Error> {
+        let begin = format!("BEGIN; SET LOCAL statement_timeout = 0; {IS_READ_ONLY}");
+        self.begin_with(&begin).await
+    }
+
+    async fn begin_with(&self, begin: &str) -> Result<Transaction, sqlx::Error> {
+        let permit = Arc::clone(&self.0.permits).acquire_owned();
+        let permit = tokio::time::timeout(PERMIT_TIMEOUT, permit).await;
+        let permit = permit.map_err(|_| failure("every connection of the stage is in use"))?;
+        let idle = self.0.idle().pop();
+        let connection = match idle {
+            Some(idle) => match begin_within_timeout(async { Ok(idle) }, begin).await {
+                Ok(connection) => Some(connection),
+                Err(_) => {
+                    // The server has closed this connection, is silent or read-only; so it is for the others.
+                    self.0.idle().clear();
+                    None
+                }
+            },
+            None => None,
+        };
+        let connection = match connection {
+            Some(connection) => connection,
+            None => self.0.connect(begin).await?,
+        };
+        Ok(Transaction {
+            connection,
+            sessions: Arc::clone(&self.0),
+            _permit: permit.map_err(|_| sqlx::Error::PoolClosed)?,
+        })
+    }
+}
+
+impl Shared {
+    /// Connects to the first host that accepts writes, beginning with the preferred one.
+    async fn connect(&self, begin: &str) -> Result<PgConnection, sqlx::Error> {
+        let preferred = self.preferred.load(Ordering::Relaxed);
+        let mut errors = Vec::new();
+        for index in 0..self.hosts.len() {
+            let index = (preferred + index) % self.hosts.len();
+            let host = &self.hosts[index];
+            match begin_within_timeout(host.connect(), begin).await {
+                Ok(connection) => {
+                    self.preferred.store(index, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(error) => errors.push(format!("{}:{}: {error}", host.get_host(), host.get_port())),
+            }
+        }
+        Err(failure(&errors.join("; ")))
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Begins a transaction on a connection that is made now, or was idle. The transaction must accept writes.
+async fn begin_within_timeout(
+    connection: impl Future<Output = Result<PgConnection, sqlx::Error>>,
+    begin: &str,
+) -> Result<PgConnection, sqlx::Error> {
+    with_deadline(CONNECT_TIMEOUT, async {
+        let mut connection = connection.await?;
+        let statements = sqlx::raw_sql(AssertSqlSafe(begin.to_owned()));
+        let row = statements.fetch_one(&mut connection).await?;
+        if row.try_get::<String, _>(0)? == "on" {
+            return Err(failure("the server is read-only"));
+        }
+        Ok(connection)
+    })
+    .await
+}
+
+/// A transaction. Unless it is committed, a drop closes its connection, and the server rolls it back.
+pub struct Transaction {
+    connection: PgConnection,
+    sessions: Arc<Shared>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Transaction {
+    /// Connection on which the transaction is open.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// Commits, and leaves the connection to the next transaction.
+    ///
+    /// # Errors
+    /// If PostgreSQL does not confirm the commit. It may have committed nevertheless.
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql("COMMIT").execute(&mut self.connection).await?;
+        self.sessions.idle().push(self.connection);
+        Ok(())
+    }
+
+    /// Rolls back a transaction that has not failed, and leaves the connection to the next transaction.
+    ///
+    /// # Errors
+    /// If PostgreSQL does not confirm it.
+    pub async fn rollback(mut self) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql("ROLLBACK").execute(&mut self.connection).await?;
+        self.sessions.idle().push(self.connection);
+        Ok(())
+    }
+}
+
+/// Runs work that uses PostgreSQL, for at most `timeout`. Work that takes longer is dropped, with its transaction.
+///
+/// # Errors
+/// The error of the work, or one of the kind [`io::ErrorKind::TimedOut`].
+pub async fn with_deadline<T, E: From<sqlx::Error>>(
+    timeout: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let result = tokio::time::timeout(timeout, work).await;
+    result.unwrap_or_else(|_| {
+        let cause = format!("no answer within {} s", timeout.as_secs());
+        Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, cause)).into())
+    })
+}
+
+/// Returns true if a deadline of the client or the server ended the work, which may only have been slow.
+#[must_use]
+pub fn is_timeout(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+        // Query canceled.
+        sqlx::Error::Database(error) => error.code().as_deref() == Some("57014"),
+        _ => false,
+    }
+}
+
+/// A transient failure. It is an I/O error, because no record is at fault, whatever the server has answered.
+fn failure(cause: &str) -> sqlx::Error {
+    sqlx::Error::Io(io::Error::other(cause.to_owned()))
+}
