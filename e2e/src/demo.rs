@@ -5,7 +5,6 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,
-    clippy::print_stdout,
     reason = "edge: measures time, writes files, prints the result"
 )]
 
@@ -19,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use telemetry::stdout::print_line;
 
 use crate::orders::manifest::Manifest;
 use crate::orders::{Generator, Message, Settings, send};
@@ -84,7 +84,7 @@ pub async fn run(flags: Flags) -> Result<()> {
         ..Options::default()
     };
     let services = Services::from_env_or_start(options).await?;
-    println!("services   {}", services.summary());
+    print_line(format_args!("services   {}", services.summary()))?;
     let pipeline = Pipeline::create(&services, "streamstage", 6).await?;
     let mut generator = Generator::new(&Settings::default());
     pipeline.load_reference_data(&generator, 0).await?;
@@ -108,7 +108,7 @@ pub async fn run(flags: Flags) -> Result<()> {
         worker.stop().await?;
     }
     drop((pipeline, services));
-    println!("stopped    services stopped, scratch folder removed");
+    print_line("stopped    services stopped, scratch folder removed")?;
     Ok(())
 }
 
@@ -122,10 +122,10 @@ async fn produce_history(
     let messages: Vec<Message> = generator.history(orders).collect();
     messages.iter().try_for_each(|message| sent.record(message))?;
     let manifest = pipeline.produce(1, messages.into_iter()).await?;
-    println!(
+    print_line(format_args!(
         "history    {orders} orders, {} messages, {} of them malformed on purpose",
         manifest.messages, manifest.bad
-    );
+    ))?;
     Ok(())
 }
 
@@ -139,9 +139,9 @@ async fn drain_stages(pipeline: &Pipeline) -> Result<Vec<Worker>> {
         let drained = progress::wait_drained(pipeline, stage).await?;
         let (records, rate) = (drained.records, drained.records_per_second());
         let (start, memory) = (started.as_millis(), worker.peak_rss_bytes()? >> 20);
-        println!(
+        print_line(format_args!(
             "{stage:<10} {records:>8} messages in   {rate:>7.0}/s   started in {start} ms, {memory} MiB at most"
-        );
+        ))?;
         workers.push(worker);
     }
     Ok(workers)
@@ -157,10 +157,10 @@ async fn produce_live(
     if flags.seconds == 0 || flags.rate <= 0.0 {
         return Ok(());
     }
-    println!(
+    print_line(format_args!(
         "live       {} orders per minute for {} s (Ctrl-C ends it sooner)",
         flags.rate, flags.seconds
-    );
+    ))?;
     let end = Instant::now() + Duration::from_secs(flags.seconds);
     let mut ticks = tokio::time::interval(Duration::from_secs_f64(60.0 / flags.rate));
     while Instant::now() < end {
@@ -178,7 +178,7 @@ async fn produce_live(
 
 /// Prints the records in and out of every stage, dead letters by code, and the number of pending orders.
 async fn print_summary(pipeline: &Pipeline, manifest: &Manifest, workers: &[Worker]) -> Result<()> {
-    println!();
+    print_line("")?;
     for (stage, output) in STAGES
         .iter()
         .zip([Some(pipeline.stg_topic()), Some(pipeline.dds_topic()), None])
@@ -188,18 +188,18 @@ async fn print_summary(pipeline: &Pipeline, manifest: &Manifest, workers: &[Work
         let produced = produced.map_or_else(String::new, |end_offsets| {
             format!("{:>8} out", end_offsets.values().sum::<i64>())
         });
-        println!("{stage:<10} {consumed:>8} in   {produced}");
+        print_line(format_args!("{stage:<10} {consumed:>8} in   {produced}"))?;
     }
     let codes = tables::count_dead_letters(pipeline.pool()).await?;
     let counts: Vec<String> = codes
         .iter()
         .map(|(code, count)| format!("{code} {count}"))
         .collect();
-    println!("dead       {}", counts.join(", "));
+    print_line(format_args!("dead       {}", counts.join(", ")))?;
     let pending: i64 = pipeline
         .query_scalar("SELECT count(*) FROM stg.pending_enrichment")
         .await?;
-    println!("pending    {pending}, workers {}\n", workers.len());
+    print_line(format_args!("pending    {pending}, workers {}\n", workers.len()))?;
     let expected = manifest
         .bad_by_code
         .iter()
@@ -219,13 +219,13 @@ async fn compare_with_recount(pipeline: &Pipeline, generator: &Generator, sent: 
     let expected = recount(&messages, &reference_data, &tags)?;
     let marts = read_marts(pipeline.pool()).await?;
     let agree = expected == marts;
-    println!(
+    print_line(format_args!(
         "recount    products {}, categories {}, tags {}: {}",
         expected.products.len(),
         expected.categories.len(),
         expected.tags.len(),
         if agree { "all agree" } else { "DIFFERENT" }
-    );
+    ))?;
     ensure!(agree, "the marts differ from the recount");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Telemetry of a StreamStage binary: the log, the HTTP endpoints for probes and Prometheus, and process metrics.
+//! Telemetry of a StreamStage binary: the log, the output of commands, the HTTP endpoints for probes and Prometheus, and
+//! process metrics.
 //!
 //! Must never know a stage: each binary adds its own readiness and metrics.
 //!
@@ -6,9 +7,11 @@
 //! - [`http`]: `/livez` and `/metrics`; the binary adds `/readyz`
 //! - [`progress`]: the steps in progress, for `/livez`
 //! - [`process`]: CPU, memory and file descriptors of this process
+//! - [`stdout`]: output of a command, also to a pipe that its reader closes
 
 pub mod http;
 pub mod log;
 #[cfg(target_os = "linux")]
 pub mod process;
 pub mod progress;
+pub mod stdout;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::layer::interface::Effects;
 use crate::position::{ApplyPlan, OffsetRanges};
-use crate::record::{Item, Record};
+use crate::record::{Item, Record, RecordId};
 use crate::rejection::{Code, Rejection};
 
 /// A batch in the state `S`.
@@ -60,17 +60,19 @@ pub struct Written<'b, T> {
     pub items: Vec<&'b Item<T>>,
     /// Effects of the write, by item.
     pub effects: Effects,
-    /// Dead letters that were not stored before.
-    pub dead_letters: Vec<RejectedRecord>,
+    /// Codes of the dead letters that were not stored before.
+    pub dead_letters: Vec<Code>,
     /// Offsets from which the partitions continue.
     pub offset_updates: OffsetUpdates,
 }
 
-/// A batch whose outputs and dead letters are all acknowledged: the only state that can be committed.
+/// A batch whose outputs are all acknowledged: the only state that can be committed.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
     /// Effects of the write, as counts.
     pub effects: Effects,
+    /// Records whose outputs are acknowledged.
+    pub outputs: Vec<RecordId>,
     /// Codes of the new dead letters.
     pub dead_letters: Vec<Code>,
     /// Offsets from which the partitions continue.

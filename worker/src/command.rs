@@ -1,8 +1,8 @@
 //! Command line of the worker: its commands, and the help that teaches them.
 
 pub mod check;
+pub mod dead_letters;
 pub mod migrate;
-pub mod redrive;
 pub mod reset_offsets;
 pub mod run;
 pub mod stage_selection;
@@ -15,7 +15,8 @@ use clap::{Parser, Subcommand};
 /// StreamStage, the same file that `kubectl apply -f` takes. One file can have several stages.
 ///
 /// First steps: `migrate` creates the schemas, `check` tests every dependency, `run` consumes the topics until it is
-/// stopped. Later, `redrive` retries dead letters, and `reset-offsets` repairs a position that is out of range.
+/// stopped. Later, `dead-letters` lists and redrives rejected records, and `reset-offsets` repairs a position that is out of
+/// range.
 #[derive(Debug, Parser)]
 #[command(
     name = "worker",
@@ -26,7 +27,7 @@ Examples:
   worker check -f examples/local.yaml
   worker run -f examples/local.yaml
   worker run -f examples/local.yaml --stage stg
-  worker redrive -f examples/local.yaml --stage stg --code ReferenceDataMissing
+  worker dead-letters list -f examples/local.yaml
   worker reset-offsets -f examples/local.yaml --stage stg --to earliest
 
 Secrets: a stage names its Secrets in authSecretName.
@@ -84,19 +85,16 @@ Examples:
   worker check -f examples/local.yaml
   worker check -f examples/local.yaml --stage stg")]
     Check(check::Check),
-    /// Redrive dead letters to the source topic
+    /// List, show, redrive or discard dead letters
     ///
-    /// Repair the cause first, then redrive: every dead letter is processed again, and becomes a dead letter again if it
-    /// still fails. A stored order whose reference data was missing becomes pending again instead of being produced.
+    /// A dead letter is a record that a stage has rejected. Repair the cause first, then redrive: every dead letter is
+    /// processed again, and becomes a dead letter again if it still fails.
     #[command(after_help = "\
 Examples:
-  worker redrive -f examples/local.yaml --stage stg
-  worker redrive -f examples/local.yaml --stage stg --code ReferenceDataMissing
-
-Find the codes:
-  SELECT stage, code, count(*) FROM streamstage.dead_letter
-  WHERE redriven_at IS NULL GROUP BY stage, code;")]
-    Redrive(redrive::Redrive),
+  worker dead-letters list -f examples/local.yaml
+  worker dead-letters show -f examples/local.yaml --stage stg --partition 3 --offset 14
+  worker dead-letters redrive -f examples/local.yaml --stage stg --code ReferenceDataMissing --execute")]
+    DeadLetters(dead_letters::DeadLetters),
     /// Reset stored positions that are out of the log's range
     ///
     /// A stage stops with `OffsetOutOfRange` if its topic no longer has the stored position, for example because the

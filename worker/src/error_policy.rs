@@ -6,8 +6,11 @@
 //! | PostgreSQL 08, 57, 53, 25P03, 40001, 40P01, 55P03, 25006; unreachable or timed out | retry with backoff and jitter |
 //! | PostgreSQL 22, 23514, 21000, 54000 | bisect; dead-letter the failing record |
 //! | PostgreSQL, any other error | bisect; block the partition of the failing record, the others continue |
+//! | PostgreSQL rejects the row of a dead letter | bisect; block the partition of the record, the others continue |
+//! | a panic while a record is processed | bisect; dead-letter the record |
 //! | Kafka rejects an output as too large | refresh the topic's limit, dead-letter the outputs over it |
-//! | Kafka, any other publish error | retry with backoff and jitter |
+//! | Kafka, any other publish error, or no acknowledgment in time | retry with backoff and jitter |
+//! | Kafka, any error of a copy of a dead letter | retry the copy later, beside the pipeline |
 //! | a fatal Kafka client error; a position outside of the log | stop, and report the reason |
 //! | Redis is unreachable, slow or rejects the request | retry with backoff and jitter, dead-letter nothing |
 //!

@@ -52,12 +52,24 @@ pub struct StageHealth {
     pub unavailable: BTreeMap<Dependency, String>,
     /// Cause of each block, by partition. A partition blocks at a record that fails for an unknown reason.
     pub blocked: BTreeMap<i32, String>,
+    /// Dead letters whose copy on the dead letter topic is not produced yet; `None` before the first query.
+    pub dead_letter_copies: Option<PendingCopies>,
+}
+
+/// Dead letters whose copy is not produced yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PendingCopies {
+    /// Their number, at most 100,000.
+    pub pending: u64,
+    /// Error of a failed attempt; `None` if no attempt has failed.
+    pub error: Option<String>,
 }
 
 impl StageHealth {
     /// Returns true if the worker is a member of the group and every dependency is available.
     ///
-    /// A blocked partition does not count, because the other partitions continue.
+    /// A blocked partition does not count, because the other partitions continue. A missing copy of a dead letter does
+    /// not count either, because the warehouse has the dead letter.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.partitions.is_some() && self.unavailable.is_empty()
@@ -162,6 +174,24 @@ impl Health {
         }
     }
 
+    /// Sets the dead letters whose copy is not produced yet. Logs when the first attempt fails, and when none is pending
+    /// any more.
+    pub fn set_pending_copies(&self, copies: PendingCopies) {
+        let (pending, error) = (copies.pending, copies.error.clone());
+        let previous = self.lock().dead_letter_copies.replace(copies);
+        let had_error = previous.is_some_and(|previous| previous.error.is_some());
+        match error {
+            Some(cause) if !had_error => tracing::warn!(
+                stage = self.stage,
+                pending,
+                cause,
+                "copies of dead letters not produced, retrying"
+            ),
+            None if had_error => tracing::info!(stage = self.stage, "copies of dead letters produced"),
+            _ => {}
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, StageHealth> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -227,6 +257,17 @@ mod tests {
         assert!(health.snapshot().is_ready());
         health.unblock_partition(1);
         assert!(health.snapshot().blocked.is_empty());
+    }
+
+    #[test]
+    fn a_missing_copy_of_a_dead_letter_does_not_affect_readiness() {
+        let health = Health::new("stg");
+        health.set_assigned_partitions(1);
+        health.set_pending_copies(PendingCopies {
+            pending: 3,
+            error: Some("topic orders.dlq: unknown topic".into()),
+        });
+        assert!(health.snapshot().is_ready());
     }
 
     #[test]

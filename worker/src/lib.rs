@@ -17,6 +17,7 @@ pub mod http;
 pub mod layer;
 pub mod metrics;
 pub mod output;
+pub mod panic_guard;
 pub mod pipeline;
 pub mod position;
 pub mod publish;

@@ -1,7 +1,7 @@
 //! Entry point of the worker: parses the command line and runs the command.
 
 use clap::Parser as _;
-use worker::command::{Cli, Command, check, migrate, redrive, reset_offsets, run};
+use worker::command::{Cli, Command, check, dead_letters, migrate, reset_offsets, run};
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
@@ -21,7 +21,7 @@ async fn run_command(command: Command) -> anyhow::Result<()> {
         Command::Run(flags) => run::run(flags).await,
         Command::Migrate(flags) => migrate::migrate(flags).await,
         Command::Check(flags) => check::check(flags).await,
-        Command::Redrive(flags) => Box::pin(redrive::redrive(flags)).await,
+        Command::DeadLetters(flags) => Box::pin(dead_letters::run(flags)).await,
         Command::ResetOffsets(flags) => Box::pin(reset_offsets::reset(flags)).await,
     }
 }

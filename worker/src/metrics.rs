@@ -28,6 +28,8 @@ pub const BATCHES: &str = "streamstage_worker_batches";
 pub const BATCH_DURATION_SECONDS: &str = "streamstage_worker_batch_duration_seconds";
 /// Counter by stage: failed attempts to commit a batch, each followed by a retry.
 pub const BATCH_RETRIES: &str = "streamstage_worker_batch_retries";
+/// Counter by stage: failed attempts to produce a copy of a dead letter, each followed by another one.
+pub const DEAD_LETTER_COPY_FAILURES: &str = "streamstage_worker_dead_letter_copy_failures";
 /// Gauge by stage and partition: stored position, which is the next offset to read.
 pub const POSITION: &str = "streamstage_worker_position";
 /// Gauge by stage: Kafka timestamp of the newest committed record, in seconds since the Unix epoch.
@@ -73,6 +75,7 @@ pub struct Metrics {
     batches: Family<StageLabels, Counter>,
     batch_duration_seconds: Family<StageLabels, Histogram, fn() -> Histogram>,
     batch_retries: Family<StageLabels, Counter>,
+    copy_failures: Family<StageLabels, Counter>,
     position: Family<PartitionLabels, Gauge>,
     newest_record_timestamp_seconds: Family<StageLabels, Gauge>,
 }
@@ -90,6 +93,7 @@ impl Metrics {
             batches: Family::default(),
             batch_duration_seconds: Family::new_with_constructor(histogram),
             batch_retries: Family::default(),
+            copy_failures: Family::default(),
             position: Family::default(),
             newest_record_timestamp_seconds: Family::default(),
         };
@@ -109,6 +113,8 @@ impl Metrics {
         );
         let help = "Failed attempts to commit a batch, each followed by a retry";
         registry.register(BATCH_RETRIES, help, metrics.batch_retries.clone());
+        let help = "Failed attempts to produce a copy of a dead letter to the dead letter topic";
+        registry.register(DEAD_LETTER_COPY_FAILURES, help, metrics.copy_failures.clone());
         let help = "Stored position: the next offset to read";
         registry.register(POSITION, help, metrics.position.clone());
         registry.register(
@@ -181,6 +187,15 @@ impl Metrics {
             })
             .inc();
     }
+
+    /// Counts failed attempts to produce a copy of a dead letter.
+    pub fn record_copy_failures(&self, stage: &str, count: usize) {
+        self.copy_failures
+            .get_or_create(&StageLabels {
+                stage: stage.to_owned(),
+            })
+            .inc_by(count as u64);
+    }
 }
 
 fn register_build_info(registry: &mut Registry) {
@@ -216,6 +231,7 @@ mod tests {
         published.offset_updates.positions.insert(0, 7);
         metrics.record_batch("stg", &published, 0.1);
         metrics.record_retry("stg");
+        metrics.record_copy_failures("stg", 1);
         let health = Arc::new(Health::new("stg"));
         registry.register_collector(Box::new(HealthCollector(vec![health])));
         let mut text = String::new();

@@ -20,14 +20,16 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::batch::{Batch, Enriched, Fetched, Published};
+use crate::batch::{Batch, Decoded, Enriched, Fetched, Published, RejectedRecord};
 use crate::dead_letter::Origin;
 use crate::error_policy::ErrorPolicy;
 use crate::health::{Dependency, Health};
 use crate::layer::interface::Layer;
 use crate::layer::stg::Stg;
 use crate::metrics::Metrics;
+use crate::panic_guard::{catch_panic, reject_panic};
 use crate::publish::{Publisher, TOO_LARGE_FOR_UNKNOWN_LIMIT};
+use crate::record::Item;
 use crate::rejection::{Code, Rejection};
 use crate::session::with_deadline;
 use crate::warehouse::{TRANSACTION_TIMEOUT, Warehouse};
@@ -49,7 +51,7 @@ pub struct Pipeline<L> {
     pub origin: Origin,
     /// Stores effects and positions.
     pub warehouse: Warehouse,
-    /// Publishes outputs and dead letters.
+    /// Publishes outputs.
     pub publisher: Publisher,
     /// Health of the stage.
     pub health: Arc<Health>,
@@ -63,24 +65,60 @@ impl<L: Layer> Pipeline<L> {
     /// Decodes and enriches a batch. Retries the lookup of reference data until it succeeds; `None` after a shutdown.
     pub async fn prepare(&self, batch: Batch<Fetched>) -> Option<Batch<Enriched<L::Enriched>>> {
         let now = Timestamp::now().as_microsecond();
-        let decoded = batch.decode(|record| self.layer.decode(record, now));
+        let decoded = batch.decode(|record| reject_panic(|| self.layer.decode(record, now)));
+        match self.look_up(&decoded.state.items).await? {
+            Ok(lookup) => Some(decoded.enrich(|value| reject_panic(|| self.layer.enrich(value, &lookup)))),
+            Err(_) => self.enrich_one_by_one(decoded).await,
+        }
+    }
+
+    /// Looks up the reference data of these items. Retries until it succeeds; `None` after a shutdown. An error is a
+    /// panic, which one of the items has caused.
+    async fn look_up(&self, items: &[Item<L::Decoded>]) -> Option<Result<L::Lookup, Rejection>> {
         let mut backoff = Backoff::default();
-        let lookup = loop {
+        loop {
             let _step = self.health.begin_step("prepare", "decode and enrich a batch");
             let lookup = tokio::select! {
-                lookup = self.layer.look_up(&decoded.state.items) => lookup,
+                lookup = catch_panic(self.layer.look_up(items)) => lookup,
                 () = self.stop.cancelled() => return None,
             };
             match lookup {
-                Ok(lookup) => break lookup,
-                Err(error) => self
+                Ok(Ok(lookup)) => {
+                    self.health.mark_available(Dependency::ReferenceData);
+                    return Some(Ok(lookup));
+                }
+                Ok(Err(error)) => self
                     .health
                     .mark_unavailable(Dependency::ReferenceData, &error.to_string()),
+                Err(rejection) => return Some(Err(rejection)),
             }
             self.back_off(&mut backoff).await?;
-        };
-        self.health.mark_available(Dependency::ReferenceData);
-        Some(decoded.enrich(|value| self.layer.enrich(value, &lookup)))
+        }
+    }
+
+    /// Enriches each item with a lookup of its own, and rejects those whose lookup panics.
+    async fn enrich_one_by_one(
+        &self,
+        decoded: Batch<Decoded<L::Decoded>>,
+    ) -> Option<Batch<Enriched<L::Enriched>>> {
+        let Decoded { items, mut rejected } = decoded.state;
+        let mut enriched = Vec::with_capacity(items.len());
+        for item in items {
+            let looked_up = self.look_up(std::slice::from_ref(&item)).await?;
+            let Item { record, value } = item;
+            let value = looked_up.and_then(|lookup| reject_panic(|| self.layer.enrich(value, &lookup)));
+            match value {
+                Ok(value) => enriched.push(Item { record, value }),
+                Err(rejection) => rejected.push(RejectedRecord { record, rejection }),
+            }
+        }
+        Some(Batch {
+            ranges: decoded.ranges,
+            state: Enriched {
+                items: enriched,
+                rejected,
+            },
+        })
     }
 
     /// Writes, publishes and commits a batch, with retries; `None` after a shutdown.
@@ -100,9 +138,13 @@ impl<L: Layer> Pipeline<L> {
                 .begin_step("commit", "write, publish and commit a batch");
             let started = Instant::now();
             let context = self.transaction_context();
-            let attempt = with_deadline(timeout, context.run_transaction(&batch, mode, timeout));
+            let attempt = catch_panic(Box::pin(context.run_transaction(&batch, mode, timeout)));
+            let attempt = async {
+                let attempt = attempt.await;
+                attempt.unwrap_or_else(|rejection| Err(PipelineError::Panic(rejection)))
+            };
             let attempt = tokio::select! {
-                attempt = attempt => attempt,
+                attempt = with_deadline(timeout, attempt) => attempt,
                 () = self.drain_timeout() => return Ok(None),
             };
             let error = match attempt {
@@ -208,5 +250,113 @@ impl Pipeline<Stg> {
             retried = pending_retry::retry_pending(&context, &self.metrics, max_wait) => retried,
             () = self.drain_timeout() => Ok(0),
         }
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_types,
+    reason = "edge: a pipeline without dependencies, whose layer panics"
+)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use prometheus_client::registry::Registry;
+    use rdkafka::ClientConfig;
+    use sqlx::PgConnection;
+    use sqlx::postgres::PgConnectOptions;
+
+    use super::*;
+    use crate::layer::interface::{Effects, LookupError};
+    use crate::output::Output;
+    use crate::position::{OffsetRange, OffsetRanges};
+    use crate::record::Record;
+
+    /// Offsets of the records that make each step panic.
+    const DECODE: i64 = 2;
+    const LOOK_UP: i64 = 4;
+    const ENRICH: i64 = 6;
+
+    /// Layer that panics at these records.
+    struct PanickingLayer;
+
+    impl Layer for PanickingLayer {
+        type Decoded = i64;
+        type Lookup = ();
+        type Enriched = i64;
+
+        fn decode(&self, record: &Record, _: i64) -> Result<i64, Rejection> {
+            assert_ne!(record.offset, DECODE);
+            Ok(record.offset)
+        }
+
+        async fn look_up(&self, items: &[Item<i64>]) -> Result<(), LookupError> {
+            tokio::task::yield_now().await;
+            assert!(items.iter().all(|item| item.value != LOOK_UP));
+            Ok(())
+        }
+
+        fn enrich(&self, decoded: i64, (): &()) -> Result<i64, Rejection> {
+            assert_ne!(decoded, ENRICH);
+            Ok(decoded)
+        }
+
+        async fn write(&self, _: &mut PgConnection, _: &[&Item<i64>]) -> Result<Effects, sqlx::Error> {
+            Ok(Effects::default())
+        }
+
+        fn output(_: &i64) -> Option<&Output> {
+            None
+        }
+    }
+
+    fn pipeline() -> Pipeline<PanickingLayer> {
+        let origin = Origin {
+            stage: "stg".into(),
+            consumer_group: "orders.stg".into(),
+            topic: "orders".into(),
+        };
+        Pipeline {
+            layer: PanickingLayer,
+            warehouse: Warehouse::new(vec![PgConnectOptions::new()], 1, origin.clone()),
+            origin,
+            publisher: Publisher::new(ClientConfig::new(), None).expect("settings"),
+            health: Arc::new(Health::new("stg")),
+            metrics: Metrics::register(&mut Registry::default()),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    async fn prepare(offsets: &[i64]) -> (Vec<i64>, BTreeMap<i64, Code>) {
+        let records = offsets.iter().map(|&offset| Record {
+            offset,
+            ..Record::default()
+        });
+        let batch = Batch {
+            ranges: OffsetRanges::from([(0, OffsetRange { from: 0, to: 10 })]),
+            state: Fetched {
+                records: records.collect(),
+            },
+        };
+        let prepared = pipeline().prepare(batch).await.expect("no shutdown").state;
+        let rejected = prepared.rejected.iter();
+        (
+            prepared.items.iter().map(|item| item.value).collect(),
+            rejected
+                .map(|rejected| (rejected.record.offset, rejected.rejection.code))
+                .collect(),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_record_that_makes_a_step_panic_is_rejected_and_the_others_are_not() {
+        for step in [DECODE, LOOK_UP, ENRICH] {
+            let (items, rejected) = prepare(&[1, step, 7]).await;
+            assert_eq!(items, [1, 7], "{step}");
+            assert_eq!(rejected, BTreeMap::from([(step, Code::WorkerPanic)]));
+        }
+        let (items, rejected) = prepare(&[1, 2, 3, 4, 5, 6, 7]).await;
+        assert_eq!(items, [1, 3, 5, 7]);
+        assert!(rejected.keys().eq(&[DECODE, LOOK_UP, ENRICH]), "{rejected:?}");
     }
 }

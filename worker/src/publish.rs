@@ -1,136 +1,66 @@
-#![expect(
-    clippy::disallowed_types,
-    reason = "edge: writes outputs and dead letters to Kafka"
-)]
-//! Publishes the outputs and dead letters of a batch, and waits until every message is acknowledged.
+#![expect(clippy::disallowed_types, reason = "edge: writes outputs to Kafka")]
+//! Publishes the outputs of a batch, and waits until every message is acknowledged.
 //!
 //! Runs after the effects are written and before they are committed, so every committed effect has been published. If
-//! the commit fails, the retry publishes identical messages again.
+//! the commit fails, the retry publishes only what the brokers have not acknowledged yet. Dead letters are not part of
+//! this: [`crate::dead_letter::copy_task`] produces their copies after the commit.
 
-use std::collections::VecDeque;
+mod deliveries;
+pub mod error;
+pub mod limit;
+pub mod record_producer;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-use crate::batch::RejectedRecord;
-use crate::dead_letter::{self, Origin};
-use crate::error_policy::ErrorPolicy;
+use deliveries::Deliveries;
+use limit::RECORD_OVERHEAD_BYTES;
+
+use crate::batch::{Batch, Published};
 use crate::output::Output;
-use crate::record::{Header, Record};
+use crate::record::{Record, RecordId};
 use crate::version::VERSION_HEADER;
 
-/// Bytes of a producer batch besides the value: batch header, key and version.
-const RECORD_OVERHEAD_BYTES: usize = 512;
+pub use error::PublishError;
+pub use limit::OutputLimit;
+
 /// Kafka's default of `message.max.bytes`, assumed if the topic's setting cannot be read.
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
 /// Maximum size of a producer batch (`batch.size`), unless a topic's limit is lower.
 const MAX_BATCH_BYTES: usize = 1_000_000;
 /// Timeout of a request to the brokers.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that a batch may wait for its acknowledgments: meanwhile its transaction holds locks. The messages stay in
+/// flight, so that a slow broker delays the batch but does not prevent it.
+const ACKNOWLEDGMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Delay before a message is enqueued again, if the client's queue is full of acknowledged messages it has not
-/// released.
+/// Delay before a message is enqueued again, if the client's queue is full.
 const QUEUE_FULL_DELAY: Duration = Duration::from_millis(5);
 /// Detail of an `OutputTooLarge` rejection if the limit of the output topic is unknown.
 pub const TOO_LARGE_FOR_UNKNOWN_LIMIT: &str =
     "the output topic rejects the message, and the stage is not authorized to read its max.message.bytes";
 
-/// Largest value that the output topic accepts, in bytes. Clones share the value, which the publisher refreshes.
-#[derive(Clone, Debug)]
-pub struct OutputLimit(Arc<AtomicUsize>);
-
-impl OutputLimit {
-    /// Limit of a topic with this `max.message.bytes`.
-    #[must_use]
-    pub fn from_max_message_bytes(max_message_bytes: usize) -> Self {
-        let limit = Self(Arc::default());
-        limit.set_max_message_bytes(max_message_bytes);
-        limit
-    }
-
-    /// Maximum bytes of a value.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn set_max_message_bytes(&self, max_message_bytes: usize) {
-        let bytes = max_message_bytes.saturating_sub(RECORD_OVERHEAD_BYTES);
-        self.0.store(bytes, Ordering::Relaxed);
-    }
-}
-
-/// Error of a publish. Nothing of the batch is committed then.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// The topic's limit was lowered since it was read.
-    #[error("topic {0} rejects a message as too large; raise its max.message.bytes")]
-    TooLarge(String),
-    /// A message was not acknowledged: rejected, or not confirmed in time.
-    #[error("topic {topic}: {source}; check that the topic exists and that the stage may write to it")]
-    Unacknowledged {
-        /// Topic of the message.
-        topic: String,
-        /// Error of the client.
-        source: KafkaError,
-    },
-    /// The client cannot recover.
-    #[error("fatal Kafka client error: {0}; restart the worker")]
-    Fatal(KafkaError),
-}
-
-impl PublishError {
-    fn new(topic: &str, source: KafkaError) -> Self {
-        match source.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Self::TooLarge(topic.to_owned()),
-            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::OutOfOrderSequenceNumber) => Self::Fatal(source),
-            _ => Self::Unacknowledged {
-                topic: topic.to_owned(),
-                source,
-            },
-        }
-    }
-
-    fn is_queue_full(&self) -> bool {
-        let Self::Unacknowledged { source, .. } = self else {
-            return false;
-        };
-        source.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
-    }
-
-    /// Policy by the table in [`crate::error_policy`].
-    #[must_use]
-    pub fn policy(&self) -> ErrorPolicy {
-        match self {
-            Self::TooLarge(_) => ErrorPolicy::DeadLetter,
-            Self::Unacknowledged { .. } => ErrorPolicy::Retry,
-            Self::Fatal(_) => ErrorPolicy::Stop,
-        }
-    }
-}
-
-/// Messages that the client has accepted and the brokers have not acknowledged, with their topics.
-type InFlightMessages<'t> = VecDeque<(&'t str, DeliveryFuture)>;
-
 /// Producer of one stage.
 pub struct Publisher {
-    /// Recreated with a smaller batch size if a topic's limit is lower.
+    /// Recreated with a smaller batch size if the topic's limit is lower.
     producer: RwLock<FutureProducer>,
+    /// Batch size of the producer. Recreating it without need would lose the messages in flight.
+    batch_bytes: AtomicUsize,
     config: ClientConfig,
     output: Option<String>,
-    dead_letter: String,
     limit: OutputLimit,
-    /// True if each message is a producer batch of its own, because the limits of the topics cannot be read.
+    /// True if each message is a producer batch of its own, because the limit of the topic cannot be read.
     is_batching_disabled: AtomicBool,
-    origin: Origin,
+    deliveries: Deliveries,
 }
 
 impl Publisher {
@@ -139,12 +69,7 @@ impl Publisher {
     ///
     /// # Errors
     /// If the client rejects the settings.
-    pub fn new(
-        mut config: ClientConfig,
-        output: Option<String>,
-        dead_letter: String,
-        origin: Origin,
-    ) -> Result<Self, KafkaError> {
+    pub fn new(mut config: ClientConfig, output: Option<String>) -> Result<Self, KafkaError> {
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -155,19 +80,19 @@ impl Publisher {
             // The topic's own limit applies; see OutputLimit.
             .set("message.max.bytes", "104857600")
             .set("queue.buffering.max.kbytes", "131072")
-            // The transaction of the batch waits meanwhile, with its locks. It is shorter than the
-            // `idle_in_transaction_session_timeout` of the transaction.
-            .set("message.timeout.ms", "5000");
+            // Long, so that the client itself retries: a message that it reports as failed may be in the log, and would
+            // be there twice.
+            .set("message.timeout.ms", "300000");
         let producer = RwLock::new(create_producer(&config, MAX_BATCH_BYTES)?);
         let limit = OutputLimit::from_max_message_bytes(DEFAULT_MAX_MESSAGE_BYTES);
         Ok(Self {
             producer,
+            batch_bytes: AtomicUsize::new(MAX_BATCH_BYTES),
             config,
             output,
-            dead_letter,
             limit,
             is_batching_disabled: AtomicBool::new(false),
-            origin,
+            deliveries: Deliveries::default(),
         })
     }
 
@@ -177,27 +102,23 @@ impl Publisher {
         self.limit.clone()
     }
 
-    /// Reads the limits of the topics again. Returns true if the limit of the output topic is known; otherwise the
-    /// last known limit, or Kafka's default, applies.
+    /// Reads the limit of the output topic again. Returns true if it is known; otherwise the last known limit, or Kafka's
+    /// default, applies.
     pub async fn refresh_limit(&self) -> bool {
-        let mut lowest = self.max_message_bytes(&self.dead_letter).await;
-        let output = match &self.output {
-            Some(topic) => self.max_message_bytes(topic).await,
-            None => None,
+        let Some(topic) = &self.output else {
+            return false;
         };
-        if let Some(bytes) = output {
-            self.limit.set_max_message_bytes(bytes);
-            lowest = lowest.into_iter().chain([bytes]).min();
-        }
-        let batch_bytes = lowest.map_or(MAX_BATCH_BYTES, |bytes| {
-            bytes.saturating_sub(RECORD_OVERHEAD_BYTES).max(1)
-        });
+        let Some(bytes) = self.max_message_bytes(topic).await else {
+            return false;
+        };
+        self.limit.set_max_message_bytes(bytes);
+        let batch_bytes = bytes.saturating_sub(RECORD_OVERHEAD_BYTES).max(1);
         // The broker applies the limit to a producer batch, not to a message: it rejects a too large batch as a
         // whole.
         if batch_bytes < MAX_BATCH_BYTES && !self.is_batching_disabled.load(Ordering::Relaxed) {
             self.set_batch_bytes(batch_bytes);
         }
-        output.is_some()
+        true
     }
 
     /// Sends each message in a producer batch of its own from now on. Returns false if that was so already.
@@ -210,6 +131,9 @@ impl Publisher {
     }
 
     fn set_batch_bytes(&self, bytes: usize) {
+        if self.batch_bytes.swap(bytes, Ordering::Relaxed) == bytes {
+            return;
+        }
         match create_producer(&self.config, bytes) {
             Ok(producer) => {
                 *self.producer.write().unwrap_or_else(PoisonError::into_inner) = producer;
@@ -242,94 +166,64 @@ impl Publisher {
         bytes
     }
 
-    /// Publishes outputs and dead letters; returns after every one of them is acknowledged.
+    /// Publishes the output of each record; returns after every one of them is acknowledged. An output that an earlier
+    /// attempt of its batch has passed to the brokers is not sent again.
     ///
-    /// A dead letter that is too large for its topic is skipped: the table `streamstage.dead_letter` has it in full.
+    /// May be dropped at any time: the messages stay in flight, and the next attempt waits for them.
     ///
     /// # Errors
     /// See [`PublishError`]; some messages may be published nevertheless.
-    pub async fn publish(
+    pub async fn publish<'o>(
         &self,
-        outputs: impl Iterator<Item = &Output> + Send,
-        dead_letters: &[RejectedRecord],
-    ) -> Result<(), PublishError> {
-        let mut in_flight = InFlightMessages::new();
-        if let Some(topic) = &self.output {
-            for output in outputs {
-                self.enqueue(&mut in_flight, topic, || self.send_output(topic, output))
-                    .await?;
-            }
-        }
-        let topic = &self.dead_letter;
-        for rejected in dead_letters {
-            let headers = dead_letter::build_headers(&self.origin, rejected);
-            self.enqueue(&mut in_flight, topic, || {
-                self.send_record(topic, &rejected.record, &headers)
-            })
-            .await?;
-        }
-        self.wait_all_acknowledged(in_flight).await
-    }
-
-    /// Passes one message to the client. If the client's queue is full, waits for the acknowledgement of the oldest
-    /// in-flight message. Without one, the queue is full of messages of another task, or of acknowledged ones that
-    /// the client has not released yet.
-    async fn enqueue<'t>(
-        &self,
-        in_flight: &mut InFlightMessages<'t>,
-        topic: &'t str,
-        send: impl Fn() -> Result<DeliveryFuture, PublishError> + Send,
-    ) -> Result<(), PublishError> {
-        loop {
-            let delivery = send();
-            if !delivery.as_ref().is_err_and(PublishError::is_queue_full) {
-                in_flight.push_back((topic, delivery?));
-                return Ok(());
-            }
-            match in_flight.pop_front() {
-                Some((topic, oldest)) => self.wait_acknowledged(topic, oldest).await?,
-                None => tokio::time::sleep(QUEUE_FULL_DELAY).await,
-            }
-        }
-    }
-
-    async fn wait_all_acknowledged(&self, in_flight: InFlightMessages<'_>) -> Result<(), PublishError> {
-        for (topic, delivery) in in_flight {
-            self.wait_acknowledged(topic, delivery).await?;
-        }
-        Ok(())
-    }
-
-    async fn wait_acknowledged(&self, topic: &str, delivery: DeliveryFuture) -> Result<(), PublishError> {
-        let error = match delivery.await {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err((error, _))) => PublishError::new(topic, error),
-            Err(_) => PublishError::new(topic, KafkaError::Canceled),
+        outputs: impl Iterator<Item = (&'o Record, &'o Output)> + Send,
+    ) -> Result<Vec<RecordId>, PublishError> {
+        let Some(topic) = &self.output else {
+            return Ok(Vec::new());
         };
-        if topic == self.dead_letter && matches!(error, PublishError::TooLarge(_)) {
-            tracing::warn!(
-                topic,
-                "dead letter too large for its topic; stored in streamstage.dead_letter only"
-            );
-            return Ok(());
-        }
-        Err(error)
+        let acknowledged = self.send_and_wait(topic, outputs);
+        let acknowledged = tokio::time::timeout(ACKNOWLEDGMENT_TIMEOUT, acknowledged).await;
+        acknowledged.unwrap_or_else(|_| {
+            Err(PublishError::TimedOut {
+                topic: topic.clone(),
+                timeout: ACKNOWLEDGMENT_TIMEOUT,
+            })
+        })
     }
 
-    /// Redrives records: sends them to the source topic unchanged, to any of its partitions.
-    ///
-    /// # Errors
-    /// See [`PublishError`]; some records may be sent nevertheless.
-    pub async fn redrive(&self, records: impl Iterator<Item = &Record> + Send) -> Result<(), PublishError> {
-        let topic = &self.origin.topic;
-        let mut in_flight = InFlightMessages::new();
-        for record in records {
-            self.enqueue(&mut in_flight, topic, || {
-                self.send_record(topic, record, &record.headers)
-            })
-            .await?;
+    async fn send_and_wait<'o>(
+        &self,
+        topic: &str,
+        outputs: impl Iterator<Item = (&'o Record, &'o Output)> + Send,
+    ) -> Result<Vec<RecordId>, PublishError> {
+        let mut ids = Vec::new();
+        for (record, output) in outputs {
+            let id = record.id();
+            if !self.deliveries.contains(id, output) {
+                let delivery = self.enqueue(topic, output).await?;
+                self.deliveries.add(id, output, delivery);
+            }
+            ids.push(id);
         }
-        self.wait_all_acknowledged(in_flight).await
+        self.deliveries.wait_acknowledged(topic, &ids).await?;
+        Ok(ids)
+    }
+
+    /// Forgets the deliveries of a committed batch. Until then, a retry must not send its outputs again.
+    pub fn forget_committed(&self, committed: &Batch<Published>) {
+        self.deliveries
+            .remove_committed(&committed.ranges, &committed.state);
+    }
+
+    /// Passes one message to the client, and waits while the client's queue is full: of messages of another task, or of
+    /// acknowledged ones that the client has not released yet.
+    async fn enqueue(&self, topic: &str, output: &Output) -> Result<DeliveryFuture, PublishError> {
+        loop {
+            let sent = self.send_output(topic, output);
+            if !sent.as_ref().is_err_and(PublishError::is_queue_full) {
+                return sent;
+            }
+            tokio::time::sleep(QUEUE_FULL_DELAY).await;
+        }
     }
 
     fn send_output(&self, topic: &str, output: &Output) -> Result<DeliveryFuture, PublishError> {
@@ -339,42 +233,13 @@ impl Publisher {
             key: VERSION_HEADER,
             value: Some(&version),
         });
-        self.send(
-            FutureRecord::to(topic)
-                .key(&key)
-                .payload(&output.payload)
-                .headers(headers),
-        )
-    }
-
-    fn send_record(
-        &self,
-        topic: &str,
-        record: &Record,
-        headers: &[Header],
-    ) -> Result<DeliveryFuture, PublishError> {
-        let mut kafka_headers = OwnedHeaders::new_with_capacity(headers.len());
-        for Header { name, value } in headers {
-            kafka_headers = kafka_headers.insert(KafkaHeader {
-                key: name,
-                value: value.as_ref(),
-            });
-        }
-        let mut message = FutureRecord::<[u8], [u8]>::to(topic).headers(kafka_headers);
-        message.key = record.key.as_deref();
-        message.payload = record.value.as_deref();
-        self.send(message)
-    }
-
-    fn send<K: rdkafka::message::ToBytes + ?Sized, V: rdkafka::message::ToBytes + ?Sized>(
-        &self,
-        record: FutureRecord<'_, K, V>,
-    ) -> Result<DeliveryFuture, PublishError> {
-        let topic = record.topic.to_owned();
+        let message = FutureRecord::to(topic)
+            .key(&key)
+            .payload(&output.payload)
+            .headers(headers);
         let producer = self.producer.read().unwrap_or_else(PoisonError::into_inner);
-        producer
-            .send_result(record)
-            .map_err(|(error, _)| PublishError::new(&topic, error))
+        let sent = producer.send_result(message);
+        sent.map_err(|(error, _)| PublishError::new(topic, error))
     }
 }
 
@@ -387,33 +252,156 @@ fn create_producer(config: &ClientConfig, batch_bytes: usize) -> Result<FuturePr
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
     use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
+    use crate::batch::OffsetUpdates;
+    use crate::position::{OffsetRange, OffsetRanges};
     use crate::version::Version;
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_batch_that_exceeds_the_queue_of_the_client_is_published() {
+    struct Fixture {
+        kafka: MockCluster<'static, DefaultProducerContext>,
+        publisher: Publisher,
+        consumer: BaseConsumer,
+    }
+
+    /// A publisher to the topic `out` of a mock cluster, whose client queue has room for ten messages.
+    fn fixture() -> Fixture {
         let kafka = MockCluster::new(1).expect("a mock cluster");
         kafka.create_topic("out", 1, 1).expect("a topic");
         let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", kafka.bootstrap_servers())
-            .set("queue.buffering.max.messages", "10");
-        let origin = Origin {
-            stage: "stg".into(),
-            consumer_group: "orders.stg".into(),
-            topic: "orders".into(),
-        };
-        let publisher = Publisher::new(config, Some("out".into()), "orders.dlq".into(), origin);
-        let publisher = publisher.expect("settings");
-        let outputs: Vec<Output> = (0..100)
-            .map(|object_id| Output {
-                object_id,
+        config.set("bootstrap.servers", kafka.bootstrap_servers());
+        let consumer = config.create().expect("a consumer");
+        config.set("queue.buffering.max.messages", "10");
+        Fixture {
+            kafka,
+            publisher: Publisher::new(config, Some("out".into())).expect("settings"),
+            consumer,
+        }
+    }
+
+    impl Fixture {
+        async fn publish(&self, items: &[(Record, Output)]) -> Result<Vec<RecordId>, PublishError> {
+            let outputs = items.iter().map(|(record, output)| (record, output));
+            self.publisher.publish(outputs).await
+        }
+
+        fn published(&self) -> i64 {
+            let watermarks = self.consumer.fetch_watermarks("out", 0, REQUEST_TIMEOUT);
+            watermarks.expect("an answer").1
+        }
+    }
+
+    fn items(offsets: std::ops::Range<i64>) -> Vec<(Record, Output)> {
+        let item = |offset| {
+            let record = Record {
+                offset,
+                ..Record::default()
+            };
+            let output = Output {
+                object_id: offset,
                 payload: b"{}".to_vec(),
                 version: Version::new(0, "OPEN", None, [0; 32]),
-            })
-            .collect();
-        publisher.publish(outputs.iter(), &[]).await.expect("published");
+            };
+            (record, output)
+        };
+        offsets.map(item).collect()
+    }
+
+    /// A committed batch of partition 0 without outputs.
+    fn committed(range: std::ops::Range<i64>, offset_updates: OffsetUpdates) -> Batch<Published> {
+        let range = OffsetRange {
+            from: range.start,
+            to: range.end,
+        };
+        Batch {
+            ranges: OffsetRanges::from([(0, range)]),
+            state: Published {
+                offset_updates,
+                ..Published::default()
+            },
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_batch_that_exceeds_the_queue_of_the_client_is_published() {
+        let fixture = fixture();
+        fixture.publish(&items(0..100)).await.expect("published");
+        assert_eq!(fixture.published(), 100);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_acknowledged_output_is_not_sent_again_until_its_batch_is_committed() {
+        let fixture = fixture();
+        fixture.publish(&items(0..10)).await.expect("published");
+        // A retry of the same batch, a part of it, and a batch that overlaps with it.
+        for retried in [0..10, 3..5, 5..12] {
+            fixture.publish(&items(retried)).await.expect("published");
+        }
+        assert_eq!(fixture.published(), 12);
+
+        let mut other_version = items(3..4);
+        other_version[0].1.version = Version::new(0, "OPEN", None, [1; 32]);
+        fixture.publish(&other_version).await.expect("published");
+        assert_eq!(fixture.published(), 13, "another version is another message");
+
+        fixture
+            .publisher
+            .forget_committed(&committed(0..10, OffsetUpdates::default()));
+        fixture.publish(&items(9..12)).await.expect("published");
+        assert_eq!(
+            fixture.published(),
+            14,
+            "only the output of a committed batch is sent again"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_output_stays_known_while_its_record_will_be_read_again() {
+        let fixture = fixture();
+        fixture.publish(&items(0..10)).await.expect("published");
+        let seeks = OffsetUpdates {
+            seeks: BTreeMap::from([(0, 0)]),
+            ..OffsetUpdates::default()
+        };
+        fixture.publisher.forget_committed(&committed(0..10, seeks));
+        let blocked = OffsetUpdates {
+            positions: BTreeMap::from([(0, 4)]),
+            ..OffsetUpdates::default()
+        };
+        fixture.publisher.forget_committed(&committed(0..10, blocked));
+        fixture.publish(&items(4..10)).await.expect("published");
+        assert_eq!(fixture.published(), 10);
+        fixture.publish(&items(3..10)).await.expect("published");
+        assert_eq!(fixture.published(), 11, "the position is past record 3");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_retry_sends_only_the_outputs_that_failed() {
+        let fixture = fixture();
+        fixture.publish(&items(0..5)).await.expect("published");
+        let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+        fixture.kafka.request_errors(RDKafkaApiKey::Produce, &[error]);
+        let failed = fixture.publish(&items(0..6)).await;
+        assert!(failed.is_err(), "{failed:?}");
+        fixture.publish(&items(0..6)).await.expect("published");
+        assert_eq!(fixture.published(), 6);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_retry_waits_for_messages_in_flight_instead_of_sending_them_again() {
+        let fixture = fixture();
+        fixture.kafka.broker_down(1).expect("a broker");
+        let items = items(0..5);
+        let attempt = tokio::time::timeout(Duration::from_millis(10), fixture.publish(&items));
+        attempt.await.expect_err("no broker answers");
+        fixture.kafka.broker_up(1).expect("a broker");
+        fixture.publish(&items).await.expect("published");
+        assert_eq!(fixture.published(), 5);
     }
 }

@@ -2,9 +2,13 @@
 //!
 //! Pure data. A record owns its bytes: it outlives the client's buffer, because it may become a dead letter.
 
+use uuid::Uuid;
+
 /// One record of a source topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
+    /// Kafka's ID of the source topic; zero if it is unknown. A recreated topic has another one.
+    pub topic_id: Uuid,
     /// Partition of the source topic.
     pub partition: i32,
     /// Offset within the partition.
@@ -41,14 +45,24 @@ impl Header {
     }
 }
 
+/// Identity of a record: topic ID, partition and offset.
+pub type RecordId = (Uuid, i32, i64);
+
 impl Record {
-    /// Bytes of key, value and headers, as `batch.maxBytes` counts them.
+    /// Identity of the record among all records of its topic's name.
+    #[must_use]
+    pub fn id(&self) -> RecordId {
+        (self.topic_id, self.partition, self.offset)
+    }
+
+    /// Bytes of key, value and headers, as `batch.maxBytes` counts them. An empty header takes two bytes in Kafka and
+    /// much more in memory, so the memory of each header counts too.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         let headers = self
             .headers
             .iter()
-            .map(|header| header.name.len() + length(header.value.as_ref()));
+            .map(|header| size_of::<Header>() + header.name.len() + length(header.value.as_ref()));
         length(self.key.as_ref()) + length(self.value.as_ref()) + headers.sum::<usize>()
     }
 
@@ -104,6 +118,6 @@ mod tests {
             headers: vec![Header::text("ab", "cde")],
             ..Record::default()
         };
-        assert_eq!(record.size_bytes(), 18);
+        assert_eq!(record.size_bytes(), 18 + size_of::<Header>());
     }
 }

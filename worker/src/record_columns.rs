@@ -14,7 +14,7 @@ pub const ERROR_HEADER_PREFIX: &str = "streamstage-error-";
 /// A statement with some of its parameters bound.
 pub type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
-/// Binds the next seven parameters. Each is an array with one element per record:
+/// Binds the next nine parameters. Each is an array with one element per record:
 ///
 /// 1. `integer[]`: partitions
 /// 2. `bigint[]`: offsets
@@ -23,6 +23,8 @@ pub type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 /// 5. `text[]`: names of the headers, each element an array literal
 /// 6. `text[]`: values of the headers, each element an array literal
 /// 7. `bigint[]`: timestamps, in milliseconds since the Unix epoch
+/// 8. `uuid[]`: topic IDs
+/// 9. `bigint[]`: sizes, in bytes
 ///
 /// A header is left out if `keep_header` returns false.
 pub fn bind_records<'q, R: Iterator<Item = &'q Record> + Clone>(
@@ -54,10 +56,15 @@ pub fn bind_records<'q, R: Iterator<Item = &'q Record> + Clone>(
                 .map(|record| record.value.as_deref())
                 .collect::<Vec<_>>(),
         );
+    let timestamps = records.clone().map(|record| record.timestamp);
+    let topic_ids = records.clone().map(|record| record.topic_id);
+    let sizes = records.map(|record| i64::try_from(record.size_bytes()).unwrap_or(i64::MAX));
     query
         .bind(names)
         .bind(values)
-        .bind(records.map(|record| record.timestamp).collect::<Vec<_>>())
+        .bind(timestamps.collect::<Vec<_>>())
+        .bind(topic_ids.collect::<Vec<_>>())
+        .bind(sizes.collect::<Vec<_>>())
 }
 
 /// Reads a record from a row whose columns are named as in `streamstage.dead_letter`.
@@ -68,9 +75,10 @@ pub fn record_from_row(row: &PgRow) -> Result<Record, sqlx::Error> {
     let names: Vec<String> = row.try_get("header_names")?;
     let values: Vec<Option<Vec<u8>>> = row.try_get("header_values")?;
     Ok(Record {
+        topic_id: row.try_get("topic_id")?,
         partition: row.try_get("partition")?,
         offset: row.try_get("offset")?,
-        timestamp: row.try_get("record_timestamp")?,
+        timestamp: row.try_get("record_timestamp_ms")?,
         key: row.try_get("key")?,
         value: row.try_get("value")?,
         headers: names

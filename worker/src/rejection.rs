@@ -6,6 +6,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// Maximum length of a detail. It quotes keys and values of the record, and must not make the dead letter larger than
+/// its topic accepts.
+const MAX_DETAIL_BYTES: usize = 1024;
+
 /// Error code of a rejected record; the value of the header `streamstage-error-code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Code {
@@ -35,11 +39,13 @@ pub enum Code {
     ReferenceDataMissing,
     /// PostgreSQL rejected the values of this record.
     WarehouseRejected,
+    /// The worker panicked while it processed this record, which is a bug.
+    WorkerPanic,
 }
 
 impl Code {
     /// Every code, in the order of declaration.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ParseError,
         Self::Tombstone,
         Self::ContractViolation,
@@ -53,6 +59,7 @@ impl Code {
         Self::OutputTooLarge,
         Self::ReferenceDataMissing,
         Self::WarehouseRejected,
+        Self::WorkerPanic,
     ];
 }
 
@@ -79,20 +86,24 @@ impl FromStr for Code {
 /// Reason for which a record becomes a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// Error code, for alerts and for `worker redrive --code`.
+    /// Error code, for alerts and for `worker dead-letters --code`.
     pub code: Code,
     /// Location and cause, as text: a byte position or a JSON pointer, and the violated rule.
     pub detail: String,
 }
 
 impl Rejection {
-    /// Creates a rejection; for a contract violation use [`Self::contract_violation`].
+    /// Creates a rejection; for a contract violation use [`Self::contract_violation`]. A detail of more than 1,024 bytes
+    /// is cut.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-        }
+        let detail = detail.into();
+        let detail = if detail.len() > MAX_DETAIL_BYTES {
+            format!("{}…", &detail[..detail.floor_char_boundary(MAX_DETAIL_BYTES)])
+        } else {
+            detail
+        };
+        Self { code, detail }
     }
 
     /// Creates a rejection with the code `ContractViolation` at a JSON pointer.
@@ -105,5 +116,20 @@ impl Rejection {
 impl fmt::Display for Rejection {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}: {}", self.code, self.detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_detail_is_cut_between_two_characters() {
+        let detail = |text: String| Rejection::new(Code::ParseError, text).detail;
+        assert_eq!(detail("a".repeat(MAX_DETAIL_BYTES)).len(), MAX_DETAIL_BYTES);
+        let cut = detail("ы".repeat(1 << 20));
+        assert_eq!(cut.chars().count(), MAX_DETAIL_BYTES / 2 + 1);
+        assert!(cut.ends_with("ы…"), "{cut}");
+        assert!(detail("aы".repeat(1 << 20)).ends_with('…'));
     }
 }

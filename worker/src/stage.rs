@@ -17,6 +17,7 @@ use crate::batch::{Enriched, OffsetUpdates};
 use crate::connect::{self, ConnectError, Secrets};
 use crate::consume::{BatchLimits, ConsumeError, Consumer, ConsumerSettings, TrackedBatch};
 use crate::dead_letter::Origin;
+use crate::dead_letter::copy_task::CopyTask;
 use crate::decode::DecodeSettings;
 use crate::error_policy::ErrorPolicy;
 use crate::health::{Dependency, Health};
@@ -160,18 +161,13 @@ pub fn warehouse(stage: &StreamStage, secrets: &Secrets) -> Result<Warehouse, St
     ))
 }
 
-/// Publisher of the stage, for its output topic and its dead letter topic.
+/// Publisher of the stage, for its output topic.
 ///
 /// # Errors
 /// If the secret cannot be read, or the client rejects its settings.
 pub fn publisher(stage: &StreamStage, secrets: &Secrets) -> Result<Publisher, StageError> {
     let output = stage.spec.output.as_ref().map(|output| output.topic.clone());
-    Ok(Publisher::new(
-        connect::kafka_config(stage, secrets)?,
-        output,
-        stage.dead_letter_topic(),
-        origin(stage),
-    )?)
+    Ok(Publisher::new(connect::kafka_config(stage, secrets)?, output)?)
 }
 
 fn build_pipeline<L: Layer>(
@@ -204,19 +200,39 @@ async fn run_pipeline<L: Layer>(
         _ = pipeline.publisher.refresh_limit() => {}
         () = pipeline.stop.cancelled() => return Ok(()),
     }
+    let copy_task = copy_task(stage, context, &pipeline)?;
     let (consumer, fetched) = Consumer::start(consumer_settings(stage, context, &pipeline)?)?;
     let (prepared, received) = mpsc::channel(1);
     let preparing = prepare_batches(Arc::clone(&pipeline), fetched, prepared);
     let preparing = tokio::spawn(preparing.in_current_span());
+    let copying = tokio::spawn(copy_task.run().in_current_span());
     let committed = commit_batches(&pipeline, received, &consumer).await;
     // No batch is committed any more, so the lookups for the next one end too.
     pipeline.stop.cancel();
     let prepared = preparing.await;
     let positions = committed.as_ref().cloned().unwrap_or_default();
     let closed = consumer.close(positions).await;
+    let copied = copying.await;
     committed?;
     prepared?;
+    copied?;
     Ok(closed?)
+}
+
+fn copy_task<L: Layer>(
+    stage: &StreamStage,
+    context: &StageContext,
+    pipeline: &Pipeline<L>,
+) -> Result<CopyTask, StageError> {
+    Ok(CopyTask {
+        origin: pipeline.origin.clone(),
+        topic: stage.dead_letter_topic(),
+        config: connect::kafka_config(stage, &context.secrets)?,
+        warehouse: pipeline.warehouse.clone(),
+        health: Arc::clone(&context.health),
+        metrics: context.metrics.clone(),
+        stop: pipeline.stop.clone(),
+    })
 }
 
 fn consumer_settings<L: Layer>(

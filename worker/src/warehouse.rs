@@ -15,7 +15,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{PgConnection, Row as _};
 
 use crate::batch::{Batch, Published};
-use crate::dead_letter::Origin;
+use crate::dead_letter::origin::Origin;
 use crate::error_policy::{ErrorPolicy, policy_for_sqlstate};
 use crate::position::OffsetRanges;
 use crate::record_columns::Query;
@@ -69,6 +69,23 @@ impl Warehouse {
         self.sessions.begin(timeout).await
     }
 
+    /// Runs `work` in a transaction of at most [`TRANSACTION_TIMEOUT`], and commits it.
+    ///
+    /// # Errors
+    /// The error of the work, which is rolled back then, or as [`Self::begin`].
+    pub async fn transact<T, E: From<sqlx::Error>>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        with_deadline(TRANSACTION_TIMEOUT, async {
+            let mut transaction = self.begin(TRANSACTION_TIMEOUT).await?;
+            let result = work(transaction.connection()).await?;
+            transaction.commit().await?;
+            Ok(result)
+        })
+        .await
+    }
+
     /// Begins the transaction of a batch, as [`Self::begin`].
     ///
     /// # Errors
@@ -109,12 +126,9 @@ impl Warehouse {
     /// # Errors
     /// If PostgreSQL is unreachable or the statement fails.
     pub async fn positions(&self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
-        with_deadline(TRANSACTION_TIMEOUT, async {
-            let mut transaction = self.begin(TRANSACTION_TIMEOUT).await?;
-            let stored = self.fetch_positions(SELECT_POSITIONS, transaction.connection(), partitions);
-            let stored = stored.await?;
-            transaction.commit().await?;
-            Ok(stored)
+        self.transact(async |connection| {
+            self.fetch_positions(SELECT_POSITIONS, connection, partitions)
+                .await
         })
         .await
     }
@@ -128,17 +142,12 @@ impl Warehouse {
         &self,
         starts: &BTreeMap<i32, i64>,
     ) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
-        with_deadline(TRANSACTION_TIMEOUT, async {
-            let mut transaction = self.begin(TRANSACTION_TIMEOUT).await?;
-            let connection = transaction.connection();
+        let partitions: Vec<i32> = starts.keys().copied().collect();
+        self.transact(async |connection| {
             self.write_positions(INSERT_START_POSITIONS, connection, starts)
                 .await?;
-            let partitions: Vec<i32> = starts.keys().copied().collect();
-            let stored = self
-                .fetch_positions(SELECT_POSITIONS, connection, &partitions)
-                .await?;
-            transaction.commit().await?;
-            Ok(stored)
+            self.fetch_positions(SELECT_POSITIONS, connection, &partitions)
+                .await
         })
         .await
     }

@@ -1,5 +1,4 @@
 //! `services`: real Kafka, PostgreSQL and Redis on this machine, without Docker.
-#![expect(clippy::print_stdout, reason = "output of a command line program")]
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -7,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use e2e::services::{self, ExternalServices, Options, RecordedProcess, Services};
+use telemetry::stdout::print_line;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Run Kafka, PostgreSQL and Redis as local processes, with their data in a scratch folder
@@ -113,10 +113,7 @@ async fn main() -> Result<()> {
     match command {
         Command::Up(flags) => up(&flags, folder).await,
         Command::Run(flags) => run(&flags, folder).await,
-        Command::Status => {
-            print_processes(&services::status(&folder)?);
-            Ok(())
-        }
+        Command::Status => Ok(print_processes(&services::status(&folder)?)?),
         Command::Topic { name, partitions } => {
             let processes = services::status(&folder)?;
             let kafka = find_running(&processes, "kafka")
@@ -126,14 +123,14 @@ async fn main() -> Result<()> {
         Command::Down => {
             let stopped = services::remove(&folder)?;
             let names: Vec<&str> = stopped.iter().map(|service| service.name.as_str()).collect();
-            println!(
+            print_line(format_args!(
                 "stopped    {}",
                 if names.is_empty() {
                     "nothing was running".into()
                 } else {
                     names.join(", ")
                 }
-            );
+            ))?;
             Ok(())
         }
     }
@@ -143,7 +140,7 @@ async fn main() -> Result<()> {
 async fn up(flags: &StartFlags, folder: PathBuf) -> Result<()> {
     let processes = services::status(&folder)?;
     if !processes.is_empty() && processes.iter().all(RecordedProcess::is_running) {
-        print_processes(&processes);
+        print_processes(&processes)?;
         return create_example_in_running(flags, &processes).await;
     }
     if !processes.is_empty() {
@@ -161,7 +158,7 @@ async fn up(flags: &StartFlags, folder: PathBuf) -> Result<()> {
     );
     // Before the output, which may fail: the services must stay.
     services.detach()?;
-    println!("{text}");
+    print_line(text)?;
     create_example(flags, &kafka, &postgres).await
 }
 
@@ -172,7 +169,7 @@ async fn run(flags: &StartFlags, folder: PathBuf) -> Result<()> {
         let services = Services::start(&options).await?;
         let postgres = services.postgres_url("postgres");
         create_example(flags, services.bootstrap_servers(), &postgres).await?;
-        println!("services   {}", services.summary());
+        print_line(format_args!("services   {}", services.summary()))?;
         anyhow::Ok(services)
     };
     let services = tokio::select! {
@@ -185,7 +182,7 @@ async fn run(flags: &StartFlags, folder: PathBuf) -> Result<()> {
         _ = tokio::signal::ctrl_c() => {}
     }
     drop(services);
-    println!("stopped    services stopped, scratch folder removed");
+    print_line("stopped    services stopped, scratch folder removed")?;
     Ok(())
 }
 
@@ -213,11 +210,11 @@ async fn create_example(flags: &StartFlags, kafka: &str, postgres: &str) -> Resu
         return Ok(());
     }
     let resources = services::create_example_resources(kafka, postgres).await?;
-    println!(
+    print_line(format_args!(
         "example    database {}, {} topics",
         resources.database,
         resources.topics.len()
-    );
+    ))?;
     Ok(())
 }
 
@@ -227,15 +224,16 @@ fn find_running<'p>(processes: &'p [RecordedProcess], name: &str) -> Option<&'p 
         .find(|service| service.name == name && service.is_running())
 }
 
-fn print_processes(processes: &[RecordedProcess]) {
+fn print_processes(processes: &[RecordedProcess]) -> std::io::Result<()> {
     if processes.is_empty() {
-        println!("nothing is running: start with `services up`");
+        print_line("nothing is running: start with `services up`")?;
     }
     for service in processes {
         let state = if service.is_running() { "running" } else { "exited" };
-        println!(
+        print_line(format_args!(
             "{:<10} {:<22} {state:<8} pid {}",
             service.name, service.address, service.pid
-        );
+        ))?;
     }
+    Ok(())
 }

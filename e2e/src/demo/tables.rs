@@ -1,12 +1,9 @@
 //! Tables for the terminal: the top rows of the marts and the tags, and the dead letters by code.
-#![expect(
-    clippy::disallowed_types,
-    clippy::print_stdout,
-    reason = "edge: reads the marts and prints them"
-)]
+#![expect(clippy::disallowed_types, reason = "edge: reads the marts and prints them")]
 
 use anyhow::Result;
 use sqlx::PgPool;
+use telemetry::stdout::print_line;
 
 /// Rows per table.
 const MAX_ROWS: i64 = 8;
@@ -40,11 +37,14 @@ pub(super) async fn print_marts(pool: &PgPool) -> Result<()> {
 
 async fn print_table(pool: &PgPool, headings: [&str; 3], query: &'static str) -> Result<()> {
     let rows: Vec<(String, String, String)> = sqlx::query_as(query).bind(MAX_ROWS).fetch_all(pool).await?;
-    println!("{:<28} {:<40} {}", headings[0], headings[1], headings[2]);
+    print_line(format_args!(
+        "{:<28} {:<40} {}",
+        headings[0], headings[1], headings[2]
+    ))?;
     for (user, item, count) in rows {
-        println!("{user:<28} {item:<40} {count}");
+        print_line(format_args!("{user:<28} {item:<40} {count}"))?;
     }
-    println!();
+    print_line("")?;
     Ok(())
 }
 

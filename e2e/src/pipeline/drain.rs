@@ -77,6 +77,18 @@ impl Pipeline {
         }
     }
 
+    /// Waits until the dead letter topic has a copy of every dead letter.
+    ///
+    /// # Errors
+    /// When the timeout expires, or PostgreSQL does not answer.
+    pub async fn wait_dead_letters_copied(&self, timeout: Duration) -> Result<()> {
+        let query = "SELECT count(*) FROM streamstage.dead_letter WHERE copied_at IS NULL";
+        wait_until("every dead letter is copied", timeout, || async {
+            Ok(self.query_scalar::<i64>(query).await? == 0)
+        })
+        .await
+    }
+
     /// End offset of every partition of a topic. Blocks for a moment.
     ///
     /// # Errors

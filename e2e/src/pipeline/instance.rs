@@ -232,7 +232,7 @@ impl Pipeline {
         Worker::spawn(command, log)
     }
 
-    /// Runs another worker command, such as `reset-offsets`, and returns its standard output.
+    /// Runs another worker command, such as `reset-offsets` or `dead-letters list`, and returns its standard output.
     ///
     /// # Errors
     /// When it fails, with its output.
@@ -248,9 +248,13 @@ impl Pipeline {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    fn worker_command(&self, name: &str, stages: &[&str]) -> Result<Command> {
+    /// A worker command with its stage file, stages and credentials, to run in another way than [`Self::run_command`].
+    ///
+    /// # Errors
+    /// When the worker is not built.
+    pub fn worker_command(&self, name: &str, stages: &[&str]) -> Result<Command> {
         let mut command = Command::new(worker::find_worker_binary()?);
-        command.arg(name).arg("--file").arg(&self.file);
+        command.args(name.split(' ')).arg("--file").arg(&self.file);
         for stage in stages {
             command.args(["--stage", stage]);
         }

@@ -1,6 +1,6 @@
 //! Digests of the warehouse's rows, for comparing two pipelines table by table.
 //!
-//! Columns with load times and source offsets are excluded; they differ between runs.
+//! Columns with load times, source offsets and the state of copies are excluded; they differ between runs.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,8 @@ FROM information_schema.columns JOIN information_schema.tables USING (table_sche
 WHERE table_type = 'BASE TABLE'
     AND (table_schema IN ('stg', 'dds', 'cdm') OR (table_schema, table_name) = ('streamstage', 'dead_letter'))
     AND column_name NOT IN ('load_dt', 'load_src', 'consumer_group', 'topic', 'partition', 'offset', 'attempts',
-        'pending_since', 'next_attempt_at', 'dead_lettered_at', 'record_timestamp', 'redriven_at')
+        'pending_since', 'next_attempt_at', 'dead_lettered_at', 'record_timestamp', 'record_timestamp_ms', 'topic_id',
+        'redriven_at', 'copied_at', 'copy_attempts', 'copy_error', 'next_copy_at', 'discarded_at', 'discard_reason')
     AND (table_name, column_name) <> ('order_events', 'id')
 GROUP BY 1 ORDER BY 1";
 

@@ -193,7 +193,10 @@ impl CrashPoint {
     /// Condition on `pg_stat_activity` for a session that waits at this point.
     fn session_condition(self) -> &'static str {
         match self {
-            Self::Table(_) | Self::Outputs => "wait_event_type = 'Lock' AND query <> 'COMMIT'",
+            // The copies of dead letters wait for the same tables.
+            Self::Table(_) | Self::Outputs => {
+                "wait_event_type = 'Lock' AND query <> 'COMMIT' AND query NOT LIKE '%copied_at IS NULL%'"
+            }
             Self::CommitWithoutResponse | Self::CommitLost => "wait_event_type = 'Lock' AND query = 'COMMIT'",
         }
     }

@@ -126,6 +126,7 @@ async fn a_dead_letter_equals_its_record_byte_for_byte_and_is_stored_once() -> R
     pipeline.send(pipeline.source_topic(), &records).await?;
     let worker = pipeline.start_worker(&[])?;
     pipeline.wait_drained(DEADLINE).await?;
+    pipeline.wait_dead_letters_copied(DEADLINE).await?;
     worker.stop().await?;
 
     let rows = dead_letter_rows(&pipeline).await?;
@@ -273,6 +274,7 @@ async fn a_redrive_processes_repaired_records_exactly_once() -> Result<()> {
         "{not_redriven:?}"
     );
 
+    pipeline.wait_dead_letters_copied(DEADLINE).await?;
     let (all_rows, digests) = (
         pipeline.query_scalar::<String>(ALL_ROWS).await?,
         pipeline.row_digests().await?,
@@ -290,6 +292,7 @@ async fn a_redrive_processes_repaired_records_exactly_once() -> Result<()> {
     assert_eq!((first.0, first.1, first.4), (parse_error.0, parse_error.1, 1));
     assert!(first.5, "not marked as redriven: {first:?}");
     assert_eq!((second.4, second.5), (2, false), "{second:?}");
+    pipeline.wait_dead_letters_copied(DEADLINE).await?;
     assert_eq!(
         second_attempt_headers(&pipeline)?,
         ADDED_HEADERS,
@@ -306,9 +309,9 @@ async fn a_redrive_processes_repaired_records_exactly_once() -> Result<()> {
     Ok(())
 }
 
-/// Runs `worker redrive` for one code, and checks the number of redriven dead letters.
+/// Runs `worker dead-letters redrive` for one code, and checks the number of redriven dead letters.
 fn redrive(pipeline: &Pipeline, code: &str, expected: usize) -> Result<()> {
-    let output = pipeline.run_command("redrive", &["stg"], &["--code", code])?;
+    let output = pipeline.run_command("dead-letters redrive", &["stg"], &["--code", code, "--execute"])?;
     assert_eq!(output, format!("stg: {expected} dead letters redriven\n"));
     Ok(())
 }

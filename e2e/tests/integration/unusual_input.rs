@@ -262,7 +262,7 @@ async fn records_over_a_limit_are_processed_after_it_is_raised() -> Result<()> {
         .set_topic_config(pipeline.stg_topic(), "max.message.bytes", "1048588")
         .await?;
     pipeline.edit("maxRecordBytes: 64Ki", "maxRecordBytes: 1Mi")?;
-    let output = pipeline.run_command("redrive", &[], &[])?;
+    let output = pipeline.run_command("dead-letters redrive", &[], &["--execute"])?;
     assert!(
         output.contains("stg: 4 dead letters") && output.contains("dds: 1 dead letters"),
         "{output}"

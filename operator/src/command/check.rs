@@ -1,6 +1,5 @@
 #![expect(
     clippy::disallowed_types,
-    clippy::print_stdout,
     reason = "edge: queries the API server, and prints the results"
 )]
 //! `operator check`: verifies that the operator is installed correctly and that a leader is running.
@@ -16,6 +15,7 @@ use k8s_openapi::api::authorization::v1::{
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
+use telemetry::stdout::print_line;
 
 use super::scope::Scope;
 use crate::rbac::{LEASE_RULE, PolicyRule, STAGE_RULES};
@@ -46,10 +46,10 @@ pub async fn run(flags: &Check) -> anyhow::Result<()> {
 pub async fn check(client: Client, flags: &Check) -> anyhow::Result<()> {
     let mut failed = 0;
     let mut report = |label: &str, result: Result<String, String>| match result {
-        Ok(detail) => println!("ok      {label}: {detail}"),
+        Ok(detail) => print_line(format_args!("ok      {label}: {detail}")),
         Err(cause) => {
             failed += 1;
-            println!("FAILED  {label}: {cause}");
+            print_line(format_args!("FAILED  {label}: {cause}"))
         }
     };
     let watched = flags.scope.watch_namespace.as_deref();
@@ -61,21 +61,21 @@ pub async fn check(client: Client, flags: &Check) -> anyhow::Result<()> {
         .unwrap_or(own_namespace)
         .to_owned();
 
-    report("CRD StreamStage", check_crd(&client, watched).await);
+    report("CRD StreamStage", check_crd(&client, watched).await)?;
     for rule in &STAGE_RULES {
         report(
             &permission_label(rule),
             check_permission(&client, watched, rule).await,
-        );
+        )?;
     }
     report(
         &permission_label(&LEASE_RULE),
         check_permission(&client, Some(&lease_namespace), &LEASE_RULE).await,
-    );
+    )?;
     report(
         &format!("lease {}", flags.scope.lease_name),
         check_lease(&client, &lease_namespace, &flags.scope.lease_name).await,
-    );
+    )?;
     anyhow::ensure!(failed == 0, "{failed} checks failed");
     Ok(())
 }

@@ -2,16 +2,12 @@
 
 use crds::StreamStage;
 use kube::CustomResourceExt as _;
+use telemetry::stdout;
 
 /// Prints the CRD as YAML to standard output.
 ///
 /// # Errors
-/// Fails if the CRD cannot be serialized.
-///
-/// # Panics
-/// Panics if standard output is closed.
-#[expect(clippy::print_stdout, reason = "the command's own output")]
+/// Fails if the CRD cannot be serialized, or standard output cannot be written.
 pub fn print() -> anyhow::Result<()> {
-    print!("{}", serde_saphyr::to_string(&StreamStage::crd())?);
-    Ok(())
+    Ok(stdout::print(serde_saphyr::to_string(&StreamStage::crd())?)?)
 }

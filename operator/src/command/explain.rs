@@ -1,7 +1,6 @@
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
-    clippy::print_stdout,
     reason = "edge: reads the cluster and polls Kafka, and prints the result"
 )]
 //! `operator explain`: prints how the operator would decide on the replicas of a stage now.
@@ -19,6 +18,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
+use telemetry::stdout::print;
 
 use crate::connection::{KafkaConnection, bootstrap_servers};
 use crate::explain::explain;
@@ -79,8 +79,7 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
         ..ScalingInput::new(now, &previous)
     };
     let decision = decide_by_lag(&ScalingSettings::from(&stage), &input);
-    print!("{}", explain(&stage, &input, &decision));
-    Ok(())
+    Ok(print(explain(&stage, &input, &decision))?)
 }
 
 /// Polls the lag now and after one poll interval; rates need two snapshots.

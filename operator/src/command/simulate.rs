@@ -1,7 +1,3 @@
-#![expect(
-    clippy::print_stdout,
-    reason = "edge: reads files, and prints the command's own output"
-)]
 //! `operator simulate`: replays an arrival trace through the scaling algorithm, without a cluster.
 
 use std::path::PathBuf;
@@ -9,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use crds::StreamStage;
+use telemetry::stdout::print_line;
 
 use crate::scale::ScalingSettings;
 use crate::simulate::trace::Trace;
@@ -66,12 +63,12 @@ pub fn run(flags: &Simulate) -> anyhow::Result<()> {
         workers,
     );
     for decision in &decisions {
-        println!(
+        print_line(format_args!(
             "{:>6} s  {:>3} -> {:<3} {}",
             decision.second, decision.from, decision.to, decision.message
-        );
+        ))?;
     }
-    println!("\n{}", chart::terminal(&samples));
+    print_line(format_args!("\n{}", chart::terminal(&samples)))?;
     if let Some(file) = &flags.svg {
         std::fs::write(file, chart::svg(&samples))
             .with_context(|| format!("cannot write {}", file.display()))?;

@@ -1,6 +1,5 @@
 #![expect(
     clippy::disallowed_types,
-    clippy::print_stdout,
     reason = "edge: tests every dependency once, and prints the results"
 )]
 //! `worker check`: validates the file and tests every dependency of its stages. Never changes anything.
@@ -13,6 +12,7 @@ use crds::StreamStage;
 use crds::stage::ReferenceData;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use telemetry::stdout::print_line;
 
 use super::stage_selection::StageSelection;
 use crate::connect::{self, Secrets};
@@ -39,28 +39,28 @@ pub struct Check {
 /// If the file is invalid, or a check failed.
 pub async fn check(flags: Check) -> anyhow::Result<()> {
     let stages = flags.selection.read()?;
-    println!(
+    print_line(format_args!(
         "ok      {}: {} stages",
         flags.selection.file.display(),
         stages.len()
-    );
+    ))?;
     let secrets = flags.selection.secrets();
     let mut failed = 0;
     for stage in &stages {
-        failed += check_stage(stage, &secrets).await;
+        failed += check_stage(stage, &secrets).await?;
     }
     anyhow::ensure!(failed == 0, "{failed} checks failed");
     Ok(())
 }
 
 /// Checks the dependencies of one stage, and returns the number of failed checks.
-async fn check_stage(stage: &StreamStage, secrets: &Secrets) -> usize {
+async fn check_stage(stage: &StreamStage, secrets: &Secrets) -> std::io::Result<usize> {
     let mut failed = 0;
     let mut report = |dependency: String, result: anyhow::Result<String>| match result {
-        Ok(details) => println!("ok      {} {dependency}: {details}", stage.name()),
+        Ok(details) => print_line(format_args!("ok      {} {dependency}: {details}", stage.name())),
         Err(error) => {
             failed += 1;
-            println!("FAILED  {} {dependency}: {error:#}", stage.name());
+            print_line(format_args!("FAILED  {} {dependency}: {error:#}", stage.name()))
         }
     };
     let servers = stage.spec.source.bootstrap_servers.join(",");
@@ -68,21 +68,21 @@ async fn check_stage(stage: &StreamStage, secrets: &Secrets) -> usize {
         report(
             format!("{role} {topic} on {servers}"),
             check_topic(stage, secrets, topic.clone()).await,
-        );
+        )?;
     }
     if let Some(reference_data) = &stage.spec.reference_data {
         report(
             format!("reference data {}", without_password(&reference_data.url)),
             check_reference_data(reference_data, secrets).await,
-        );
+        )?;
     }
     let warehouse = &stage.spec.warehouse;
     let address = format!(
         "warehouse {}:{}/{}",
         warehouse.host, warehouse.port, warehouse.database
     );
-    report(address, check_warehouse(stage, secrets).await);
-    failed
+    report(address, check_warehouse(stage, secrets).await)?;
+    Ok(failed)
 }
 
 /// Topics of the stage, each with its role.

@@ -1,6 +1,5 @@
 #![expect(
     clippy::disallowed_types,
-    clippy::print_stdout,
     reason = "edge: resets positions, and prints each change"
 )]
 //! `worker reset-offsets`: resets stored positions that are out of the log's range.
@@ -16,6 +15,7 @@ use clap::{Args, ValueEnum};
 use crds::StreamStage;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
+use telemetry::stdout::print_line;
 
 use super::stage_selection::StageSelection;
 use crate::connect::{self, Secrets};
@@ -73,7 +73,7 @@ pub async fn reset(flags: ResetOffsets) -> anyhow::Result<()> {
         result.with_context(|| format!("stage {}", stage.name()))?;
     }
     if !flags.execute {
-        println!("dry run: add --execute to apply");
+        print_line("dry run: add --execute to apply")?;
     }
     Ok(())
 }
@@ -90,7 +90,10 @@ async fn reset_stage(stage: &StreamStage, secrets: &Secrets, flags: &ResetOffset
         };
         if flags.all || !log.contains(position) {
             let target = flags.to.offset_in(log);
-            println!("{}: partition {partition}: {position} -> {target}", stage.name());
+            print_line(format_args!(
+                "{}: partition {partition}: {position} -> {target}",
+                stage.name()
+            ))?;
             resets.insert(partition, target);
         }
     }

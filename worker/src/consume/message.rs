@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _, Message as _};
+use uuid::Uuid;
 
 use crate::record::{Header, Record};
 
@@ -10,6 +11,8 @@ use crate::record::{Header, Record};
 pub(super) fn copy_record(message: &BorrowedMessage<'_>) -> Record {
     let (headers, unreadable_headers) = message.headers().map(copy_headers).unwrap_or_default();
     Record {
+        // The client does not expose it.
+        topic_id: Uuid::nil(),
         partition: message.partition(),
         offset: message.offset(),
         timestamp: message.timestamp().to_millis(),

@@ -14,6 +14,10 @@ pub const DEPENDENCY_UP: &str = "streamstage_worker_dependency_up";
 /// Gauge by stage: partitions that are blocked at a record which fails for an unknown reason.
 pub const BLOCKED_PARTITIONS: &str = "streamstage_worker_blocked_partitions";
 
+/// Gauge by stage: dead letters whose copy on the dead letter topic is not produced yet. All workers of a stage report the
+/// same dead letters.
+pub const PENDING_DEAD_LETTER_COPIES: &str = "streamstage_worker_pending_dead_letter_copies";
+
 /// Collector of the health metrics of these stages.
 #[derive(Debug)]
 pub struct HealthCollector(pub Vec<Arc<Health>>);
@@ -40,6 +44,18 @@ impl Collector for HealthCollector {
             let count = u32::try_from(health.blocked.len()).unwrap_or(u32::MAX);
             gauge.encode_family(&[("stage", *stage)])?.encode_gauge(&count)?;
         }
+        let help = "Dead letters whose copy on the dead letter topic is not produced yet";
+        let mut gauge =
+            encoder.encode_descriptor(PENDING_DEAD_LETTER_COPIES, help, None, MetricType::Gauge)?;
+        for (stage, health) in &stages {
+            let pending = health
+                .dead_letter_copies
+                .as_ref()
+                .map_or(0, |copies| copies.pending);
+            gauge
+                .encode_family(&[("stage", *stage)])?
+                .encode_gauge(&pending)?;
+        }
         Ok(())
     }
 }
@@ -49,6 +65,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
+    use crate::health::PendingCopies;
 
     #[test]
     fn dependency_up_is_0_during_an_outage() {
@@ -66,10 +83,19 @@ mod tests {
         assert!(text().contains(&up("warehouse", 1)), "{}", text());
         health.mark_unavailable(Dependency::Warehouse, "connection refused");
         health.block_partition(3, "SQLSTATE P0001 at offset 7".into());
+        health.set_pending_copies(PendingCopies {
+            pending: 2,
+            error: None,
+        });
         assert!(text().contains(&up("warehouse", 0)), "{}", text());
         assert!(text().contains(&up("reference_data", 1)), "{}", text());
         assert!(
             text().contains("streamstage_worker_blocked_partitions{stage=\"stg\"} 1\n"),
+            "{}",
+            text()
+        );
+        assert!(
+            text().contains("streamstage_worker_pending_dead_letter_copies{stage=\"stg\"} 2\n"),
             "{}",
             text()
         );

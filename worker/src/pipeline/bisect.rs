@@ -2,16 +2,19 @@
     clippy::disallowed_types,
     reason = "edge: finds the records that PostgreSQL rejects"
 )]
-//! Finds the records that PostgreSQL rejects, by bisection, and writes all others.
+//! Finds the records that cannot be written, by bisection, and writes all others.
 //!
-//! Every attempt runs behind a savepoint. A record with invalid values becomes a rejected record. A record that fails
-//! for an unknown reason blocks its partition: it and all later records of the partition are left out.
+//! Every attempt runs behind a savepoint. A record with invalid values, or one that makes the worker panic, becomes a
+//! rejected record. A record that fails for an unknown reason, or whose dead letter cannot be stored, blocks its
+//! partition: it and all later records of the partition are read again.
 
 use sqlx::PgConnection;
 
 use crate::batch::{BlockedPartitions, RejectedRecord};
+use crate::dead_letter::{self, Origin, RejectedFrom};
 use crate::error_policy::ErrorPolicy;
 use crate::layer::interface::{Effects, Layer};
+use crate::panic_guard::catch_panic;
 use crate::record::{Item, Record};
 use crate::rejection::{Code, Rejection};
 use crate::warehouse::error_policy;
@@ -57,25 +60,22 @@ pub(super) async fn write<L: Layer>(
             continue;
         }
         sqlx::raw_sql("SAVEPOINT half").execute(&mut *connection).await?;
-        let error = match layer.write(connection, &candidates).await {
-            Ok(effects) => {
+        let failure = match catch_panic(layer.write(connection, &candidates)).await {
+            Ok(Ok(effects)) => {
                 sqlx::raw_sql("RELEASE SAVEPOINT half")
                     .execute(&mut *connection)
                     .await?;
                 outcome.effects.append(effects, &indices);
                 continue;
             }
-            Err(error) => error,
+            Ok(Err(error)) => Failure::from_error(error)?,
+            Err(rejection) => Failure::Rejected(rejection),
         };
-        let policy = error_policy(&error);
-        if !matches!(policy, ErrorPolicy::DeadLetter | ErrorPolicy::Block) {
-            return Err(error);
-        }
         sqlx::raw_sql("ROLLBACK TO SAVEPOINT half")
             .execute(&mut *connection)
             .await?;
         if let [failing] = candidates[..] {
-            record_failure(&mut outcome, &failing.record, policy, &error);
+            outcome.add_failure(&failing.record, failure);
         } else {
             let middle = range.start + range.len() / 2;
             ranges.extend([middle..range.end, range.start..middle]);
@@ -84,18 +84,94 @@ pub(super) async fn write<L: Layer>(
     Ok(outcome)
 }
 
-fn record_failure(outcome: &mut BisectOutcome, record: &Record, policy: ErrorPolicy, error: &sqlx::Error) {
-    if policy == ErrorPolicy::DeadLetter {
-        outcome.rejected.push(RejectedRecord {
-            record: record.clone(),
-            rejection: rejection_for(error),
-        });
-    } else {
-        outcome.blocked.insert(
-            record.partition,
-            (record.offset, format!("offset {}: {error}", record.offset)),
-        );
+/// Failure of a write that a record has caused.
+enum Failure {
+    Rejected(Rejection),
+    Unknown(sqlx::Error),
+}
+
+impl Failure {
+    /// Returns a transient or terminal error, which no record has caused.
+    fn from_error(error: sqlx::Error) -> Result<Self, sqlx::Error> {
+        match error_policy(&error) {
+            ErrorPolicy::DeadLetter => Ok(Self::Rejected(rejection_for(&error))),
+            ErrorPolicy::Block => Ok(Self::Unknown(error)),
+            ErrorPolicy::Retry | ErrorPolicy::Stop => Err(error),
+        }
     }
+}
+
+impl BisectOutcome {
+    fn add_failure(&mut self, record: &Record, failure: Failure) {
+        match failure {
+            Failure::Rejected(rejection) => self.rejected.push(RejectedRecord {
+                record: record.clone(),
+                rejection,
+            }),
+            Failure::Unknown(error) => block(&mut self.blocked, record, &error.to_string()),
+        }
+    }
+}
+
+/// Blocks the partition at the record, unless it is blocked at an earlier one.
+fn block(blocked: &mut BlockedPartitions, record: &Record, cause: &str) {
+    let cause = format!("offset {}: {cause}", record.offset);
+    let first = blocked
+        .entry(record.partition)
+        .or_insert_with(|| (record.offset, cause.clone()));
+    if record.offset < first.0 {
+        *first = (record.offset, cause);
+    }
+}
+
+/// Result of [`insert_dead_letters`].
+#[derive(Default)]
+pub(super) struct InsertOutcome {
+    /// Codes of the new dead letters.
+    pub codes: Vec<Code>,
+    /// Partitions of the records whose dead letter cannot be stored.
+    pub blocked: BlockedPartitions,
+}
+
+/// Stores every dead letter that can be stored. The records of a blocked partition are read again, which finds those
+/// that are stored already.
+///
+/// # Errors
+/// A transient or terminal error; the transaction of the caller is aborted then.
+pub(super) async fn insert_dead_letters(
+    connection: &mut PgConnection,
+    origin: &Origin,
+    rejected: &[&RejectedRecord],
+) -> Result<InsertOutcome, sqlx::Error> {
+    let mut outcome = InsertOutcome::default();
+    let mut ranges = Vec::with_capacity(16);
+    ranges.push(0..rejected.len());
+    while let Some(range) = ranges.pop() {
+        let candidates = &rejected[range.clone()];
+        sqlx::raw_sql("SAVEPOINT half").execute(&mut *connection).await?;
+        let inserted = dead_letter::insert(connection, origin, candidates, RejectedFrom::Topic).await;
+        let error = match inserted {
+            Ok(codes) => {
+                outcome.codes.extend(codes);
+                continue;
+            }
+            Err(error) => error,
+        };
+        if matches!(error_policy(&error), ErrorPolicy::Retry | ErrorPolicy::Stop) {
+            return Err(error);
+        }
+        sqlx::raw_sql("ROLLBACK TO SAVEPOINT half")
+            .execute(&mut *connection)
+            .await?;
+        if let [failing] = candidates {
+            let cause = format!("the dead letter cannot be stored: {error}");
+            block(&mut outcome.blocked, &failing.record, &cause);
+        } else {
+            let middle = range.start + range.len() / 2;
+            ranges.extend([middle..range.end, range.start..middle]);
+        }
+    }
+    Ok(outcome)
 }
 
 /// Rejection of a record whose values PostgreSQL rejects, with SQLSTATE and message.

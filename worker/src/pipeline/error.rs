@@ -4,6 +4,7 @@ use crate::error_policy::ErrorPolicy;
 use crate::health::Dependency;
 use crate::layer::interface::LookupError;
 use crate::publish::PublishError;
+use crate::rejection::Rejection;
 use crate::session;
 use crate::warehouse;
 
@@ -15,12 +16,15 @@ pub enum PipelineError {
         "{0}; check that PostgreSQL runs, the keys of spec.warehouse.authSecretName, and that `worker migrate` was run"
     )]
     Warehouse(#[from] sqlx::Error),
-    /// Kafka did not acknowledge an output or a dead letter.
+    /// Kafka did not acknowledge an output.
     #[error("{0}")]
     Publish(#[from] PublishError),
     /// Redis did not answer a lookup.
     #[error("{0}")]
     Lookup(#[from] LookupError),
+    /// The worker panicked; a bisection finds the record.
+    #[error("{0}")]
+    Panic(Rejection),
     /// The stored position of this assigned partition was deleted.
     #[error(
         "the position of partition {0} is missing from streamstage.position; restart the worker to start the partition \
@@ -37,6 +41,7 @@ impl PipelineError {
             Self::Warehouse(error) => warehouse::error_policy(error),
             Self::Publish(error) => error.policy(),
             Self::Lookup(_) => ErrorPolicy::Retry,
+            Self::Panic(_) => ErrorPolicy::DeadLetter,
             Self::PositionMissing(_) => ErrorPolicy::Stop,
         }
     }
@@ -51,7 +56,7 @@ impl PipelineError {
     #[must_use]
     pub fn dependency(&self) -> Dependency {
         match self {
-            Self::Warehouse(_) | Self::PositionMissing(_) => Dependency::Warehouse,
+            Self::Warehouse(_) | Self::Panic(_) | Self::PositionMissing(_) => Dependency::Warehouse,
             Self::Publish(_) => Dependency::Output,
             Self::Lookup(_) => Dependency::ReferenceData,
         }

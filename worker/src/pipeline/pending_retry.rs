@@ -24,6 +24,7 @@ use crate::layer::interface::{Effects, Layer as _};
 use crate::layer::stg::pending::{self, PendingOrder};
 use crate::layer::stg::{Enriched, Enrichment, Order, Stg};
 use crate::metrics::Metrics;
+use crate::panic_guard::{catch_panic, reject_panic};
 use crate::position::OffsetRanges;
 use crate::publish::{PublishError, TOO_LARGE_FOR_UNKNOWN_LIMIT};
 use crate::record::{Header, Item};
@@ -56,11 +57,10 @@ pub(super) async fn retry_pending(
     metrics: &Metrics,
     max_wait: Duration,
 ) -> Result<usize, PipelineError> {
-    let retry = |limit| {
-        with_deadline(
-            TRANSACTION_TIMEOUT,
-            retry_batch(context, metrics, max_wait, limit),
-        )
+    let retry = async |limit| {
+        let attempt = retry_batch(context, metrics, max_wait, limit);
+        let retried = catch_panic(Box::pin(with_deadline(TRANSACTION_TIMEOUT, attempt))).await;
+        retried.unwrap_or_else(|rejection| Err(PipelineError::Panic(rejection)))
     };
     match retry(BATCH_SIZE).await {
         Err(error) if is_record_error(&error) => {}
@@ -97,7 +97,16 @@ async fn retry_batch(
         [single] => Some(single.clone()),
         _ => None,
     };
-    let plan = plan_retries(context.layer, orders, max_wait).await?;
+    let plan = match (
+        catch_panic(plan_retries(context.layer, orders, max_wait)).await,
+        &single,
+    ) {
+        (Ok(plan), _) => plan?,
+        (Err(rejection), Some(failed)) => {
+            plan_for_failed_order(failed.clone(), &PipelineError::Panic(rejection))
+        }
+        (Err(rejection), None) => return Err(PipelineError::Panic(rejection)),
+    };
     let connection = transaction.connection();
     sqlx::raw_sql("SAVEPOINT plan").execute(&mut *connection).await?;
     let published = match (apply_plan(context, &mut *connection, &plan).await, single) {
@@ -115,7 +124,7 @@ async fn retry_batch(
         }
         (published, _) => published?,
     };
-    transaction.commit(&published).await?;
+    context.commit(transaction, &published).await?;
     metrics.record_batch(
         &context.origin.stage,
         &published.state,
@@ -129,7 +138,13 @@ async fn apply_plan(
     connection: &mut PgConnection,
     plan: &RetryPlan,
 ) -> Result<Batch<Published>, PipelineError> {
-    context.publish(write(context, connection, plan).await?).await
+    let applied = catch_panic(async {
+        let written = write(context, connection, plan).await?;
+        context.publish(written).await
+    });
+    applied
+        .await
+        .unwrap_or_else(|rejection| Err(PipelineError::Panic(rejection)))
 }
 
 /// Plan for an order that failed in its own transaction: a dead letter, or a longer delay if the reason is unknown.
@@ -143,6 +158,7 @@ fn plan_for_failed_order(order: PendingOrder, error: &PipelineError) -> RetryPla
         PipelineError::Warehouse(cause) if error.policy() == ErrorPolicy::DeadLetter => {
             add_dead_letter(&mut plan, order, bisect::rejection_for(cause));
         }
+        PipelineError::Panic(rejection) => add_dead_letter(&mut plan, order, rejection.clone()),
         _ => {
             tracing::error!(order = order.object_id, %error, "pending order failed, postponed");
             plan.postponed
@@ -160,13 +176,9 @@ async fn write<'p>(
 ) -> Result<Batch<Written<'p, Enriched>>, PipelineError> {
     pending::delete(connection, &plan.resolved).await?;
     pending::postpone(connection, &plan.postponed).await?;
-    let dead_letters = dead_letter::insert(
-        connection,
-        context.origin,
-        plan.dead_letters.clone(),
-        RejectedFrom::Pending,
-    )
-    .await?;
+    let rejected: Vec<&RejectedRecord> = plan.dead_letters.iter().collect();
+    let dead_letters =
+        dead_letter::insert(connection, context.origin, &rejected, RejectedFrom::Pending).await?;
     Ok(Batch {
         ranges: OffsetRanges::new(),
         state: Written {
@@ -191,7 +203,7 @@ async fn plan_retries(
     let mut plan = RetryPlan::default();
     let (mut orders, mut items): (Vec<PendingOrder>, Vec<Item<Order>>) = (Vec::new(), Vec::new());
     for order in pending_orders {
-        match stg.decode(&order.record, now) {
+        match reject_panic(|| stg.decode(&order.record, now)) {
             Ok(value) => {
                 items.push(Item {
                     record: order.record.clone(),
@@ -205,7 +217,7 @@ async fn plan_retries(
     }
     let lookup = stg.look_up(&items).await?;
     for (order, Item { record, value }) in orders.into_iter().zip(items) {
-        let value = match stg.enrich(value, &lookup) {
+        let value = match reject_panic(|| stg.enrich(value, &lookup)) {
             Ok(value) => value,
             Err(rejection) => {
                 add_dead_letter(&mut plan, order, rejection);
@@ -239,7 +251,7 @@ async fn plan_retries(
 fn add_dead_letter(plan: &mut RetryPlan, order: PendingOrder, rejection: Rejection) {
     let mut record = order.record;
     // A redriven order continues its count.
-    let attempts = dead_letter::count_attempts(&record) - 1 + order.attempts;
+    let attempts = (dead_letter::count_attempts(&record) - 1).saturating_add(order.attempts);
     record.headers.retain(|header| header.name != ATTEMPTS_HEADER);
     record
         .headers

@@ -6,10 +6,10 @@
 //! The transaction that makes effects exactly-once.
 //!
 //! It locks and checks the positions, writes effects, dead letters and new positions, publishes, and commits last. If
-//! it fails before the commit, PostgreSQL is unchanged, and the retry publishes the same messages again: consumers
-//! recognize them by order and version. If the commit succeeds but its confirmation is lost, the position check of
-//! the retry finds the batch applied. The worker must never advance a position outside of this transaction, and never
-//! commit before every message is acknowledged.
+//! it fails before the commit, PostgreSQL is unchanged, and the retry publishes what is not acknowledged yet. After a
+//! crash it publishes everything again: consumers recognize the messages by order and version. If the commit succeeds
+//! but its confirmation is lost, the position check of the retry finds the batch applied. The worker must never advance
+//! a position outside of this transaction, and never commit before every message is acknowledged.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,10 +21,12 @@ use super::bisect;
 use super::error::PipelineError;
 use crate::batch::{Batch, Enriched, OffsetUpdates, Published, RejectedRecord, Written, newest_timestamp};
 use crate::dead_letter::{self, Origin, RejectedFrom};
-use crate::layer::interface::Layer;
+use crate::layer::interface::{Effects, Layer};
+use crate::panic_guard::catch_panic;
 use crate::position::ApplyPlan;
 use crate::publish::Publisher;
-use crate::warehouse::Warehouse;
+use crate::record::Item;
+use crate::warehouse::{BatchTransaction, Warehouse};
 
 /// Layer and connections that a transaction uses.
 pub(super) struct TransactionContext<'p, L> {
@@ -56,8 +58,19 @@ impl<L: Layer> TransactionContext<'_, L> {
         let plan = self.plan_apply(transaction.connection(), batch).await?;
         let written = self.write(transaction.connection(), batch, plan, mode).await?;
         let published = self.publish(written).await?;
-        transaction.commit(&published).await?;
+        self.commit(transaction, &published).await?;
         Ok(published)
+    }
+
+    /// Commits a published batch, whose outputs need not be remembered any more then.
+    pub(super) async fn commit(
+        &self,
+        transaction: BatchTransaction,
+        published: &Batch<Published>,
+    ) -> Result<(), sqlx::Error> {
+        transaction.commit(published).await?;
+        self.publisher.forget_committed(published);
+        Ok(())
     }
 
     /// Locks the stored positions and checks the offset ranges of the batch against them.
@@ -86,19 +99,24 @@ impl<L: Layer> TransactionContext<'_, L> {
         mode: WriteMode,
     ) -> Result<Batch<Written<'b, L::Enriched>>, PipelineError> {
         let (items, rejected) = batch.records_to_apply(&plan);
-        let mut rejected: Vec<RejectedRecord> = rejected.into_iter().cloned().collect();
-        let (effects, blocked) = match mode {
-            _ if items.is_empty() => Default::default(),
-            WriteMode::Whole => (self.layer.write(connection, &items).await?, BTreeMap::new()),
+        let (effects, dead_letters, blocked) = match mode {
+            WriteMode::Whole => {
+                let effects = self.write_items(connection, &items).await?;
+                let dead_letters =
+                    dead_letter::insert(connection, self.origin, &rejected, RejectedFrom::Topic).await?;
+                (effects, dead_letters, BTreeMap::new())
+            }
             WriteMode::Bisect => {
-                let outcome = bisect::write(self.layer, connection, &items).await?;
-                rejected.extend(outcome.rejected);
-                rejected.retain(|rejected| !bisect::is_blocked(&outcome.blocked, &rejected.record));
-                (outcome.effects, outcome.blocked)
+                let mut outcome = bisect::write(self.layer, connection, &items).await?;
+                let rejected = rejected.into_iter().chain(&outcome.rejected);
+                let is_included =
+                    |rejected: &&RejectedRecord| !bisect::is_blocked(&outcome.blocked, &rejected.record);
+                let rejected: Vec<&RejectedRecord> = rejected.filter(is_included).collect();
+                let inserted = bisect::insert_dead_letters(connection, self.origin, &rejected).await?;
+                outcome.blocked.extend(inserted.blocked);
+                (outcome.effects, inserted.codes, outcome.blocked)
             }
         };
-        let dead_letters =
-            dead_letter::insert(connection, self.origin, rejected, RejectedFrom::Topic).await?;
         let offset_updates = OffsetUpdates::new(&batch.ranges, plan, blocked);
         self.warehouse
             .store_positions(connection, &offset_updates.positions)
@@ -114,7 +132,19 @@ impl<L: Layer> TransactionContext<'_, L> {
         })
     }
 
-    /// Publishes the outputs and the dead letters, and waits for every acknowledgement.
+    async fn write_items(
+        &self,
+        connection: &mut PgConnection,
+        items: &[&Item<L::Enriched>],
+    ) -> Result<Effects, PipelineError> {
+        if items.is_empty() {
+            return Ok(Effects::default());
+        }
+        let written = catch_panic(self.layer.write(connection, items)).await;
+        Ok(written.map_err(PipelineError::Panic)??)
+    }
+
+    /// Publishes the outputs, and waits for every acknowledgment.
     pub(super) async fn publish(
         &self,
         written: Batch<Written<'_, L::Enriched>>,
@@ -128,18 +158,15 @@ impl<L: Layer> TransactionContext<'_, L> {
         let outputs = effects
             .publish
             .iter()
-            .filter_map(|&index| L::output(&items[index].value));
-        self.publisher.publish(outputs, &dead_letters).await?;
+            .filter_map(|&index| Some((&items[index].record, L::output(&items[index].value)?)));
+        let outputs = self.publisher.publish(outputs).await?;
         let timestamps = items.iter().filter_map(|item| item.record.timestamp);
         let newest_timestamp = newest_timestamp(timestamps, Timestamp::now().as_millisecond());
-        let dead_letters = dead_letters
-            .iter()
-            .map(|dead_letter| dead_letter.rejection.code)
-            .collect();
         Ok(Batch {
             ranges: written.ranges,
             state: Published {
                 effects,
+                outputs,
                 dead_letters,
                 offset_updates,
                 newest_timestamp,

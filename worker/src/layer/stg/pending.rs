@@ -22,14 +22,17 @@ const MAX_BACKOFF_SECONDS: i32 = 30;
 
 const INSERT: &str = "\
 INSERT INTO stg.pending_enrichment (object_id, version, missing_entries, next_attempt_at, consumer_group, topic,
-    partition, \"offset\", key, value, header_names, header_values, record_timestamp)
+    partition, \"offset\", key, value, header_names, header_values, record_timestamp_ms, topic_id, record_bytes,
+    record_timestamp)
 SELECT pending.object_id, pending.version, pending.missing_entries::text[], now() + interval '1 second', $1, $2,
     pending.partition, pending.\"offset\", pending.key, pending.value, pending.names::text[],
-    pending.values::bytea[], timestamptz 'epoch' + pending.record_timestamp * interval '1 millisecond'
-FROM unnest($3::integer[], $4::bigint[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::bigint[],
-    $10::bigint[], $11::bytea[], $12::text[])
-    AS pending (partition, \"offset\", key, value, names, values, record_timestamp, object_id, version,
-        missing_entries)
+    pending.values::bytea[], pending.record_timestamp_ms, pending.topic_id, pending.record_bytes,
+    CASE WHEN pending.record_timestamp_ms BETWEEN -62135596800000 AND 253402300799999
+        THEN timestamptz 'epoch' + pending.record_timestamp_ms * interval '1 millisecond' END
+FROM unnest($3::integer[], $4::bigint[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::bigint[], $10::uuid[],
+    $11::bigint[], $12::bigint[], $13::bytea[], $14::text[])
+    AS pending (partition, \"offset\", key, value, names, values, record_timestamp_ms, topic_id, record_bytes,
+        object_id, version, missing_entries)
 ORDER BY pending.object_id, pending.version
 ON CONFLICT (object_id, version) DO NOTHING";
 
@@ -42,8 +45,8 @@ FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY AS redriven (object_id, v
 ORDER BY redriven.ordinal";
 
 const LOCK_DUE: &str = "\
-SELECT object_id, version, missing_entries, partition, \"offset\", key, value, header_names, header_values,
-    (extract(epoch FROM record_timestamp) * 1000)::bigint AS record_timestamp,
+SELECT object_id, version, missing_entries, topic_id, partition, \"offset\", key, value, header_names, header_values,
+    record_timestamp_ms,
     extract(epoch FROM now() - pending_since)::double precision AS pending_seconds, attempts
 FROM stg.pending_enrichment
 WHERE consumer_group = $1 AND topic = $2 AND next_attempt_at <= now()
