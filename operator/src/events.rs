@@ -10,7 +10,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use crate::owned::SECRETS_ANNOTATION;
 
 /// Reasons of the condition `Ready` that are worth a warning; the others only mean that pods are starting.
-const POD_FAILURE_REASONS: [&str; 4] = ["ImagePullFailed", "CrashLoop", "Unschedulable", "ReplicaFailure"];
+const POD_FAILURE_REASONS: [&str; 6] = [
+    "ImagePullFailed",
+    "CrashLoop",
+    "OffsetOutOfRange",
+    "TopicRecreated",
+    "Unschedulable",
+    "ReplicaFailure",
+];
 
 /// Kubernetes event about a stage.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

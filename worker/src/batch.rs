@@ -216,8 +216,18 @@ impl<T> Batch<Enriched<T>> {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use crate::position::OffsetRange;
+
+    fn range(from: i64, to: i64) -> OffsetRange {
+        OffsetRange {
+            topic_id: Uuid::nil(),
+            from,
+            to,
+        }
+    }
 
     fn record(partition: i32, offset: i64) -> Record {
         Record {
@@ -229,7 +239,7 @@ mod tests {
 
     #[test]
     fn every_record_is_either_an_item_or_rejected() {
-        let ranges = OffsetRanges::from([(0, OffsetRange { from: 0, to: 4 })]);
+        let ranges = OffsetRanges::from([(0, range(0, 4))]);
         let batch = Batch {
             ranges,
             state: Fetched {
@@ -257,11 +267,7 @@ mod tests {
 
     #[test]
     fn the_position_of_a_blocked_partition_stops_at_the_failing_record() {
-        let ranges = OffsetRanges::from([
-            (0, OffsetRange { from: 0, to: 9 }),
-            (1, OffsetRange { from: 0, to: 9 }),
-            (2, OffsetRange { from: 5, to: 9 }),
-        ]);
+        let ranges = OffsetRanges::from([(0, range(0, 9)), (1, range(0, 9)), (2, range(5, 9))]);
         let plan = ApplyPlan {
             apply_from: BTreeMap::from([(0, 0), (1, 0)]),
             seeks: BTreeMap::from([(2, 3)]),

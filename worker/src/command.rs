@@ -4,6 +4,7 @@ pub mod check;
 pub mod dead_letters;
 pub mod migrate;
 pub mod reset_offsets;
+pub mod reset_plan;
 pub mod run;
 pub mod stage_selection;
 
@@ -15,8 +16,8 @@ use clap::{Parser, Subcommand};
 /// StreamStage, the same file that `kubectl apply -f` takes. One file can have several stages.
 ///
 /// First steps: `migrate` creates the schemas, `check` tests every dependency, `run` consumes the topics until it is
-/// stopped. Later, `dead-letters` lists and redrives rejected records, and `reset-offsets` repairs a position that is out of
-/// range.
+/// stopped. Later, `dead-letters` lists and redrives rejected records, and `reset-offsets` resets the positions of a
+/// stage.
 #[derive(Debug, Parser)]
 #[command(
     name = "worker",
@@ -95,14 +96,18 @@ Examples:
   worker dead-letters show -f examples/local.yaml --stage stg --partition 3 --offset 14
   worker dead-letters redrive -f examples/local.yaml --stage stg --code ReferenceDataMissing --execute")]
     DeadLetters(dead_letters::DeadLetters),
-    /// Reset stored positions that are out of the log's range
+    /// Reset stored positions, and end the stop of a stage
     ///
     /// A stage stops with `OffsetOutOfRange` if its topic no longer has the stored position, for example because the
-    /// retention period was too short. Check the dry run first, then add --execute and restart the stage.
+    /// retention period was too short, and with `TopicRecreated` if the topic was deleted and created again. Without
+    /// --partition and --all, only such positions are reset. Check the dry run first, then stop the workers of the
+    /// stage, and add --execute.
     #[command(after_help = "\
 Examples:
   worker reset-offsets -f examples/local.yaml --stage stg --to earliest
   worker reset-offsets -f examples/local.yaml --stage stg --to earliest --execute
+  worker reset-offsets -f examples/local.yaml --stage stg --to 2024-02-24T00:00:00Z --all
+  worker reset-offsets -f examples/local.yaml --stage stg --to 4200 --partition 3
   worker reset-offsets -f examples/local.yaml --stage stg --to earliest --all --execute
 
 The last one makes the stage read its whole topic again; stored records are skipped as duplicates.")]

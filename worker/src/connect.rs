@@ -205,6 +205,8 @@ pub fn consumer_config(stage: &StreamStage, mut config: ClientConfig) -> ClientC
         .set("session.timeout.ms", "10000")
         .set("heartbeat.interval.ms", "1000")
         .set("isolation.level", "read_committed")
+        // Shows that a partition has no further record; the end offset does not, because of transaction markers.
+        .set("enable.partition.eof", "true")
         .set("fetch.wait.max.ms", "100")
         // Limits the prefetched records, and with them the memory of a worker with a backlog, to a few batches. The
         // fetch limits count compressed bytes per partition; decompressed they are several times as many. A larger

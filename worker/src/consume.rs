@@ -11,8 +11,10 @@
 //! that a database or Redis outage causes no rebalance.
 
 mod batch_builder;
+mod empty_tails;
 mod error;
 mod in_flight;
+mod log_confirmation;
 mod message;
 mod offset_commit;
 mod pending_commits;
@@ -20,6 +22,8 @@ mod pending_seeks;
 mod poll;
 mod rebalance;
 mod settings;
+mod source_check;
+mod source_topic;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,16 +33,20 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
+use crate::health::Health;
 use in_flight::InFlight;
 use poll::{Command, Poller};
 use rebalance::RebalanceHandler;
+use source_topic::SourceTopic;
 
 pub use batch_builder::BatchLimits;
 pub use error::{ConsumeError, StartError};
 pub use in_flight::{InFlightGuard, TrackedBatch};
-pub use settings::{ConsumerSettings, PartitionOffsets, StartOffsets, StartOffsetsFuture};
+pub use log_confirmation::LogConfirmation;
+pub use settings::{ConsumerSettings, PartitionOffsets, StartFuture, StartOffsets};
 
 /// Time that the consumer has to commit its last positions and to leave the group.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
@@ -46,7 +54,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Handle of a stage's polling thread.
 pub struct Consumer {
     kafka: Arc<BaseConsumer<RebalanceHandler>>,
-    topic: String,
+    topic: Arc<SourceTopic>,
+    start_offsets: Arc<dyn StartOffsets>,
+    health: Arc<Health>,
+    stop: CancellationToken,
     commands: commands::Sender<Command>,
     thread: std::thread::JoinHandle<Result<(), ConsumeError>>,
 }
@@ -63,24 +74,42 @@ impl Consumer {
             source: error,
         };
         let in_flight = InFlight::default();
-        let context = RebalanceHandler::new(&settings, Handle::current(), in_flight.clone());
+        let topic = Arc::new(SourceTopic::new(&settings.topic));
+        let context = RebalanceHandler::new(
+            &settings,
+            Arc::clone(&topic),
+            Handle::current(),
+            in_flight.clone(),
+        );
         let kafka: BaseConsumer<RebalanceHandler> =
             settings.config.create_with_context(context).map_err(setup)?;
         kafka.subscribe(&[&settings.topic]).map_err(setup)?;
         let kafka = Arc::new(kafka);
-        let topic = settings.topic.clone();
+        let (start_offsets, health) = (Arc::clone(&settings.start_offsets), Arc::clone(&settings.health));
+        let stop = settings.stop.clone();
         let (batches, fetched) = mpsc::channel(1);
         let (commands, received) = commands::channel();
-        let poller = Poller::new(Arc::clone(&kafka), settings, batches, received, in_flight);
+        let name = format!("poll {}", topic.name);
+        let poller = Poller::new(
+            Arc::clone(&kafka),
+            settings,
+            Arc::clone(&topic),
+            batches,
+            received,
+            in_flight,
+        );
         let span = Span::current();
         let thread = std::thread::Builder::new()
-            .name(format!("poll {topic}"))
+            .name(name)
             .spawn(move || span.in_scope(|| poller.run()))
             .map_err(|error| ConsumeError::Fatal(error.to_string()))?;
         Ok((
             Self {
                 kafka,
                 topic,
+                start_offsets,
+                health,
+                stop,
                 commands,
                 thread,
             },
@@ -91,9 +120,22 @@ impl Consumer {
     /// Commits positions that PostgreSQL has committed to Kafka, for monitoring. The polling thread verifies the
     /// commit and repeats it if it was lost. Partitions that another worker owns now are left to that worker.
     pub fn commit_offsets(&self, positions: &BTreeMap<i32, i64>) {
-        let owned = offset_commit::commit_assigned(&self.kafka, &self.topic, positions, CommitMode::Async);
+        let owned =
+            offset_commit::commit_assigned(&self.kafka, &self.topic.name, positions, CommitMode::Async);
         // The receiver is gone only during a shutdown.
         self.commands.send(Command::Committed(owned)).unwrap_or_default();
+    }
+
+    /// Confirms that batches are from the log that the positions belong to.
+    #[must_use]
+    pub fn log_confirmation(&self) -> LogConfirmation {
+        LogConfirmation {
+            kafka: Arc::clone(&self.kafka),
+            topic: Arc::clone(&self.topic),
+            start_offsets: Arc::clone(&self.start_offsets),
+            health: Arc::clone(&self.health),
+            stop: self.stop.clone(),
+        }
     }
 
     /// Reads partitions again from an offset, after a delay.
@@ -120,7 +162,7 @@ impl Consumer {
         // The last owner of the client answers the group until it has left it, and blocks meanwhile. That must not be
         // a thread of the runtime.
         let closed = tokio::task::spawn_blocking(move || {
-            offset_commit::commit_assigned(&self.kafka, &self.topic, &positions, CommitMode::Sync);
+            offset_commit::commit_assigned(&self.kafka, &self.topic.name, &positions, CommitMode::Sync);
             drop(self.kafka);
             self.thread.join()
         });
@@ -140,17 +182,29 @@ mod tests {
     use rdkafka::producer::{FutureProducer, FutureRecord};
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-    use tokio_util::sync::CancellationToken;
+    use uuid::Uuid;
 
     use super::settings::REQUEST_TIMEOUT;
     use super::*;
-    use crate::health::Health;
+    use crate::position::Stop;
 
     struct StartAtZero;
 
     impl StartOffsets for StartAtZero {
-        fn start_offsets(&self, partitions: BTreeMap<i32, PartitionOffsets>) -> StartOffsetsFuture<'_> {
+        fn decides_all_partitions(&self) -> StartFuture<'_, bool> {
+            Box::pin(async { Ok(false) })
+        }
+
+        fn start_offsets(
+            &self,
+            _: Uuid,
+            partitions: BTreeMap<i32, PartitionOffsets>,
+        ) -> StartFuture<'_, BTreeMap<i32, i64>> {
             Box::pin(async move { Ok(partitions.into_keys().map(|partition| (partition, 0)).collect()) })
+        }
+
+        fn store_stop(&self, _: Stop) -> StartFuture<'_, ()> {
+            Box::pin(async { Ok(()) })
         }
 
         fn start_time(&self) -> Option<i64> {

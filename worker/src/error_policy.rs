@@ -11,7 +11,7 @@
 //! | Kafka rejects an output as too large | refresh the topic's limit, dead-letter the outputs over it |
 //! | Kafka, any other publish error, or no acknowledgment in time | retry with backoff and jitter |
 //! | Kafka, any error of a copy of a dead letter | retry the copy later, beside the pipeline |
-//! | a fatal Kafka client error; a position outside of the log | stop, and report the reason |
+//! | a fatal Kafka client error; a position outside of the log, or of a recreated topic | stop, and report the reason |
 //! | Redis is unreachable, slow or rejects the request | retry with backoff and jitter, dead-letter nothing |
 //!
 //! Pure: errors are identified by their codes, never by a client's types. [`crate::backoff`] has the delays.

@@ -54,6 +54,9 @@ pub struct StageHealth {
     pub blocked: BTreeMap<i32, String>,
     /// Dead letters whose copy on the dead letter topic is not produced yet; `None` before the first query.
     pub dead_letter_copies: Option<PendingCopies>,
+    /// Terminal error; `None` while the stage runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
 }
 
 /// Dead letters whose copy is not produced yet.
@@ -66,13 +69,13 @@ pub struct PendingCopies {
 }
 
 impl StageHealth {
-    /// Returns true if the worker is a member of the group and every dependency is available.
+    /// Returns true if the stage runs, the worker is a member of the group, and every dependency is available.
     ///
     /// A blocked partition does not count, because the other partitions continue. A missing copy of a dead letter does
     /// not count either, because the warehouse has the dead letter.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.partitions.is_some() && self.unavailable.is_empty()
+        self.stopped.is_none() && self.partitions.is_some() && self.unavailable.is_empty()
     }
 }
 
@@ -190,6 +193,11 @@ impl Health {
             None if had_error => tracing::info!(stage = self.stage, "copies of dead letters produced"),
             _ => {}
         }
+    }
+
+    /// Records the terminal error of the stage.
+    pub fn mark_stopped(&self, cause: String) {
+        self.lock().stopped = Some(cause);
     }
 
     fn lock(&self) -> MutexGuard<'_, StageHealth> {

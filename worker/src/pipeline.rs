@@ -265,6 +265,7 @@ mod tests {
     use rdkafka::ClientConfig;
     use sqlx::PgConnection;
     use sqlx::postgres::PgConnectOptions;
+    use uuid::Uuid;
 
     use super::*;
     use crate::layer::interface::{Effects, LookupError};
@@ -318,7 +319,7 @@ mod tests {
         };
         Pipeline {
             layer: PanickingLayer,
-            warehouse: Warehouse::new(vec![PgConnectOptions::new()], 1, origin.clone()),
+            warehouse: Warehouse::new(vec![PgConnectOptions::new()], 1),
             origin,
             publisher: Publisher::new(ClientConfig::new(), None).expect("settings"),
             health: Arc::new(Health::new("stg")),
@@ -333,7 +334,7 @@ mod tests {
             ..Record::default()
         });
         let batch = Batch {
-            ranges: OffsetRanges::from([(0, OffsetRange { from: 0, to: 10 })]),
+            ranges: OffsetRanges::from([(0, OffsetRange { from: 0, to: 10, topic_id: Uuid::nil() })]),
             state: Fetched {
                 records: records.collect(),
             },

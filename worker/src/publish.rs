@@ -263,6 +263,7 @@ mod tests {
     use crate::batch::OffsetUpdates;
     use crate::position::{OffsetRange, OffsetRanges};
     use crate::version::Version;
+    use uuid::Uuid;
 
     struct Fixture {
         kafka: MockCluster<'static, DefaultProducerContext>,
@@ -318,6 +319,7 @@ mod tests {
         let range = OffsetRange {
             from: range.start,
             to: range.end,
+            topic_id: Uuid::nil(),
         };
         Batch {
             ranges: OffsetRanges::from([(0, range)]),

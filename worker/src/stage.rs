@@ -12,10 +12,13 @@ use crds::StreamStage;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
+use uuid::Uuid;
 
 use crate::batch::{Enriched, OffsetUpdates};
 use crate::connect::{self, ConnectError, Secrets};
-use crate::consume::{BatchLimits, ConsumeError, Consumer, ConsumerSettings, TrackedBatch};
+use crate::consume::{
+    BatchLimits, ConsumeError, Consumer, ConsumerSettings, LogConfirmation, StartError, TrackedBatch,
+};
 use crate::dead_letter::Origin;
 use crate::dead_letter::copy_task::CopyTask;
 use crate::decode::DecodeSettings;
@@ -27,6 +30,8 @@ use crate::layer::interface::Layer;
 use crate::layer::stg::{ReferenceDataStore, Stg};
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, PipelineError};
+use crate::position::find_stop;
+use crate::position_store;
 use crate::publish::{OutputLimit, Publisher};
 use crate::session::with_deadline;
 use crate::start_offsets::WarehouseStartOffsets;
@@ -157,7 +162,6 @@ pub fn warehouse(stage: &StreamStage, secrets: &Secrets) -> Result<Warehouse, St
     Ok(Warehouse::new(
         connect::postgres_options(stage, secrets)?,
         stage.spec.warehouse.connections_per_worker,
-        origin(stage),
     ))
 }
 
@@ -196,6 +200,7 @@ async fn run_pipeline<L: Layer>(
     context: &StageContext,
     pipeline: Arc<Pipeline<L>>,
 ) -> Result<(), StageError> {
+    ensure_not_stopped(&pipeline).await?;
     tokio::select! {
         _ = pipeline.publisher.refresh_limit() => {}
         () = pipeline.stop.cancelled() => return Ok(()),
@@ -203,7 +208,12 @@ async fn run_pipeline<L: Layer>(
     let copy_task = copy_task(stage, context, &pipeline)?;
     let (consumer, fetched) = Consumer::start(consumer_settings(stage, context, &pipeline)?)?;
     let (prepared, received) = mpsc::channel(1);
-    let preparing = prepare_batches(Arc::clone(&pipeline), fetched, prepared);
+    let preparing = prepare_batches(
+        Arc::clone(&pipeline),
+        consumer.log_confirmation(),
+        fetched,
+        prepared,
+    );
     let preparing = tokio::spawn(preparing.in_current_span());
     let copying = tokio::spawn(copy_task.run().in_current_span());
     let committed = commit_batches(&pipeline, received, &consumer).await;
@@ -214,7 +224,7 @@ async fn run_pipeline<L: Layer>(
     let closed = consumer.close(positions).await;
     let copied = copying.await;
     committed?;
-    prepared?;
+    prepared??;
     copied?;
     Ok(closed?)
 }
@@ -235,16 +245,36 @@ fn copy_task<L: Layer>(
     })
 }
 
+/// Returns a stored stop before the worker joins the group: `worker reset-offsets` requires a group without members. An
+/// outage of PostgreSQL is reported, and the assignment of partitions finds the stop later.
+async fn ensure_not_stopped<L: Layer>(pipeline: &Pipeline<L>) -> Result<(), StageError> {
+    let read = async |connection: &mut _| position_store::read(connection, &pipeline.origin).await;
+    let stored = tokio::select! {
+        () = pipeline.stop.cancelled() => return Ok(()),
+        stored = pipeline.warehouse.transact(read) => stored,
+    };
+    match stored {
+        Ok(stored) => match find_stop(&pipeline.origin.topic, Uuid::nil(), &stored) {
+            Some(stop) => Err(ConsumeError::from(StartError::Stopped(stop)).into()),
+            None => Ok(()),
+        },
+        Err(error) => {
+            let cause = PipelineError::from(error).to_string();
+            pipeline.health.mark_unavailable(Dependency::Warehouse, &cause);
+            Ok(())
+        }
+    }
+}
+
 fn consumer_settings<L: Layer>(
     stage: &StreamStage,
     context: &StageContext,
     pipeline: &Pipeline<L>,
 ) -> Result<ConsumerSettings, StageError> {
-    let topic = stage.spec.source.topic.clone();
     let batch = &stage.spec.batch;
     Ok(ConsumerSettings {
         config: connect::consumer_config(stage, connect::kafka_config(stage, &context.secrets)?),
-        topic: topic.clone(),
+        topic: stage.spec.source.topic.clone(),
         limits: BatchLimits {
             max_records: usize::try_from(batch.max_records).unwrap_or(usize::MAX),
             max_bytes: usize::try_from(batch.max_bytes.get()).unwrap_or(usize::MAX),
@@ -252,7 +282,7 @@ fn consumer_settings<L: Layer>(
         },
         start_offsets: Arc::new(WarehouseStartOffsets {
             warehouse: pipeline.warehouse.clone(),
-            topic,
+            origin: pipeline.origin.clone(),
             start_from: stage.spec.source.start_from,
         }),
         health: Arc::clone(&context.health),
@@ -260,22 +290,30 @@ fn consumer_settings<L: Layer>(
     })
 }
 
-/// Decodes and enriches, one batch ahead of [`commit_batches`].
+/// Decodes and enriches, one batch ahead of [`commit_batches`]. Meanwhile each batch is confirmed to be from the log that
+/// the positions belong to.
 async fn prepare_batches<L: Layer>(
     pipeline: Arc<Pipeline<L>>,
+    log_confirmation: LogConfirmation,
     mut fetched: mpsc::Receiver<TrackedBatch>,
     prepared: mpsc::Sender<TrackedBatch<Enriched<L::Enriched>>>,
-) {
+) -> Result<(), StageError> {
     // The slot is reserved before the batch is received: otherwise one more batch would be in memory.
     while let Ok(slot) = prepared.reserve().await {
         let Some(TrackedBatch { batch, guard, span }) = fetched.recv().await else {
-            return;
+            return Ok(());
         };
-        let Some(batch) = pipeline.prepare(batch).instrument(span.clone()).await else {
-            return;
+        // A recreated topic stops the stage also while a lookup waits for its dependency.
+        let preparing = async {
+            let prepared = async { Ok(pipeline.prepare(batch).await) };
+            tokio::try_join!(log_confirmation.confirm(), prepared)
+        };
+        let (Some(()), Some(batch)) = preparing.instrument(span.clone()).await? else {
+            return Ok(());
         };
         slot.send(TrackedBatch { batch, guard, span });
     }
+    Ok(())
 }
 
 /// Writes, publishes and commits, batch by batch. Returns the last positions.

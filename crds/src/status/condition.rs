@@ -96,8 +96,11 @@ pub enum Reason {
     Observed,
     /// `LagObserved`: the offsets of some partitions are missing, so the lag is unknown.
     PartialOffsets,
+    /// Ready: the workers stopped, because a stored position is not in the log.
     /// `LagObserved`: a committed offset is beyond the end offset, because the topic was recreated.
     OffsetOutOfRange,
+    /// Ready: the workers stopped, because the source topic was deleted and created again.
+    TopicRecreated,
     /// `PartitionsStuck`: some partitions make no progress.
     Stuck,
     /// `PartitionsStuck`: every partition with lag makes progress.

@@ -8,17 +8,18 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::drain::wait_until;
 use super::instance::Pipeline;
+use crate::services::create_topic;
 
 /// Timeout of one Kafka request.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(30);
@@ -167,6 +168,93 @@ impl Pipeline {
             Ok(current == Some(value))
         })
         .await
+    }
+
+    /// Deletes a topic, and waits until the broker has no such topic.
+    ///
+    /// # Errors
+    /// When Kafka rejects the request, or still has the topic after 30 seconds.
+    pub async fn delete_topic(&self, topic: &str) -> Result<()> {
+        let deleted = self
+            .admin_client()?
+            .delete_topics(&[topic], &admin_options())
+            .await?;
+        for result in deleted {
+            result.map_err(|(topic, code)| anyhow!("{topic}: {code}"))?;
+        }
+        wait_until(&format!("{topic} is deleted"), KAFKA_TIMEOUT, || async {
+            Ok(self.end_offsets(topic).is_err())
+        })
+        .await
+    }
+
+    /// Deletes a topic, and creates it again.
+    ///
+    /// # Errors
+    /// When Kafka rejects a request, or does not allow the name again within 30 seconds.
+    pub async fn recreate_topic(&self, topic: &str, partitions: i32) -> Result<()> {
+        self.delete_topic(topic).await?;
+        wait_until(&format!("{topic} is created"), KAFKA_TIMEOUT, || async {
+            Ok(create_topic(&self.bootstrap_servers, topic, partitions)
+                .await
+                .is_ok())
+        })
+        .await
+    }
+
+    /// Adds partitions to a topic until it has `partitions`, and waits for their leaders.
+    ///
+    /// # Errors
+    /// When Kafka rejects the request, or a partition has no leader after 30 seconds.
+    pub async fn add_partitions(&self, topic: &str, partitions: usize) -> Result<()> {
+        let new = NewPartitions::new(topic, partitions);
+        let created = self
+            .admin_client()?
+            .create_partitions([&new], &admin_options())
+            .await?;
+        for result in created {
+            result.map_err(|(topic, code)| anyhow!("{topic}: {code}"))?;
+        }
+        wait_until(
+            &format!("{topic} has {partitions} partitions"),
+            KAFKA_TIMEOUT,
+            || async {
+                let ends = self.end_offsets(topic);
+                Ok(ends.is_ok_and(|ends| ends.len() == partitions))
+            },
+        )
+        .await
+    }
+
+    /// Produces records to a partition in one transaction, which is committed or aborted. Blocks for a moment.
+    ///
+    /// # Errors
+    /// When Kafka rejects a record or the transaction.
+    pub fn send_in_transaction(
+        &self,
+        topic: &str,
+        partition: i32,
+        values: &[Vec<u8>],
+        is_committed: bool,
+    ) -> Result<()> {
+        let mut config = self.client_config();
+        let producer: BaseProducer = config
+            .set("transactional.id", format!("{topic}-{partition}"))
+            .create()?;
+        producer.init_transactions(KAFKA_TIMEOUT)?;
+        producer.begin_transaction()?;
+        for value in values {
+            let record = BaseRecord::<(), [u8]>::to(topic)
+                .partition(partition)
+                .payload(value);
+            producer.send(record).map_err(|(error, _)| error)?;
+        }
+        producer.flush(KAFKA_TIMEOUT)?;
+        if is_committed {
+            Ok(producer.commit_transaction(KAFKA_TIMEOUT)?)
+        } else {
+            Ok(producer.abort_transaction(KAFKA_TIMEOUT)?)
+        }
     }
 
     fn admin_client(&self) -> Result<AdminClient<DefaultClientContext>> {

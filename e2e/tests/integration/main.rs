@@ -14,6 +14,7 @@ mod crash;
 mod dead_letter_commands;
 mod dead_letter_copies;
 mod dead_letters;
+mod empty_tails;
 mod failover;
 mod faults;
 mod golden;
@@ -28,15 +29,18 @@ mod outputs;
 mod permutation;
 mod pooler;
 mod replay;
+mod reset_offsets;
 mod restore;
 mod roles;
 mod security;
 mod services;
+mod start_offsets;
 mod supplied_values;
 mod timestamps;
+mod topic_recreated;
 mod unusual_input;
-mod versions;
 mod vault;
+mod versions;
 
 use tokio::sync::{Mutex, MutexGuard};
 

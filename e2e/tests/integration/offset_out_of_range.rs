@@ -114,8 +114,11 @@ async fn a_position_out_of_the_log_range_stops_the_stage_until_it_is_reset() -> 
     send_orders(&pipeline, &mut generator, 9, None).await?;
     let offsets = ["the position is 70", "the log holds 35 to 43"];
     assert_stops(&pipeline, pipeline.start_worker(&["stg"])?, &offsets).await?;
+    // The log grows past the position. The records between 43 and 70 must not be skipped.
+    send_orders(&pipeline, &mut generator, 40, Some(TRUNCATED)).await?;
+    assert_stops(&pipeline, pipeline.start_worker(&["stg"])?, &offsets).await?;
     reset_and_drain(&pipeline, 70, 35).await?;
-    assert_eq!(count_orders(&pipeline).await?, 129 - 15);
+    assert_eq!(count_orders(&pipeline).await?, 169 - 15);
     Ok(())
 }
 

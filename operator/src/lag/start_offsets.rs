@@ -43,14 +43,14 @@ pub(super) fn commit_start(
 
 /// Returns the start offset for partitions without a committed offset.
 ///
-/// `Latest` becomes `Earliest` for partitions that were added to a topic that the group already reads: it would skip
-/// the records that arrived before the partition was noticed.
+/// `Latest` and a time become `Earliest` for partitions that were added to a topic that the group already reads: they
+/// would skip the records that arrived before the partition was noticed.
 fn start_for_new_partitions(start_from: StartFrom, snapshot: &OffsetSnapshot) -> StartFrom {
     let is_topic_read = snapshot
         .partitions
         .iter()
         .any(|partition| partition.committed.is_some());
-    if start_from == StartFrom::Latest && is_topic_read {
+    if is_topic_read {
         StartFrom::Earliest
     } else {
         start_from
@@ -76,14 +76,12 @@ mod tests {
         };
         let (new_group, added_partition) = (snapshot([None, None]), snapshot([Some(4), None]));
         let time = StartFrom::Timestamp(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
-        assert_eq!(
-            start_for_new_partitions(StartFrom::Latest, &new_group),
-            StartFrom::Latest
-        );
-        assert_eq!(
-            start_for_new_partitions(StartFrom::Latest, &added_partition),
-            StartFrom::Earliest
-        );
-        assert_eq!(start_for_new_partitions(time, &added_partition), time);
+        for start_from in [StartFrom::Latest, time] {
+            assert_eq!(start_for_new_partitions(start_from, &new_group), start_from);
+            assert_eq!(
+                start_for_new_partitions(start_from, &added_partition),
+                StartFrom::Earliest
+            );
+        }
     }
 }

@@ -118,6 +118,8 @@ fn container(stage: &StreamStage, defaults: &WorkerDefaults) -> Container {
         liveness_probe: Some(probe("/livez", 10, 3)),
         // An outage of a dependency for up to half a minute does not make the worker unready.
         readiness_probe: Some(probe("/readyz", 2, 15)),
+        // The status of the stage has the reason for which a worker stopped, which its last log line has.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(mounts(stage)),
         ..Container::default()
     }

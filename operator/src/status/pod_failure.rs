@@ -14,6 +14,9 @@ const IMAGE_PULL_REASONS: [&str; 6] = [
     "RegistryUnavailable",
 ];
 
+/// Reasons for which a worker stops until a manual intervention; its log has them with a colon.
+const STOP_REASONS: [Reason; 2] = [Reason::TopicRecreated, Reason::OffsetOutOfRange];
+
 /// Finds the first failure of the pods, or else of the Deployment; returns the condition's reason and the cause.
 pub(super) fn find_pod_failure(deployment: &Deployment, pods: &[Pod]) -> Option<(Reason, String)> {
     // A failure of a pod that is being deleted needs no action by a user.
@@ -54,7 +57,29 @@ fn pod_failure(pod: &Pod) -> Option<(Reason, String)> {
     failure.map(|(reason, cause)| (reason, format!("pod {name}: {cause}")))
 }
 
+/// Reason for which a worker stopped until a manual intervention, with its last log line from there on.
+///
+/// It lasts until the worker is ready again, because a restarted worker stops for the same reason.
+fn stop_reason(container: &ContainerStatus) -> Option<(Reason, String)> {
+    let states = [container.state.as_ref(), container.last_state.as_ref()];
+    let terminated = states
+        .into_iter()
+        .flatten()
+        .find_map(|state| state.terminated.as_ref())
+        .filter(|_| !container.ready)?;
+    let log = terminated.message.as_deref()?;
+    STOP_REASONS.into_iter().find_map(|reason| {
+        let start = log.rfind(&format!("{reason}: "))?;
+        let cause = log[start..].split(['\n', '"']).next()?;
+        Some((reason, cause.to_owned()))
+    })
+}
+
 fn container_failure(container: &ContainerStatus) -> Option<(Reason, String)> {
+    let stopped = stop_reason(container);
+    if stopped.is_some() {
+        return stopped;
+    }
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
     let reason = waiting.reason.as_deref()?;
     let message = waiting.message.clone().unwrap_or_default();
@@ -111,6 +136,34 @@ mod tests {
                 "{reason}"
             );
         }
+    }
+
+    #[test]
+    fn a_stop_of_the_worker_has_the_reason_and_the_remedy_of_its_last_log_line() {
+        let log = "{\"message\":\"other\"}\nError: stage stg failed\n\nCaused by:\n    \
+            TopicRecreated: orders: the positions belong to 1; run `worker reset-offsets`\n";
+        let terminated = json!({"terminated": {"exitCode": 1, "message": log}});
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        let running = json!({"running": {}});
+        let container = |ready: bool, state: &Value, last_state: &Value| {
+            json!({"name": "worker", "ready": ready, "restartCount": 1, "image": "", "imageID": "",
+                "state": state, "lastState": last_state})
+        };
+        let find = |container: Value| {
+            find_pod_failure(
+                &Deployment::default(),
+                &[pod(&json!({"containerStatuses": [container]}))],
+            )
+        };
+        let expected = Some((
+            Reason::TopicRecreated,
+            "pod stg-1: TopicRecreated: orders: the positions belong to 1; run `worker reset-offsets`"
+                .to_owned(),
+        ));
+        assert_eq!(find(container(false, &waiting, &terminated)), expected);
+        assert_eq!(find(container(false, &running, &terminated)), expected);
+        assert_eq!(find(container(false, &terminated, &json!({}))), expected);
+        assert_eq!(find(container(true, &running, &terminated)), None);
     }
 
     #[test]

@@ -2,27 +2,30 @@
     clippy::disallowed_types,
     reason = "edge: resets positions, and prints each change"
 )]
-//! `worker reset-offsets`: resets stored positions that are out of the log's range.
+//! `worker reset-offsets`: resets stored positions, and ends the stops that they caused.
 //!
 //! A stage never does this automatically, because it would skip records silently. Without `--execute` the command is a
-//! dry run.
+//! dry run. [`crate::command::reset_plan`] chooses the partitions and their new positions.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use crds::StreamStage;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use telemetry::stdout::print_line;
+use uuid::Uuid;
 
+use super::reset_plan::{PartitionLog, Reset, ResetTarget, Selection, plan_resets};
 use super::stage_selection::StageSelection;
 use crate::connect::{self, Secrets};
 use crate::position::LogRange;
-use crate::session::with_deadline;
+use crate::position_store;
 use crate::stage;
-use crate::warehouse::TRANSACTION_TIMEOUT;
+use crate::topic_id::fetch_topic_id;
 
 /// Timeout of a request to Kafka.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,39 +36,32 @@ pub struct ResetOffsets {
     /// Stages whose positions are reset.
     #[command(flatten)]
     pub selection: StageSelection,
-    /// Target offset
-    #[arg(long, value_enum)]
+    /// New position: earliest, latest, a time such as 2024-02-24T00:00:00Z, or an offset
+    #[arg(long, value_name = "TARGET")]
     pub to: ResetTarget,
+    /// Only these partitions, also if their positions are in range
+    #[arg(long = "partition", value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(i32).range(0..))]
+    pub partitions: Vec<i32>,
     /// Also reset positions that are in range
-    #[arg(long)]
+    #[arg(long, conflicts_with = "partitions")]
     pub all: bool,
     /// Apply the changes; without it, only print them (dry run)
     #[arg(long)]
     pub execute: bool,
 }
 
-/// Offset that a position is reset to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ResetTarget {
-    /// Log start offset; stored records are skipped as duplicates
-    Earliest,
-    /// Log end offset; records before it are never read
-    Latest,
-}
-
-impl ResetTarget {
-    fn offset_in(self, log: LogRange) -> i64 {
-        match self {
-            Self::Earliest => log.start,
-            Self::Latest => log.end,
-        }
-    }
+/// Source topic in Kafka.
+struct SourceLog {
+    topic_id: Uuid,
+    partitions: BTreeMap<i32, PartitionLog>,
+    /// Number of workers that are members of the consumer group.
+    members: usize,
 }
 
 /// Prints each position to reset, and resets it with `--execute`.
 ///
 /// # Errors
-/// If Kafka or PostgreSQL is unavailable.
+/// If Kafka or PostgreSQL is unavailable, a partition or an offset does not exist, or a worker of the stage runs.
 pub async fn reset(flags: ResetOffsets) -> anyhow::Result<()> {
     let secrets = flags.selection.secrets();
     for stage in flags.selection.read()? {
@@ -79,55 +75,97 @@ pub async fn reset(flags: ResetOffsets) -> anyhow::Result<()> {
 }
 
 async fn reset_stage(stage: &StreamStage, secrets: &Secrets, flags: &ResetOffsets) -> anyhow::Result<()> {
-    let logs = log_ranges(stage, secrets).await?;
-    let warehouse = stage::warehouse(stage, secrets)?;
-    let partitions: Vec<i32> = logs.keys().copied().collect();
-    let stored = warehouse.positions(&partitions).await?;
-    let mut resets = BTreeMap::new();
-    for (partition, log) in logs {
-        let Some(&position) = stored.get(&partition) else {
-            continue;
-        };
-        if flags.all || !log.contains(position) {
-            let target = flags.to.offset_in(log);
-            print_line(format_args!(
-                "{}: partition {partition}: {position} -> {target}",
-                stage.name()
-            ))?;
-            resets.insert(partition, target);
+    let log = fetch_log(stage, secrets, flags.to).await?;
+    let group = stage.consumer_group();
+    anyhow::ensure!(
+        !flags.execute || log.members == 0,
+        "{} workers of the consumer group {group} run; stop them first, on Kubernetes with spec.suspend",
+        log.members
+    );
+    let selection = match &flags.partitions[..] {
+        [] if flags.all => Selection::All,
+        [] => Selection::OutOfRange,
+        partitions => Selection::Partitions(partitions),
+    };
+    let (origin, warehouse) = (stage::origin(stage), stage::warehouse(stage, secrets)?);
+    let reset = warehouse.transact(async |connection| {
+        // Excludes a worker that starts at this moment.
+        position_store::lock_group(connection, &origin).await?;
+        let stored = position_store::read(connection, &origin).await?;
+        let resets = plan_resets(&stored, log.topic_id, &log.partitions, flags.to, selection)?;
+        if flags.execute {
+            let offsets = resets.iter().map(|(&partition, reset)| (partition, reset.to));
+            position_store::reset(connection, &origin, log.topic_id, &offsets.collect()).await?;
         }
+        anyhow::Ok((stored.is_empty(), resets))
+    });
+    let (has_no_positions, resets) = reset.await?;
+    for (partition, Reset { from, to }) in &resets {
+        print_line(format_args!(
+            "{}: partition {partition}: {from} -> {to}",
+            stage.name()
+        ))?;
     }
-    if flags.execute {
-        with_deadline(TRANSACTION_TIMEOUT, async {
-            let mut transaction = warehouse.begin(TRANSACTION_TIMEOUT).await?;
-            warehouse
-                .store_positions(transaction.connection(), &resets)
-                .await?;
-            transaction.commit().await
-        })
-        .await?;
+    if resets.is_empty() && !has_no_positions {
+        print_line(format_args!(
+            "{}: every position is in range; select positions with --partition or --all",
+            stage.name()
+        ))?;
     }
     Ok(())
 }
 
-/// Fetches the log start and end offsets of the source topic, by partition.
-async fn log_ranges(stage: &StreamStage, secrets: &Secrets) -> anyhow::Result<BTreeMap<i32, LogRange>> {
-    let config = connect::kafka_config(stage, secrets)?;
-    let topic = stage.spec.source.topic.clone();
-    let ranges = tokio::task::spawn_blocking(move || -> anyhow::Result<BTreeMap<i32, LogRange>> {
+/// Fetches the topic ID, the log ranges of the source topic, and the number of group members.
+async fn fetch_log(stage: &StreamStage, secrets: &Secrets, to: ResetTarget) -> anyhow::Result<SourceLog> {
+    let mut config: ClientConfig = connect::kafka_config(stage, secrets)?;
+    // The client does not join the group; rdkafka requires it for the offsets of a time.
+    config.set("group.id", stage.consumer_group());
+    let (topic, group) = (stage.spec.source.topic.clone(), stage.consumer_group());
+    let fetched = tokio::task::spawn_blocking(move || -> anyhow::Result<SourceLog> {
         let client: BaseConsumer = config.create()?;
-        let metadata = client.fetch_metadata(Some(&topic), KAFKA_TIMEOUT)?;
-        let partitions = metadata
-            .topics()
-            .iter()
-            .flat_map(MetadataTopic::partitions)
-            .map(MetadataPartition::id);
-        partitions
-            .map(|partition| {
-                let (start, end) = client.fetch_watermarks(&topic, partition, KAFKA_TIMEOUT)?;
-                Ok((partition, LogRange { start, end }))
-            })
-            .collect()
+        let topic_id = fetch_topic_id(client.client(), &topic, KAFKA_TIMEOUT)
+            .with_context(|| format!("topic {topic}"))?;
+        let groups = client.fetch_group_list(Some(&group), KAFKA_TIMEOUT)?;
+        let members = groups.groups().iter().map(|group| group.members().len()).sum();
+        let partitions = fetch_partitions(&client, &topic, to)?;
+        Ok(SourceLog {
+            topic_id,
+            partitions,
+            members,
+        })
     });
-    ranges.await?
+    fetched.await?
+}
+
+/// Fetches the log range of each partition, and the offset at the time of the target.
+fn fetch_partitions(
+    client: &BaseConsumer,
+    topic: &str,
+    to: ResetTarget,
+) -> anyhow::Result<BTreeMap<i32, PartitionLog>> {
+    let metadata = client.fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
+    let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+    let partitions: Vec<i32> = partitions.map(MetadataPartition::id).collect();
+    let mut at_time = BTreeMap::new();
+    if let ResetTarget::Time(time) = to {
+        let mut times = TopicPartitionList::new();
+        for &partition in &partitions {
+            times.add_partition_offset(topic, partition, Offset::Offset(time.as_millisecond().max(0)))?;
+        }
+        for element in client.offsets_for_times(times, KAFKA_TIMEOUT)?.elements() {
+            element.error()?;
+            if let Offset::Offset(offset) = element.offset() {
+                at_time.insert(element.partition(), offset);
+            }
+        }
+    }
+    let log = |partition| -> anyhow::Result<(i32, PartitionLog)> {
+        let (start, end) = client.fetch_watermarks(topic, partition, KAFKA_TIMEOUT)?;
+        let log = PartitionLog {
+            range: LogRange { start, end },
+            at_time: at_time.get(&partition).copied(),
+        };
+        Ok((partition, log))
+    };
+    partitions.into_iter().map(log).collect()
 }

@@ -21,6 +21,9 @@ use crate::metrics::Metrics;
 use crate::metrics::health::HealthCollector;
 use crate::stage::{self, StageContext};
 
+/// Time for which `/readyz` reports a terminal error before the process exits.
+const REPORT_DURATION: Duration = Duration::from_secs(3);
+
 /// Flags of `worker run`.
 #[derive(Debug, Args)]
 pub struct Run {
@@ -80,11 +83,16 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
         };
         running.spawn(async move {
             tracing::info!(stage = stage.name(), layer = ?stage.spec.layer, "stage started");
+            let health = Arc::clone(&context.health);
             let result = Box::pin(stage::run(&stage, context)).await;
+            if let Err(error) = &result {
+                tracing::error!(stage = stage.name(), %error, "stage stopped");
+                health.mark_stopped(error.to_string());
+            }
             result.with_context(|| format!("stage {} failed", stage.name()))
         });
     }
-    tokio::spawn(stop_on_signal(signals, stop.clone()));
+    let signal = tokio::spawn(stop_on_signal(signals, stop.clone()));
 
     let mut outcome = Ok(());
     tokio::select! {
@@ -93,6 +101,10 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
             let steps = progress.in_progress();
             tracing::warn!(steps, "shutdown timed out, exiting; batches in progress are processed again later");
         }
+    }
+    if outcome.is_err() {
+        // A signal ends the report early. It was the timeout, or the task of the signals, which cannot fail.
+        drop(tokio::time::timeout(REPORT_DURATION, signal).await);
     }
     stop_serving.cancel();
     server.await?.with_context(listen_error)?;

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use crate::batch::{Batch, Fetched};
 use crate::position::{OffsetRange, OffsetRanges};
 use crate::record::Record;
@@ -27,6 +29,7 @@ pub struct BatchLimits {
 #[derive(Debug)]
 pub(super) struct BatchBuilder {
     limits: BatchLimits,
+    topic_id: Uuid,
     next_offsets: BTreeMap<i32, i64>,
     ranges: OffsetRanges,
     records: Vec<Record>,
@@ -40,11 +43,56 @@ impl BatchBuilder {
     pub(super) fn new(limits: BatchLimits) -> Self {
         Self {
             limits,
+            topic_id: Uuid::nil(),
             next_offsets: BTreeMap::new(),
             ranges: OffsetRanges::new(),
             records: Vec::new(),
             bytes: 0,
             first_record_at: None,
+        }
+    }
+
+    /// Sets the topic ID of the log that is read, at every assignment.
+    pub(super) fn set_topic_id(&mut self, topic_id: Uuid) {
+        self.topic_id = topic_id;
+    }
+
+    /// Topic ID of the log that is read.
+    #[must_use]
+    pub(super) fn topic_id(&self) -> Uuid {
+        self.topic_id
+    }
+
+    /// Next offset of each partition that is read.
+    pub(super) fn next_offsets(&self) -> &BTreeMap<i32, i64> {
+        &self.next_offsets
+    }
+
+    /// Next offset of a partition that is read and has no records in the batch.
+    #[must_use]
+    pub(super) fn idle_offset(&self, partition: i32) -> Option<i64> {
+        let is_idle = !self.ranges.contains_key(&partition);
+        self.next_offsets.get(&partition).copied().filter(|_| is_idle)
+    }
+
+    /// Extends the batch to `end`, because the partition has no record before it.
+    pub(super) fn skip_to(&mut self, partition: i32, end: i64, now: Instant) {
+        if let Some(next_offset) = self.next_offsets.get_mut(&partition) {
+            let range = self.ranges.entry(partition).or_insert(OffsetRange {
+                topic_id: self.topic_id,
+                from: *next_offset,
+                to: *next_offset,
+            });
+            range.to = end;
+            *next_offset = end;
+            self.first_record_at.get_or_insert(now);
+        }
+    }
+
+    /// Drops the records of the batch, and ignores their partitions from now on.
+    pub(super) fn drop_records(&mut self) {
+        while let Some(partition) = self.records.first().map(|record| record.partition) {
+            self.remove(partition);
         }
     }
 
@@ -73,6 +121,7 @@ impl BatchBuilder {
             return;
         }
         let range = self.ranges.entry(record.partition).or_insert(OffsetRange {
+            topic_id: self.topic_id,
             from: *next_offset,
             to: *next_offset,
         });
@@ -83,13 +132,19 @@ impl BatchBuilder {
         self.records.push(record);
     }
 
-    /// Returns true if a limit is reached and the batch has records.
+    /// Returns true if the batch covers no offsets.
+    #[must_use]
+    pub(super) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Returns true if a limit is reached and the batch covers offsets.
     #[must_use]
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let has_waited = self
             .first_record_at
             .is_some_and(|first| now.duration_since(first) >= self.limits.max_wait);
-        !self.ranges.is_empty()
+        !self.is_empty()
             && (has_waited
                 || self.records.len() >= self.limits.max_records
                 || self.bytes >= self.limits.max_bytes)
@@ -121,6 +176,8 @@ impl BatchBuilder {
 mod tests {
     use super::*;
 
+    const TOPIC_ID: Uuid = Uuid::from_u128(7);
+
     const LIMITS: BatchLimits = BatchLimits {
         max_records: 3,
         max_bytes: 100,
@@ -136,8 +193,17 @@ mod tests {
         }
     }
 
+    fn range(from: i64, to: i64) -> OffsetRange {
+        OffsetRange {
+            topic_id: TOPIC_ID,
+            from,
+            to,
+        }
+    }
+
     fn builder() -> (BatchBuilder, Instant) {
         let mut builder = BatchBuilder::new(LIMITS);
+        builder.set_topic_id(TOPIC_ID);
         builder.restart_at(0, 10);
         builder.restart_at(1, 0);
         #[expect(
@@ -176,12 +242,12 @@ mod tests {
         builder.push(record(0, 15, 1), now);
         assert_eq!(
             builder.take_batch().ranges,
-            OffsetRanges::from([(0, OffsetRange { from: 10, to: 16 })])
+            OffsetRanges::from([(0, range(10, 16))])
         );
         builder.push(record(0, 20, 1), now);
         assert_eq!(
             builder.take_batch().ranges,
-            OffsetRanges::from([(0, OffsetRange { from: 16, to: 21 })])
+            OffsetRanges::from([(0, range(16, 21))])
         );
     }
 
@@ -197,10 +263,7 @@ mod tests {
         let batch = builder.take_batch();
         assert_eq!(
             batch.ranges,
-            OffsetRanges::from([
-                (0, OffsetRange { from: 5, to: 6 }),
-                (1, OffsetRange { from: 0, to: 1 })
-            ])
+            OffsetRanges::from([(0, range(5, 6)), (1, range(0, 1))])
         );
         assert_eq!(batch.state.records.len(), 2);
     }

@@ -2,6 +2,8 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use crate::position::Stop;
+
 /// Terminal error of a consumer.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumeError {
@@ -27,12 +29,9 @@ pub enum ConsumeError {
 /// Error while the start offsets of assigned partitions are resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A stored position is outside of the log: retention was faster than the stage, or the topic was recreated.
-    #[error(
-        "OffsetOutOfRange: {0}; run `worker reset-offsets` to choose the new position: any automatic choice would skip \
-         records or mistake new ones for old"
-    )]
-    OutOfRange(String),
+    /// A stored position is outside of the log, or belongs to another one.
+    #[error("{0}")]
+    Stopped(Stop),
     /// PostgreSQL is unreachable.
     #[error(
         "cannot read positions: {0}; check that PostgreSQL runs, and the keys of spec.warehouse.authSecretName"
@@ -41,13 +40,6 @@ pub enum StartError {
     /// Kafka is unreachable.
     #[error("cannot read the log range: {0}")]
     Source(#[from] KafkaError),
-}
-
-impl StartError {
-    /// The stored position of `partition` is outside of the log; `cause` has the offsets.
-    pub(crate) fn out_of_range(partition: &str, cause: &str) -> Self {
-        Self::OutOfRange(format!("{partition}: {cause}"))
-    }
 }
 
 /// Remedy for a client error, to append to its message; empty for an error without a specific remedy.

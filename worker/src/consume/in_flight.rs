@@ -68,6 +68,8 @@ impl Drop for InFlightGuard {
 mod tests {
     use std::io::Read as _;
 
+    use uuid::Uuid;
+
     use super::*;
     use crate::position::{OffsetRange, OffsetRanges};
 
@@ -92,7 +94,14 @@ mod tests {
         let subscriber = telemetry::log::json_subscriber("info".into(), Mutex::new(writer));
         tracing::subscriber::with_default(subscriber, || {
             let batch = Batch {
-                ranges: OffsetRanges::from([(3, OffsetRange { from: 10, to: 20 })]),
+                ranges: OffsetRanges::from([(
+                    3,
+                    OffsetRange {
+                        topic_id: Uuid::nil(),
+                        from: 10,
+                        to: 20,
+                    },
+                )]),
                 state: Fetched { records: Vec::new() },
             };
             let stage = tracing::error_span!("stage", stage = "stg");

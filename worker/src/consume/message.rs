@@ -7,12 +7,11 @@ use uuid::Uuid;
 
 use crate::record::{Header, Record};
 
-/// Copies a message.
-pub(super) fn copy_record(message: &BorrowedMessage<'_>) -> Record {
+/// Copies a message of the log `topic_id`.
+pub(super) fn copy_record(message: &BorrowedMessage<'_>, topic_id: Uuid) -> Record {
     let (headers, unreadable_headers) = message.headers().map(copy_headers).unwrap_or_default();
     Record {
-        // The client does not expose it.
-        topic_id: Uuid::nil(),
+        topic_id,
         partition: message.partition(),
         offset: message.offset(),
         timestamp: message.timestamp().to_millis(),

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::{Offset, TopicPartitionList};
 use telemetry::progress::StepGuard;
 use tokio::runtime::Handle;
@@ -20,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::batch_builder::BatchBuilder;
+use super::empty_tails::EmptyTails;
 use super::error::{ConsumeError, StartError, remedy};
 use super::in_flight::{InFlight, TrackedBatch};
 use super::message::copy_record;
@@ -27,15 +27,17 @@ use super::offset_commit::commit_assigned;
 use super::pending_commits::PendingCommits;
 use super::pending_seeks::PendingSeeks;
 use super::rebalance::RebalanceHandler;
-use super::settings::{ConsumerSettings, REQUEST_TIMEOUT};
+use super::settings::{ConsumerSettings, REQUEST_TIMEOUT, StartOffsets};
+use super::source_check::SourceCheck;
+use super::source_topic::{SourceTopic, store_stop};
 use crate::health::{Dependency, Health};
 
 /// Time that the pipeline may be busy before the partitions are paused and polling continues.
 const BACKPRESSURE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of a request that the thread makes between two polls.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Minimum interval between two probes for the recovery of the source.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum time of a shutdown for the empty tails.
+const TAIL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A request of the pipeline to the polling thread.
 pub(super) enum Command {
@@ -53,12 +55,14 @@ pub(super) enum Command {
 pub(super) struct Poller {
     kafka: Arc<BaseConsumer<RebalanceHandler>>,
     builder: BatchBuilder,
-    topic: String,
+    topic: Arc<SourceTopic>,
+    start_offsets: Arc<dyn StartOffsets>,
     batches: mpsc::Sender<TrackedBatch>,
     commands: commands::Receiver<Command>,
     pending_seeks: PendingSeeks,
     pending_commits: PendingCommits,
-    last_source_probe: Option<Instant>,
+    empty_tails: EmptyTails,
+    source_check: SourceCheck,
     runtime: Handle,
     in_flight: InFlight,
     health: Arc<Health>,
@@ -71,19 +75,23 @@ impl Poller {
     pub(super) fn new(
         kafka: Arc<BaseConsumer<RebalanceHandler>>,
         settings: ConsumerSettings,
+        topic: Arc<SourceTopic>,
         batches: mpsc::Sender<TrackedBatch>,
         commands: commands::Receiver<Command>,
         in_flight: InFlight,
     ) -> Self {
+        let source_check = SourceCheck::new(Arc::clone(&topic), Arc::clone(&settings.health));
         Self {
             kafka,
             builder: BatchBuilder::new(settings.limits),
-            topic: settings.topic,
+            topic,
+            start_offsets: settings.start_offsets,
             batches,
             commands,
             pending_seeks: PendingSeeks::default(),
             pending_commits: PendingCommits::default(),
-            last_source_probe: None,
+            empty_tails: EmptyTails::default(),
+            source_check,
             runtime: Handle::current(),
             in_flight,
             step: settings.health.begin_step("poll", "poll Kafka"),
@@ -94,6 +102,17 @@ impl Poller {
 
     /// Polls until a shutdown or a terminal error, then waits for the in-flight batches.
     pub(super) fn run(mut self) -> Result<(), ConsumeError> {
+        let polled = self.poll_until_shutdown().and_then(|()| self.finish_tails());
+        if let Err(ConsumeError::Start(StartError::Stopped(stop))) = &polled {
+            let stored = store_stop(&*self.start_offsets, &self.health, &self.stop, stop);
+            self.runtime.block_on(stored);
+        }
+        drop(self.batches);
+        self.in_flight.wait_until_empty();
+        polled
+    }
+
+    fn poll_until_shutdown(&mut self) -> Result<(), ConsumeError> {
         while !self.stop.is_cancelled() {
             self.process_commands();
             self.poll(self.builder.poll_timeout(Instant::now()))?;
@@ -101,8 +120,6 @@ impl Poller {
                 self.send_batch()?;
             }
         }
-        drop(self.batches);
-        self.in_flight.wait_until_empty();
         Ok(())
     }
 
@@ -111,52 +128,61 @@ impl Poller {
         self.step.renew();
         let polled = self.kafka.poll(timeout);
         for change in self.kafka.context().take_changes()? {
-            if let Some(offset) = change.start_offset {
+            if let Some((topic_id, offset)) = change.start {
+                self.builder.set_topic_id(topic_id);
                 self.builder.restart_at(change.partition, offset);
+                self.empty_tails.mark_unverified(change.partition);
                 self.pending_commits
                     .add([(change.partition, offset)], Instant::now());
             } else {
                 self.builder.remove(change.partition);
+                self.empty_tails.remove(change.partition);
                 self.pending_commits.remove(change.partition);
             }
             self.pending_seeks.remove(change.partition);
         }
         match polled {
-            Some(Ok(message)) => self.builder.push(copy_record(&message), Instant::now()),
+            Some(Ok(message)) => {
+                let record = copy_record(&message, self.builder.topic_id());
+                self.empty_tails.mark_unverified(record.partition);
+                self.builder.push(record, Instant::now());
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                self.empty_tails
+                    .reach_end(partition, &mut self.builder, Instant::now());
+            }
             Some(Err(error)) => self.handle_error(&error)?,
             None => {}
         }
-        self.probe_source_recovery();
+        if self.source_check.probe_recovery(&self.kafka) {
+            self.kafka.context().retry_leaderless(&self.kafka);
+        }
         self.recommit_missing_offsets();
+        self.empty_tails
+            .check_idle(&self.kafka, &self.topic.name, &self.builder, Instant::now());
+        if !self.builder.next_offsets().is_empty() {
+            self.source_check.check_topic_id(&self.kafka)?;
+        }
         Ok(())
     }
 
-    /// Requests metadata during an outage: the client reports its start, but not its end. A record does not prove a
-    /// recovery, because the client may have fetched it before the outage.
-    fn probe_source_recovery(&mut self) {
-        let is_recent = self
-            .last_source_probe
-            .is_some_and(|probe| probe.elapsed() < PROBE_INTERVAL);
-        if is_recent || !self.health.is_unavailable(Dependency::Source) {
-            return;
+    /// Advances the positions over empty tails before a shutdown. Records of the open batch are read again after the
+    /// restart.
+    fn finish_tails(&mut self) -> Result<(), ConsumeError> {
+        let deadline = Instant::now() + TAIL_TIMEOUT;
+        let remaining = || deadline.saturating_duration_since(Instant::now());
+        self.builder.drop_records();
+        self.empty_tails
+            .check_all(&self.kafka, &self.topic.name, &self.builder, remaining);
+        while self.empty_tails.is_rereading() && !remaining().is_zero() {
+            self.poll(remaining().min(Duration::from_millis(20)))?;
         }
-        let metadata = self.kafka.fetch_metadata(Some(&self.topic), PROBE_TIMEOUT);
-        let has_topic = |metadata: &Metadata| {
-            metadata
-                .topics()
-                .iter()
-                .all(|topic| topic.error().is_none() && !topic.partitions().is_empty())
-                && metadata
-                    .topics()
-                    .iter()
-                    .flat_map(MetadataTopic::partitions)
-                    .all(|partition| partition.leader() >= 0)
-        };
-        if metadata.is_ok_and(|metadata| has_topic(&metadata)) {
-            self.health.mark_available(Dependency::Source);
+        self.builder.drop_records();
+        if self.builder.is_empty() {
+            Ok(())
+        } else {
+            self.send_batch()
         }
-        self.kafka.context().retry_leaderless(&self.kafka);
-        self.last_source_probe = Some(Instant::now());
     }
 
     /// Reads the committed offsets that are due for verification, and commits the missing ones again.
@@ -166,7 +192,7 @@ impl Poller {
         };
         let mut partitions = TopicPartitionList::new();
         for &partition in positions.keys() {
-            partitions.add_partition(&self.topic, partition);
+            partitions.add_partition(&self.topic.name, partition);
         }
         let committed = self
             .kafka
@@ -182,7 +208,7 @@ impl Poller {
                 positions.remove(&element.partition());
             }
         }
-        let owned = commit_assigned(&self.kafka, &self.topic, &positions, CommitMode::Async);
+        let owned = commit_assigned(&self.kafka, &self.topic.name, &positions, CommitMode::Async);
         self.pending_commits.add(owned, Instant::now());
     }
 
@@ -250,6 +276,7 @@ impl Poller {
     /// Pauses a partition until its seek.
     fn schedule_seek(&mut self, partition: i32, offset: i64, at: Instant) {
         self.builder.remove(partition);
+        self.empty_tails.remove(partition);
         self.pending_seeks.schedule(partition, offset, at);
         let paused = self.kafka.pause(&self.single_partition(partition));
         paused.unwrap_or_else(
@@ -261,7 +288,7 @@ impl Poller {
     /// read.
     fn seek(&mut self, partition: i32, offset: i64) {
         let assigned = self.kafka.assignment();
-        if assigned.is_ok_and(|all| all.find_partition(&self.topic, partition).is_none()) {
+        if assigned.is_ok_and(|all| all.find_partition(&self.topic.name, partition).is_none()) {
             return self.pending_seeks.remove(partition);
         }
         // Resumed first: the batch builder ignores records from before the seek.
@@ -269,8 +296,12 @@ impl Poller {
             .kafka
             .resume(&self.single_partition(partition))
             .and_then(|()| {
-                self.kafka
-                    .seek(&self.topic, partition, Offset::Offset(offset), REQUEST_TIMEOUT)
+                self.kafka.seek(
+                    &self.topic.name,
+                    partition,
+                    Offset::Offset(offset),
+                    REQUEST_TIMEOUT,
+                )
             });
         match result {
             Ok(()) => {
@@ -286,19 +317,20 @@ impl Poller {
 
     fn single_partition(&self, partition: i32) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
-        list.add_partition(&self.topic, partition);
+        list.add_partition(&self.topic.name, partition);
         list
     }
 
     /// Returns a terminal error, and reports any other error as an outage of the source.
     fn handle_error(&self, error: &KafkaError) -> Result<(), ConsumeError> {
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                Err(StartError::out_of_range(&self.topic, &error.to_string()).into())
-            }
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Err(self
+                .source_check
+                .find_lost_position(&self.kafka, self.builder.next_offsets(), error)
+                .into()),
             Some(RDKafkaErrorCode::Fatal) => Err(ConsumeError::Fatal(error.to_string())),
             _ => {
-                let cause = format!("{}: {error}{}", self.topic, remedy(error));
+                let cause = format!("{}: {error}{}", self.topic.name, remedy(error));
                 self.health.mark_unavailable(Dependency::Source, &cause);
                 Ok(())
             }

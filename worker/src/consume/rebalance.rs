@@ -18,10 +18,12 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::error::{StartError, remedy};
 use super::in_flight::InFlight;
 use super::settings::{ConsumerSettings, PartitionOffsets, REQUEST_TIMEOUT, StartOffsets};
+use super::source_topic::SourceTopic;
 use crate::backoff::Backoff;
 use crate::health::{Dependency, Health};
 use crate::position::LogRange;
@@ -30,13 +32,13 @@ use crate::position::LogRange;
 pub(super) struct AssignmentChange {
     /// Partition id.
     pub partition: i32,
-    /// Start offset of an assigned partition; `None` if it was revoked.
-    pub start_offset: Option<i64>,
+    /// Topic ID and start offset of an assigned partition; `None` if it was revoked.
+    pub start: Option<(Uuid, i64)>,
 }
 
 /// Rebalance callbacks. They run in the polling thread, inside of a poll.
 pub(super) struct RebalanceHandler {
-    topic: String,
+    topic: Arc<SourceTopic>,
     start_offsets: Arc<dyn StartOffsets>,
     runtime: Handle,
     in_flight: InFlight,
@@ -49,9 +51,14 @@ pub(super) struct RebalanceHandler {
 
 impl RebalanceHandler {
     /// Creates the handler; `runtime` runs the queries for start offsets.
-    pub(super) fn new(settings: &ConsumerSettings, runtime: Handle, in_flight: InFlight) -> Self {
+    pub(super) fn new(
+        settings: &ConsumerSettings,
+        topic: Arc<SourceTopic>,
+        runtime: Handle,
+        in_flight: InFlight,
+    ) -> Self {
         Self {
-            topic: settings.topic.clone(),
+            topic,
             start_offsets: Arc::clone(&settings.start_offsets),
             runtime,
             in_flight,
@@ -81,11 +88,11 @@ impl RebalanceHandler {
     /// answer, or a shutdown.
     fn assign(&self, kafka: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         let ids = partition_ids(partitions);
-        let Some(starts) = self.wait_start_offsets(kafka, &ids) else {
+        let Some((topic_id, starts)) = self.wait_start_offsets(kafka, &ids) else {
             return assign_paused(kafka, partitions);
         };
         self.leaderless().extend(ids);
-        self.assign_at(kafka, starts);
+        self.assign_at(kafka, topic_id, starts);
     }
 
     /// Assigns the partitions that have a leader since they were assigned to this worker.
@@ -95,13 +102,13 @@ impl RebalanceHandler {
             return;
         }
         match self.resolve_start_offsets(kafka, &ids) {
-            Ok(starts) => self.assign_at(kafka, starts),
+            Ok((topic_id, starts)) => self.assign_at(kafka, topic_id, starts),
             Err(error) => drop(self.report_start_error(error)),
         }
     }
 
     /// Assigns partitions whose start offsets are resolved.
-    fn assign_at(&self, kafka: &BaseConsumer<Self>, starts: BTreeMap<i32, i64>) {
+    fn assign_at(&self, kafka: &BaseConsumer<Self>, topic_id: Uuid, starts: BTreeMap<i32, i64>) {
         // Both dependencies have answered. On an idle topic nothing else would report it.
         self.health.mark_available(Dependency::Warehouse);
         self.leaderless()
@@ -112,13 +119,13 @@ impl RebalanceHandler {
         } else {
             let cause = format!(
                 "{}: no leader for the partitions {leaderless:?}; the others are read",
-                self.topic
+                self.topic.name
             );
             self.health.mark_unavailable(Dependency::Source, &cause);
         }
         let mut partitions = TopicPartitionList::new();
         let assigned = starts.iter().try_for_each(|(&partition, &offset)| {
-            partitions.add_partition_offset(&self.topic, partition, Offset::Offset(offset))
+            partitions.add_partition_offset(&self.topic.name, partition, Offset::Offset(offset))
         });
         // librdkafka retains the paused state of a partition from an earlier assignment.
         let assigned = assigned
@@ -126,7 +133,7 @@ impl RebalanceHandler {
             .and_then(|()| kafka.resume(&partitions));
         match assigned {
             Ok(()) => {
-                tracing::info!(topic = self.topic, positions = ?starts, "partitions assigned");
+                tracing::info!(topic = self.topic.name, positions = ?starts, "partitions assigned");
                 // The committed offsets may be older than the positions if the previous owner crashed.
                 let committed = kafka.commit(&partitions, CommitMode::Async);
                 committed.unwrap_or_else(
@@ -137,7 +144,7 @@ impl RebalanceHandler {
                     .into_iter()
                     .map(|(partition, offset)| AssignmentChange {
                         partition,
-                        start_offset: Some(offset),
+                        start: Some((topic_id, offset)),
                     })
                     .collect()));
             }
@@ -154,7 +161,7 @@ impl RebalanceHandler {
         &self,
         kafka: &BaseConsumer<Self>,
         partitions: &[i32],
-    ) -> Option<BTreeMap<i32, i64>> {
+    ) -> Option<(Uuid, BTreeMap<i32, i64>)> {
         let mut backoff = Backoff::default();
         while !self.stop.is_cancelled() {
             let _step = self.health.begin_step("poll", "resolve start offsets");
@@ -171,7 +178,7 @@ impl RebalanceHandler {
     /// Reports an error that is retried. `None` after a terminal one, which [`Self::take_changes`] returns.
     fn report_start_error(&self, error: StartError) -> Option<()> {
         let dependency = match error {
-            StartError::OutOfRange(_) => {
+            StartError::Stopped(_) => {
                 self.record_change(Err(error));
                 return None;
             }
@@ -182,41 +189,55 @@ impl RebalanceHandler {
         Some(())
     }
 
-    /// Start offsets of those partitions that have a leader.
+    /// Returns the topic ID, and the start offsets of those assigned partitions that have a leader.
     fn resolve_start_offsets(
         &self,
         kafka: &BaseConsumer<Self>,
-        partitions: &[i32],
-    ) -> Result<BTreeMap<i32, i64>, StartError> {
+        assigned: &[i32],
+    ) -> Result<(Uuid, BTreeMap<i32, i64>), StartError> {
+        let topic_id = self.topic.confirm(kafka, REQUEST_TIMEOUT)?;
+        let decides_all = self
+            .runtime
+            .block_on(self.start_offsets.decides_all_partitions())?;
+        let mut ids = self.partitions_with_leader(kafka)?;
+        ids.retain(|id| decides_all || assigned.contains(id));
+        if ids.is_empty() {
+            return Ok((topic_id, BTreeMap::new()));
+        }
+        let offsets = self.fetch_offsets(kafka, &ids)?;
+        let mut starts = self
+            .runtime
+            .block_on(self.start_offsets.start_offsets(topic_id, offsets))?;
+        starts.retain(|partition, _| assigned.contains(partition));
+        Ok((topic_id, starts))
+    }
+
+    /// Fetches the log range, the committed offset and the offset at the start time of each partition.
+    fn fetch_offsets(
+        &self,
+        kafka: &BaseConsumer<Self>,
+        ids: &BTreeSet<i32>,
+    ) -> Result<BTreeMap<i32, PartitionOffsets>, StartError> {
         let offset = |list: &TopicPartitionList, partition| match list
-            .find_partition(&self.topic, partition)?
+            .find_partition(&self.topic.name, partition)?
             .offset()
         {
             Offset::Offset(offset) => Some(offset),
             _ => None,
         };
-        let leaders = self.partitions_with_leader(kafka)?;
-        let ids: Vec<i32> = partitions
-            .iter()
-            .copied()
-            .filter(|id| leaders.contains(id))
-            .collect();
-        if ids.is_empty() {
-            return Ok(BTreeMap::new());
+        let mut partitions = TopicPartitionList::new();
+        for &partition in ids {
+            partitions.add_partition(&self.topic.name, partition);
         }
-        let mut list = TopicPartitionList::new();
-        for &id in &ids {
-            list.add_partition(&self.topic, id);
-        }
-        let committed = kafka.committed_offsets(list, REQUEST_TIMEOUT)?;
+        let committed = kafka.committed_offsets(partitions, REQUEST_TIMEOUT)?;
         let at_start_time = self
             .start_offsets
             .start_time()
-            .map(|time| self.offsets_for_time(kafka, &ids, time))
+            .map(|time| self.offsets_for_time(kafka, ids, time))
             .transpose()?;
         let mut offsets = BTreeMap::new();
-        for partition in ids {
-            let (start, end) = kafka.fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT)?;
+        for &partition in ids {
+            let (start, end) = kafka.fetch_watermarks(&self.topic.name, partition, REQUEST_TIMEOUT)?;
             let partition_offsets = PartitionOffsets {
                 log: LogRange { start, end },
                 committed: offset(&committed, partition),
@@ -226,12 +247,12 @@ impl RebalanceHandler {
             };
             offsets.insert(partition, partition_offsets);
         }
-        self.runtime.block_on(self.start_offsets.start_offsets(offsets))
+        Ok(offsets)
     }
 
     /// Partitions of the topic that have a leader. The offsets of another one cannot be read.
     fn partitions_with_leader(&self, kafka: &BaseConsumer<Self>) -> Result<BTreeSet<i32>, KafkaError> {
-        let metadata = kafka.fetch_metadata(Some(&self.topic), REQUEST_TIMEOUT)?;
+        let metadata = kafka.fetch_metadata(Some(&self.topic.name), REQUEST_TIMEOUT)?;
         let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
         Ok(partitions
             .filter(|partition| partition.leader() >= 0)
@@ -243,12 +264,12 @@ impl RebalanceHandler {
     fn offsets_for_time(
         &self,
         kafka: &BaseConsumer<Self>,
-        partitions: &[i32],
+        partitions: &BTreeSet<i32>,
         time: i64,
     ) -> Result<TopicPartitionList, KafkaError> {
         let mut times = TopicPartitionList::new();
         for &partition in partitions {
-            times.add_partition_offset(&self.topic, partition, Offset::Offset(time))?;
+            times.add_partition_offset(&self.topic.name, partition, Offset::Offset(time))?;
         }
         kafka.offsets_for_times(times, REQUEST_TIMEOUT)
     }
@@ -265,13 +286,13 @@ impl RebalanceHandler {
         for &partition in &revoked {
             // A partition without a leader is not assigned to the client.
             if !self.leaderless().remove(&partition) {
-                assigned.add_partition(&self.topic, partition);
+                assigned.add_partition(&self.topic.name, partition);
             }
         }
         if let Err(error) = kafka.incremental_unassign(&assigned) {
             tracing::warn!(%error, "failed to unassign partitions");
         }
-        tracing::info!(topic = self.topic, partitions = ?revoked, "partitions revoked");
+        tracing::info!(topic = self.topic.name, partitions = ?revoked, "partitions revoked");
         // The next owner reports whether a partition is still blocked.
         for &partition in &revoked {
             self.health.unblock_partition(partition);
@@ -281,7 +302,7 @@ impl RebalanceHandler {
             .into_iter()
             .map(|partition| AssignmentChange {
                 partition,
-                start_offset: None,
+                start: None,
             })
             .collect()));
     }

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::batch_builder::BatchLimits;
 use super::error::StartError;
 use crate::health::Health;
-use crate::position::LogRange;
+use crate::position::{LogRange, Stop};
 
 /// Timeout of a request to the brokers.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,24 +36,40 @@ pub struct ConsumerSettings {
 
 /// Provider of the offsets at which assigned partitions start.
 pub trait StartOffsets: Send + Sync {
-    /// Returns the stored positions of these partitions. A partition without a stored position gets one by
-    /// `spec.source.startFrom`.
+    /// Returns true if the next call of [`Self::start_offsets`] must have all partitions of the topic, because it
+    /// decides the first start of the group.
     ///
     /// # Errors
     /// See [`StartError`].
-    fn start_offsets(&self, partitions: BTreeMap<i32, PartitionOffsets>) -> StartOffsetsFuture<'_>;
+    fn decides_all_partitions(&self) -> StartFuture<'_, bool>;
+
+    /// Returns the stored positions of these partitions in the log `topic_id`. A partition without a stored position
+    /// gets one.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    fn start_offsets(
+        &self,
+        topic_id: Uuid,
+        partitions: BTreeMap<i32, PartitionOffsets>,
+    ) -> StartFuture<'_, BTreeMap<i32, i64>>;
+
+    /// Stores a stop, so that a restarted worker does not continue.
+    ///
+    /// # Errors
+    /// If PostgreSQL is unreachable.
+    fn store_stop(&self, stop: Stop) -> StartFuture<'_, ()>;
 
     /// Start time for partitions without a position, in milliseconds since the Unix epoch. `None` unless `startFrom`
     /// is a timestamp.
     fn start_time(&self) -> Option<i64>;
 }
 
-/// Start offsets by partition, once they are resolved.
-pub type StartOffsetsFuture<'s> =
-    Pin<Box<dyn Future<Output = Result<BTreeMap<i32, i64>, StartError>> + Send + 's>>;
+/// Result of a query of [`StartOffsets`].
+pub type StartFuture<'s, T> = Pin<Box<dyn Future<Output = Result<T, StartError>> + Send + 's>>;
 
 /// Offsets of a partition in Kafka.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionOffsets {
     /// Log start and end offset.
     pub log: LogRange,

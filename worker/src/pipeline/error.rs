@@ -3,6 +3,7 @@
 use crate::error_policy::ErrorPolicy;
 use crate::health::Dependency;
 use crate::layer::interface::LookupError;
+use crate::position::Stop;
 use crate::publish::PublishError;
 use crate::rejection::Rejection;
 use crate::session;
@@ -25,10 +26,13 @@ pub enum PipelineError {
     /// The worker panicked; a bisection finds the record.
     #[error("{0}")]
     Panic(Rejection),
+    /// The positions may not be used: another worker of the stage stopped, or they were reset to another log.
+    #[error("{0}")]
+    Stopped(Stop),
     /// The stored position of this assigned partition was deleted.
     #[error(
-        "the position of partition {0} is missing from streamstage.position; restart the worker to start the partition \
-         by spec.source.startFrom"
+        "the position of partition {0} is missing from streamstage.position; restart the worker to read the partition \
+         from its beginning"
     )]
     PositionMissing(i32),
 }
@@ -42,7 +46,7 @@ impl PipelineError {
             Self::Publish(error) => error.policy(),
             Self::Lookup(_) => ErrorPolicy::Retry,
             Self::Panic(_) => ErrorPolicy::DeadLetter,
-            Self::PositionMissing(_) => ErrorPolicy::Stop,
+            Self::PositionMissing(_) | Self::Stopped(_) => ErrorPolicy::Stop,
         }
     }
 
@@ -56,7 +60,9 @@ impl PipelineError {
     #[must_use]
     pub fn dependency(&self) -> Dependency {
         match self {
-            Self::Warehouse(_) | Self::Panic(_) | Self::PositionMissing(_) => Dependency::Warehouse,
+            Self::Warehouse(_) | Self::Panic(_) | Self::PositionMissing(_) | Self::Stopped(_) => {
+                Dependency::Warehouse
+            }
             Self::Publish(_) => Dependency::Output,
             Self::Lookup(_) => Dependency::ReferenceData,
         }

@@ -24,6 +24,7 @@ use crate::dead_letter::{self, Origin, RejectedFrom};
 use crate::layer::interface::{Effects, Layer};
 use crate::panic_guard::catch_panic;
 use crate::position::ApplyPlan;
+use crate::position_store;
 use crate::publish::Publisher;
 use crate::record::Item;
 use crate::warehouse::{BatchTransaction, Warehouse};
@@ -79,15 +80,17 @@ impl<L: Layer> TransactionContext<'_, L> {
         connection: &mut PgConnection,
         batch: &Batch<Enriched<L::Enriched>>,
     ) -> Result<ApplyPlan, PipelineError> {
-        let stored = self.warehouse.lock_positions(connection, &batch.ranges).await?;
-        match batch
-            .ranges
-            .keys()
-            .find(|partition| !stored.contains_key(partition))
-        {
-            Some(&partition) => Err(PipelineError::PositionMissing(partition)),
-            None => Ok(ApplyPlan::new(&batch.ranges, &stored)),
+        let stored = position_store::lock(connection, self.origin, &batch.ranges).await?;
+        let mut offsets = BTreeMap::new();
+        for (&partition, range) in &batch.ranges {
+            let position = stored.get(&partition);
+            let position = position.ok_or(PipelineError::PositionMissing(partition))?;
+            if let Some(stop) = position.find_stop(&self.origin.topic, range.topic_id) {
+                return Err(PipelineError::Stopped(stop));
+            }
+            offsets.insert(partition, position.next_offset);
         }
+        Ok(ApplyPlan::new(&batch.ranges, &offsets))
     }
 
     /// Writes the effects, the dead letters and the new positions.
@@ -118,9 +121,7 @@ impl<L: Layer> TransactionContext<'_, L> {
             }
         };
         let offset_updates = OffsetUpdates::new(&batch.ranges, plan, blocked);
-        self.warehouse
-            .store_positions(connection, &offset_updates.positions)
-            .await?;
+        position_store::advance(connection, self.origin, &offset_updates.positions).await?;
         Ok(Batch {
             ranges: batch.ranges.clone(),
             state: Written {
