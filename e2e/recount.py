@@ -42,7 +42,7 @@ def menu_categories(path):
     with open(path, encoding="utf-8") as file:
         for key, entry in json.load(file).items():
             for product in entry.get("menu", []):
-                categories[key, product["_id"]] = normalize(product["category"])
+                categories[key, normalize(product["_id"])] = normalize(product["category"])
     return categories
 
 
@@ -52,10 +52,11 @@ def count(orders, categories):
         if order["final_status"] != "CLOSED":
             continue
         user = normalize(order["user"]["id"])
-        products = {item["id"] for item in order["order_items"]}
-        for product in {normalize(product) for product in products}:
+        restaurant = normalize(order["restaurant"]["id"])
+        products = {normalize(item["id"]) for item in order["order_items"]}
+        for product in products:
             by_product[user, product] = by_product.get((user, product), 0) + 1
-        for category in {categories[order["restaurant"]["id"], product] for product in products}:
+        for category in {categories[restaurant, product] for product in products}:
             by_category[user, category] = by_category.get((user, category), 0) + 1
     return by_product, by_category
 

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 pub use self::{
     enriched_order::{EnrichedOrder, EnrichedPayload, EnrichedProduct, EnrichedUser, NamedRef},
+    id::{deserialize as deserialize_id, normalize},
     money::{Money, MoneyError},
     order_event::{EntityRef, OrderEvent, OrderItem, OrderPayload, StatusChange},
     order_fact::{FactPayload, FactRef, OrderFact},

@@ -12,7 +12,9 @@
 //! | Kafka, any other publish error, or no acknowledgment in time | retry with backoff and jitter |
 //! | Kafka, any error of a copy of a dead letter | retry the copy later, beside the pipeline |
 //! | a fatal Kafka client error; a position outside of the log, or of a recreated topic | stop, and report the reason |
-//! | Redis is unreachable, slow or rejects the request | retry with backoff and jitter, dead-letter nothing |
+//! | Redis is unreachable, slow or rejects the request; its entries have vanished | retry with backoff and jitter, dead-letter nothing |
+//! | most records of a batch would be dead-lettered ([`crate::hold`]) | retry until `spec.batch.maxHold` ends, then dead-letter |
+//! | the encoding of the warehouse is not UTF-8 | stop, and report the reason |
 //!
 //! Pure: errors are identified by their codes, never by a client's types. [`crate::backoff`] has the delays.
 

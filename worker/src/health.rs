@@ -54,6 +54,8 @@ pub struct StageHealth {
     pub blocked: BTreeMap<i32, String>,
     /// Dead letters whose copy on the dead letter topic is not produced yet; `None` before the first query.
     pub dead_letter_copies: Option<PendingCopies>,
+    /// Cause for which the stage holds its batches; `None` if it does not.
+    pub held: Option<String>,
     /// Terminal error; `None` while the stage runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
@@ -69,13 +71,17 @@ pub struct PendingCopies {
 }
 
 impl StageHealth {
-    /// Returns true if the stage runs, the worker is a member of the group, and every dependency is available.
+    /// Returns true if the stage runs, the worker is a member of the group, every dependency is available, and no batch
+    /// is held.
     ///
     /// A blocked partition does not count, because the other partitions continue. A missing copy of a dead letter does
     /// not count either, because the warehouse has the dead letter.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.stopped.is_none() && self.partitions.is_some() && self.unavailable.is_empty()
+        self.stopped.is_none()
+            && self.partitions.is_some()
+            && self.unavailable.is_empty()
+            && self.held.is_none()
     }
 }
 
@@ -195,6 +201,25 @@ impl Health {
         }
     }
 
+    /// Records that the stage holds its batches. Logs only the begin.
+    pub fn hold(&self, cause: &str) {
+        let previous = self.lock().held.replace(cause.to_owned());
+        if previous.is_none() {
+            tracing::error!(
+                stage = self.stage,
+                cause,
+                "batch held: correct the installation before spec.batch.maxHold ends"
+            );
+        }
+    }
+
+    /// Records that the stage does not hold its batches. Logs only the end of a hold.
+    pub fn release(&self) {
+        if self.lock().held.take().is_some() {
+            tracing::info!(stage = self.stage, "hold ended");
+        }
+    }
+
     /// Records the terminal error of the stage.
     pub fn mark_stopped(&self, cause: String) {
         self.lock().stopped = Some(cause);
@@ -275,6 +300,16 @@ mod tests {
             pending: 3,
             error: Some("topic orders.dlq: unknown topic".into()),
         });
+        assert!(health.snapshot().is_ready());
+    }
+
+    #[test]
+    fn a_stage_that_holds_a_batch_is_not_ready() {
+        let health = Health::new("stg");
+        health.set_assigned_partitions(2);
+        health.hold("100 of 100 records would be dead-lettered");
+        assert!(!health.snapshot().is_ready());
+        health.release();
         assert!(health.snapshot().is_ready());
     }
 

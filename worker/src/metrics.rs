@@ -22,6 +22,8 @@ pub const OUTPUT_RECORDS: &str = "streamstage_worker_output_records";
 pub const DEAD_LETTERS: &str = "streamstage_worker_dead_letters";
 /// Counter by stage: stored order versions with a status that the worker does not know.
 pub const UNKNOWN_ORDER_STATUS: &str = "streamstage_worker_unknown_order_status";
+/// Counter by stage and kind (`user`, `restaurant` or `product`): lookups that found a malformed reference data entry.
+pub const MALFORMED_ENTRIES: &str = "streamstage_worker_malformed_entries";
 /// Counter by stage: committed batches.
 pub const BATCHES: &str = "streamstage_worker_batches";
 /// Histogram by stage: seconds from the position check of a batch to its commit.
@@ -55,6 +57,12 @@ struct CodeLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EntryLabels {
+    stage: String,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct PartitionLabels {
     stage: String,
     partition: i32,
@@ -72,6 +80,7 @@ pub struct Metrics {
     output_records: Family<StageLabels, Counter>,
     dead_letters: Family<CodeLabels, Counter>,
     unknown_order_status: Family<StageLabels, Counter>,
+    malformed_entries: Family<EntryLabels, Counter>,
     batches: Family<StageLabels, Counter>,
     batch_duration_seconds: Family<StageLabels, Histogram, fn() -> Histogram>,
     batch_retries: Family<StageLabels, Counter>,
@@ -90,6 +99,7 @@ impl Metrics {
             output_records: Family::default(),
             dead_letters: Family::default(),
             unknown_order_status: Family::default(),
+            malformed_entries: Family::default(),
             batches: Family::default(),
             batch_duration_seconds: Family::new_with_constructor(histogram),
             batch_retries: Family::default(),
@@ -104,6 +114,8 @@ impl Metrics {
         registry.register(DEAD_LETTERS, "Dead letters by code", metrics.dead_letters.clone());
         let help = "Stored order versions with a status that the worker does not know";
         registry.register(UNKNOWN_ORDER_STATUS, help, metrics.unknown_order_status.clone());
+        let help = "Lookups that found a malformed reference data entry, by kind";
+        registry.register(MALFORMED_ENTRIES, help, metrics.malformed_entries.clone());
         registry.register(BATCHES, "Committed batches", metrics.batches.clone());
         let help = "Seconds from the position check of a batch to its commit";
         registry.register(
@@ -179,6 +191,16 @@ impl Metrics {
         }
     }
 
+    /// Counts a lookup that found a malformed entry. `kind` is `user`, `restaurant` or `product`.
+    pub fn record_malformed_entry(&self, stage: &str, kind: &'static str) {
+        self.malformed_entries
+            .get_or_create(&EntryLabels {
+                stage: stage.to_owned(),
+                kind,
+            })
+            .inc();
+    }
+
     /// Counts a failed attempt to commit a batch.
     pub fn record_retry(&self, stage: &str) {
         self.batch_retries
@@ -232,6 +254,7 @@ mod tests {
         metrics.record_batch("stg", &published, 0.1);
         metrics.record_retry("stg");
         metrics.record_copy_failures("stg", 1);
+        metrics.record_malformed_entry("stg", "user");
         let health = Arc::new(Health::new("stg"));
         registry.register_collector(Box::new(HealthCollector(vec![health])));
         let mut text = String::new();

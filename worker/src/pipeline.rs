@@ -13,7 +13,7 @@ mod error;
 mod pending_retry;
 mod transaction;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -24,6 +24,8 @@ use crate::batch::{Batch, Decoded, Enriched, Fetched, Published, RejectedRecord}
 use crate::dead_letter::Origin;
 use crate::error_policy::ErrorPolicy;
 use crate::health::{Dependency, Health};
+use crate::hold::RejectionSample;
+use crate::hold_state;
 use crate::layer::interface::Layer;
 use crate::layer::stg::Stg;
 use crate::metrics::Metrics;
@@ -42,6 +44,10 @@ pub use error::PipelineError;
 const MAX_TRANSACTION_TIMEOUT: Duration = Duration::from_mins(4);
 /// Time that the transactions in progress have to finish after a shutdown begins.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
+/// Maximum interval between two attempts of a held batch.
+const HOLD_INTERVAL: Duration = Duration::from_secs(5);
+/// Maximum interval if an attempt writes to PostgreSQL.
+const HOLD_WRITE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Pipeline of one stage: its layer and its dependencies.
 pub struct Pipeline<L> {
@@ -59,6 +65,10 @@ pub struct Pipeline<L> {
     pub metrics: Metrics,
     /// Shutdown signal; ends the retries.
     pub stop: CancellationToken,
+    /// Maximum time for which batches are held if most of their records would be dead-lettered.
+    pub max_hold: Duration,
+    /// Rejected records of the last batches.
+    pub rejections: Mutex<RejectionSample>,
 }
 
 impl<L: Layer> Pipeline<L> {
@@ -84,6 +94,12 @@ impl<L: Layer> Pipeline<L> {
             };
             match lookup {
                 Ok(Ok(lookup)) => {
+                    if let Some(cause) = self.layer.find_outage(items, &lookup) {
+                        self.health.mark_unavailable(Dependency::ReferenceData, &cause);
+                        if self.is_held(&cause, HOLD_INTERVAL).await? {
+                            continue;
+                        }
+                    }
                     self.health.mark_available(Dependency::ReferenceData);
                     return Some(Ok(lookup));
                 }
@@ -129,6 +145,9 @@ impl<L: Layer> Pipeline<L> {
         &self,
         mut batch: Batch<Enriched<L::Enriched>>,
     ) -> Result<Option<Batch<Published>>, PipelineError> {
+        if self.hold_if_rejected(&batch).await.is_none() {
+            return Ok(None);
+        }
         let mut mode = WriteMode::Whole;
         let mut timeout = TRANSACTION_TIMEOUT;
         let mut backoff = Backoff::default();
@@ -165,6 +184,15 @@ impl<L: Layer> Pipeline<L> {
                 (ErrorPolicy::DeadLetter, PipelineError::Publish(_)) => {
                     self.reject_too_large(&mut batch).await;
                 }
+                (_, PipelineError::MostRejected(cause)) => {
+                    self.health.hold(cause);
+                    match self.is_held(cause, HOLD_WRITE_INTERVAL).await {
+                        Some(true) => {}
+                        Some(false) => mode = WriteMode::BisectAll,
+                        None => return Ok(None),
+                    }
+                    continue;
+                }
                 (ErrorPolicy::DeadLetter | ErrorPolicy::Block, _) if mode == WriteMode::Whole => {
                     mode = WriteMode::Bisect;
                     continue;
@@ -191,6 +219,7 @@ impl<L: Layer> Pipeline<L> {
     fn report_commit(&self, published: &Batch<Published>, duration: Duration) {
         self.health.mark_available(Dependency::Warehouse);
         self.health.mark_available(Dependency::Output);
+        self.health.release();
         self.metrics
             .record_batch(&self.origin.stage, &published.state, duration.as_secs_f64());
         let effects = &published.state.effects;
@@ -226,6 +255,50 @@ impl<L: Layer> Pipeline<L> {
     async fn drain_timeout(&self) {
         self.stop.cancelled().await;
         tokio::time::sleep(DRAIN_TIMEOUT).await;
+    }
+
+    /// Returns the cause for a hold if most records of the last batches, including this one, are rejected.
+    fn find_hold_cause(&self, batch: &Batch<Enriched<L::Enriched>>) -> Option<String> {
+        let rejected = &batch.state.rejected;
+        let records = batch.state.items.len() + rejected.len();
+        let codes = rejected.iter().map(|rejected| rejected.rejection.code);
+        let mut sample = self.rejections.lock().unwrap_or_else(PoisonError::into_inner);
+        sample.add(records, codes)
+    }
+
+    /// Holds a batch if most of its records are rejected; `None` after a shutdown.
+    async fn hold_if_rejected(&self, batch: &Batch<Enriched<L::Enriched>>) -> Option<()> {
+        let Some(cause) = self.find_hold_cause(batch) else {
+            return Some(());
+        };
+        self.health.hold(&cause);
+        while self.is_held(&cause, HOLD_INTERVAL).await? {}
+        self.health.release();
+        Some(())
+    }
+
+    /// Returns true if the stage holds its batches for this cause, at most `interval` later; false at the end of the hold;
+    /// `None` after a shutdown.
+    async fn is_held(&self, cause: &str, interval: Duration) -> Option<bool> {
+        if self.max_hold.is_zero() {
+            return Some(false);
+        }
+        let renew = async |connection: &mut _| {
+            hold_state::renew(connection, &self.origin, self.max_hold, cause).await
+        };
+        let remaining = match self.warehouse.transact(renew).await {
+            Ok(remaining) => remaining,
+            Err(error) => {
+                let error = PipelineError::from(error);
+                self.health
+                    .mark_unavailable(error.dependency(), &error.to_string());
+                interval
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => None,
+            () = tokio::time::sleep(remaining.min(interval)) => Some(!remaining.is_zero()),
+        }
     }
 
     /// Waits before the next attempt; `None` after a shutdown.
@@ -325,6 +398,8 @@ mod tests {
             health: Arc::new(Health::new("stg")),
             metrics: Metrics::register(&mut Registry::default()),
             stop: CancellationToken::new(),
+            max_hold: Duration::ZERO,
+            rejections: Mutex::default(),
         }
     }
 

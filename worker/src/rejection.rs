@@ -37,6 +37,8 @@ pub enum Code {
     OutputTooLarge,
     /// A reference data entry was still missing after `referenceData.maxWait`.
     ReferenceDataMissing,
+    /// A reference data entry was still malformed after `referenceData.maxWait`.
+    ReferenceDataMalformed,
     /// PostgreSQL rejected the values of this record.
     WarehouseRejected,
     /// The worker panicked while it processed this record, which is a bug.
@@ -45,7 +47,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of declaration.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ParseError,
         Self::Tombstone,
         Self::ContractViolation,
@@ -58,6 +60,7 @@ impl Code {
         Self::TooLarge,
         Self::OutputTooLarge,
         Self::ReferenceDataMissing,
+        Self::ReferenceDataMalformed,
         Self::WarehouseRejected,
         Self::WorkerPanic,
     ];

@@ -4,8 +4,10 @@
 //! finish, then leaves the group. Every log line of a stage has the fields of its span, and every line of a batch
 //! those of the batch's span too.
 
+mod startup;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crds::StreamStage;
@@ -22,9 +24,10 @@ use crate::consume::{
 use crate::dead_letter::Origin;
 use crate::dead_letter::copy_task::CopyTask;
 use crate::decode::DecodeSettings;
+use crate::encoding::UnsupportedEncoding;
 use crate::error_policy::ErrorPolicy;
 use crate::health::{Dependency, Health};
-use crate::layer::cdm::{self, Cdm};
+use crate::layer::cdm::Cdm;
 use crate::layer::dds::Dds;
 use crate::layer::interface::Layer;
 use crate::layer::stg::{ReferenceDataStore, Stg};
@@ -33,11 +36,10 @@ use crate::pipeline::{Pipeline, PipelineError};
 use crate::position::find_stop;
 use crate::position_store;
 use crate::publish::{OutputLimit, Publisher};
-use crate::session::with_deadline;
 use crate::start_offsets::WarehouseStartOffsets;
-use crate::warehouse::{TRANSACTION_TIMEOUT, Warehouse};
+use crate::warehouse::Warehouse;
 
-/// Interval between two queries for pending orders that are due, and between two attempts to install the tag rules.
+/// Interval between two queries for pending orders that are due.
 const PENDING_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Delay before the failing record of a blocked partition is read again.
 const BLOCKED_RETRY_DELAY: Duration = Duration::from_secs(10);
@@ -63,6 +65,9 @@ pub enum StageError {
     /// The document was not validated: reference data is missing.
     #[error("spec.referenceData: required for the layer stg")]
     NoReferenceData,
+    /// The warehouse cannot store every text.
+    #[error("spec.warehouse: {0}")]
+    Encoding(#[from] UnsupportedEncoding),
     /// The time zone is unknown.
     #[error("spec.timezone: {0}")]
     Timezone(#[from] jiff::Error),
@@ -100,11 +105,13 @@ async fn run_layer(stage: &StreamStage, context: &StageContext) -> Result<(), St
             let redis = connect::redis_connection(&reference_data, &context.secrets)?;
             let layer = |origin: &Origin, output_limit| Stg {
                 settings,
-                reference_data: ReferenceDataStore::new(redis),
+                reference_data: ReferenceDataStore::new(redis, &origin.stage, context.metrics.clone()),
                 output_limit,
                 origin: origin.clone(),
             };
             let pipeline = Arc::new(build_pipeline(stage, context, layer)?);
+            startup::check_warehouse(&pipeline).await?;
+            startup::recall_known_entries(&pipeline).await;
             let max_wait = reference_data.max_wait.as_std();
             let pending = run_pending_retries(Arc::clone(&pipeline), max_wait);
             let pending = tokio::spawn(pending.in_current_span());
@@ -121,11 +128,13 @@ async fn run_layer(stage: &StreamStage, context: &StageContext) -> Result<(), St
                 record_source: origin.record_source(),
             };
             let pipeline = build_pipeline(stage, context, layer)?;
+            startup::check_warehouse(&pipeline).await?;
             run_pipeline(stage, context, Arc::new(pipeline)).await
         }
         crds::stage::Layer::Cdm => {
             let pipeline = build_pipeline(stage, context, |_, _| Cdm { settings })?;
-            install_thresholds(stage, &pipeline).await;
+            startup::check_warehouse(&pipeline).await?;
+            startup::install_thresholds(&stage.spec.tags, &pipeline).await;
             run_pipeline(stage, context, Arc::new(pipeline)).await
         }
     }
@@ -191,6 +200,8 @@ fn build_pipeline<L: Layer>(
         metrics: context.metrics.clone(),
         // A child token: a terminal error ends the retries of this stage only.
         stop: context.stop.child_token(),
+        max_hold: stage.spec.batch.max_hold.as_std(),
+        rejections: Mutex::default(),
     })
 }
 
@@ -385,32 +396,6 @@ async fn run_pending_retries(pipeline: Arc<Pipeline<Stg>>, max_wait: Duration) -
                     pipeline.health.mark_available(previous);
                 }
             }
-        }
-    }
-}
-
-/// Installs the thresholds of the tag rules. Retries until PostgreSQL answers, or a shutdown.
-async fn install_thresholds(stage: &StreamStage, pipeline: &Pipeline<Cdm>) {
-    let mut interval = tokio::time::interval(PENDING_RETRY_INTERVAL);
-    loop {
-        tokio::select! {
-            () = pipeline.stop.cancelled() => return,
-            _ = interval.tick() => {}
-        }
-        let installed = with_deadline(TRANSACTION_TIMEOUT, async {
-            let mut transaction = pipeline.warehouse.begin(TRANSACTION_TIMEOUT).await?;
-            cdm::install_thresholds(transaction.connection(), &stage.spec.tags).await?;
-            transaction.commit().await
-        });
-        let installed = tokio::select! {
-            installed = installed => installed,
-            () = pipeline.stop.cancelled() => return,
-        };
-        match installed {
-            Ok(()) => return pipeline.health.mark_available(Dependency::Warehouse),
-            Err(error) => pipeline
-                .health
-                .mark_unavailable(Dependency::Warehouse, &PipelineError::from(error).to_string()),
         }
     }
 }

@@ -15,7 +15,7 @@ mod table;
 mod views;
 
 pub use ddl::definitions;
-pub use hash::{hash_diff, hash_key, normalize};
+pub use hash::{hash_diff, hash_key};
 pub use kind::Kind;
 pub use model::{Attribute, DrivingKey, Effectivity, Hub, Link, MODEL, Model, Parent, Satellite};
 pub use order::{Field, Scope, Value, VaultLine, VaultOrder};

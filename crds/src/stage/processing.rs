@@ -86,6 +86,12 @@ pub struct Batch {
     /// Maximum time from the first record until the batch closes; 1ms to 1m. Default: 1s.
     #[schemars(extend("x-kubernetes-validations" = duration_between("1ms", "1m")))]
     pub max_wait: Duration,
+
+    /// Maximum time for which the stage holds its batches if most of their records would be dead-lettered, because an
+    /// installation at fault is more likely than so many faulty records; then it continues. 0s to 24h; 0s never holds.
+    /// Default: 10m.
+    #[schemars(extend("x-kubernetes-validations" = duration_between("0s", "24h")))]
+    pub max_hold: Duration,
 }
 
 impl Default for Batch {
@@ -94,6 +100,7 @@ impl Default for Batch {
             max_records: 1000,
             max_bytes: Bytes::from_mib(8),
             max_wait: Duration::from_secs(1),
+            max_hold: Duration::from_secs(600),
         }
     }
 }

@@ -270,6 +270,11 @@ impl Violations {
             &(Duration::from_millis(1)..=Duration::from_secs(60)),
         );
         self.require_in_range(
+            "spec.batch.maxHold",
+            &batch.max_hold,
+            &seconds_range(0, 24 * 3600),
+        );
+        self.require_in_range(
             "spec.limits.maxRecordBytes",
             &limits.max_record_bytes,
             &(Bytes::from_kib(1)..=Bytes::from_mib(64)),

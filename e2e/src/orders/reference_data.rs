@@ -28,6 +28,20 @@ pub async fn load<'e>(redis_url: &str, entries: impl Iterator<Item = (&'e str, S
     Ok(entries.len())
 }
 
+/// Runs a Redis command that changes entries, such as `SET` or `DEL`; the arguments may be any bytes.
+///
+/// # Errors
+/// When Redis is unreachable or rejects the command.
+pub async fn run(redis_url: &str, command: &str, arguments: &[&[u8]]) -> Result<()> {
+    let mut connection = connect(redis_url).await?;
+    let mut command = redis::cmd(command);
+    for argument in arguments {
+        command.arg(*argument);
+    }
+    let _response: redis::Value = command.query_async(&mut connection).await?;
+    Ok(())
+}
+
 /// Returns true if a Redis database has no keys.
 ///
 /// # Errors

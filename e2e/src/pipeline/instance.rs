@@ -197,6 +197,14 @@ impl Pipeline {
         reference_data::load(self.redis.url(), entries).await.map(drop)
     }
 
+    /// Runs a Redis command that changes entries, such as `SET` or `FLUSHDB`; the arguments may be any bytes.
+    ///
+    /// # Errors
+    /// When Redis does not answer, or rejects the command.
+    pub async fn run_redis(&self, command: &str, arguments: &[&[u8]]) -> Result<()> {
+        reference_data::run(self.redis.url(), command, arguments).await
+    }
+
     /// Produces messages to the source topic and waits for every acknowledgment; the seed chooses the partitions.
     ///
     /// # Errors

@@ -16,11 +16,10 @@ use telemetry::stdout::print_line;
 
 use super::stage_selection::StageSelection;
 use crate::connect::{self, Secrets};
+use crate::encoding::check_encoding;
 use crate::layer::interface::LookupError;
-use crate::session::with_deadline;
 use crate::stage;
 use crate::statement;
-use crate::warehouse::TRANSACTION_TIMEOUT;
 
 /// Timeout of a request to Kafka.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -142,25 +141,28 @@ async fn check_reference_data(reference_data: &ReferenceData, secrets: &Secrets)
     let entries: u64 = redis::cmd("DBSIZE")
         .query_async(&mut redis)
         .await
-        .map_err(LookupError)?;
+        .map_err(LookupError::from)?;
     Ok(format!("{entries} entries"))
 }
 
 async fn check_warehouse(stage: &StreamStage, secrets: &Secrets) -> anyhow::Result<String> {
     let warehouse = stage::warehouse(stage, secrets)?;
-    let queried = with_deadline(TRANSACTION_TIMEOUT, async {
-        let mut transaction = warehouse.begin(TRANSACTION_TIMEOUT).await?;
-        statement::query_as(
+    let read = async |connection: &mut _| {
+        let encoding = check_encoding(connection).await?;
+        let row = statement::query_as(
             "SELECT current_setting('server_version'), (SELECT count(*) FROM streamstage.position)",
-        )
-        .fetch_one(transaction.connection())
-        .await
-    });
-    let (version, positions): (String, i64) = queried.await.map_err(|error| {
-        anyhow::anyhow!(
-            "{error}; check the keys of spec.warehouse.authSecretName, run `worker migrate`, and grant the role \
-             streamstage_worker to the login"
-        )
-    })?;
+        );
+        Ok::<_, sqlx::Error>((encoding, row.fetch_one(connection).await?))
+    };
+    let (encoding, row) = warehouse.transact(read).await.map_err(warehouse_error)?;
+    encoding?;
+    let (version, positions): (String, i64) = row;
     Ok(format!("PostgreSQL {version}, {positions} positions"))
+}
+
+fn warehouse_error(error: sqlx::Error) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{error}; check the keys of spec.warehouse.authSecretName, run `worker migrate`, and grant the role \
+         streamstage_worker to the login"
+    )
 }

@@ -13,6 +13,7 @@ use sqlx::migrate::{Migration, Migrator};
 
 use super::stage_selection::StageSelection;
 use crate::connect;
+use crate::encoding::check_encoding;
 use crate::session::Sessions;
 use crate::statement;
 
@@ -65,7 +66,7 @@ pub struct Migrate {
 /// Migrates each warehouse of the file once. An up-to-date warehouse is not changed.
 ///
 /// # Errors
-/// If a warehouse is unavailable, or rejects a migration.
+/// If a warehouse is unavailable, has another encoding than UTF-8, or rejects a migration.
 pub async fn migrate(flags: Migrate) -> anyhow::Result<()> {
     let secrets = flags.selection.secrets();
     let mut migrated: Vec<(String, u16, String)> = Vec::new();
@@ -93,6 +94,7 @@ async fn apply_migrations(sessions: &Sessions) -> anyhow::Result<usize> {
     let mut applied = 0;
     loop {
         let mut transaction = sessions.begin_as_login().await?;
+        check_encoding(transaction.connection()).await??;
         let next = apply_next(transaction.connection(), &migrator).await?;
         transaction.commit().await?;
         if !next {

@@ -33,6 +33,12 @@ pub trait Layer: Send + Sync + 'static {
         items: &[Item<Self::Decoded>],
     ) -> impl Future<Output = Result<Self::Lookup, LookupError>> + Send;
 
+    /// Returns the cause if most of what these items need is missing or malformed, which is an outage of the reference
+    /// data, and not the fault of the items.
+    fn find_outage(&self, _: &[Item<Self::Decoded>], _: &Self::Lookup) -> Option<String> {
+        None
+    }
+
     /// Enriches one decoded value with the reference data that was looked up for the batch.
     ///
     /// # Errors
@@ -52,11 +58,17 @@ pub trait Layer: Send + Sync + 'static {
 
 /// Failure of a lookup as a whole. It is transient and never a reason to reject a record.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "reference data lookup failed: {0}; check that Redis is running, and check the keys of \
-     spec.referenceData.authSecretName"
-)]
-pub struct LookupError(#[from] pub redis::RedisError);
+pub enum LookupError {
+    /// Redis did not answer.
+    #[error(
+        "reference data lookup failed: {0}; check that Redis is running, and check the keys of \
+         spec.referenceData.authSecretName"
+    )]
+    Redis(#[from] redis::RedisError),
+    /// Redis has lost the reference data, or is another one.
+    #[error("the reference data has vanished: {0}; restore it, or correct spec.referenceData.url")]
+    Vanished(String),
+}
 
 /// Effects of a write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

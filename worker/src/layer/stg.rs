@@ -9,6 +9,8 @@
 
 pub(in crate::layer) mod decode;
 mod enrich;
+mod entry;
+mod known_entries;
 pub mod pending;
 mod reference_data;
 mod write;
@@ -24,7 +26,8 @@ use crate::record::{Item, Record};
 use crate::rejection::Rejection;
 
 pub use decode::Order;
-pub use enrich::{Enriched, Enrichment, LookupResult};
+pub use enrich::{Enriched, Enrichment, LookupResult, MissingEntries};
+pub use known_entries::MAX_ENTRIES as MAX_KNOWN_ENTRIES;
 pub use reference_data::ReferenceDataStore;
 
 /// STG layer of one stage.
@@ -52,6 +55,10 @@ impl Layer for Stg {
         self.reference_data
             .look_up(items.iter().map(|item| &item.value))
             .await
+    }
+
+    fn find_outage(&self, items: &[Item<Order>], lookup: &LookupResult) -> Option<String> {
+        lookup.find_outage(items.iter().map(|item| &item.value.event))
     }
 
     fn enrich(&self, order: Order, lookup: &LookupResult) -> Result<Enriched, Rejection> {

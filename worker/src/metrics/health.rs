@@ -13,6 +13,8 @@ use crate::health::{Dependency, Health};
 pub const DEPENDENCY_UP: &str = "streamstage_worker_dependency_up";
 /// Gauge by stage: partitions that are blocked at a record which fails for an unknown reason.
 pub const BLOCKED_PARTITIONS: &str = "streamstage_worker_blocked_partitions";
+/// Gauge by stage: 1 while the stage holds its batches, because most of their records would be dead-lettered.
+pub const HELD: &str = "streamstage_worker_held";
 
 /// Gauge by stage: dead letters whose copy on the dead letter topic is not produced yet. All workers of a stage report the
 /// same dead letters.
@@ -55,6 +57,15 @@ impl Collector for HealthCollector {
             gauge
                 .encode_family(&[("stage", *stage)])?
                 .encode_gauge(&pending)?;
+        }
+        let help =
+            "1 while the stage holds its batches, because most of their records would be dead-lettered";
+        let mut gauge = encoder.encode_descriptor(HELD, help, None, MetricType::Gauge)?;
+        for (stage, health) in &stages {
+            let is_held = u32::from(health.held.is_some());
+            gauge
+                .encode_family(&[("stage", *stage)])?
+                .encode_gauge(&is_held)?;
         }
         Ok(())
     }

@@ -29,6 +29,9 @@ pub enum PipelineError {
     /// The positions may not be used: another worker of the stage stopped, or they were reset to another log.
     #[error("{0}")]
     Stopped(Stop),
+    /// PostgreSQL rejects most records of the batch.
+    #[error("{0}")]
+    MostRejected(String),
     /// The stored position of this assigned partition was deleted.
     #[error(
         "the position of partition {0} is missing from streamstage.position; restart the worker to read the partition \
@@ -44,7 +47,7 @@ impl PipelineError {
         match self {
             Self::Warehouse(error) => warehouse::error_policy(error),
             Self::Publish(error) => error.policy(),
-            Self::Lookup(_) => ErrorPolicy::Retry,
+            Self::Lookup(_) | Self::MostRejected(_) => ErrorPolicy::Retry,
             Self::Panic(_) => ErrorPolicy::DeadLetter,
             Self::PositionMissing(_) | Self::Stopped(_) => ErrorPolicy::Stop,
         }
@@ -60,9 +63,11 @@ impl PipelineError {
     #[must_use]
     pub fn dependency(&self) -> Dependency {
         match self {
-            Self::Warehouse(_) | Self::Panic(_) | Self::PositionMissing(_) | Self::Stopped(_) => {
-                Dependency::Warehouse
-            }
+            Self::Warehouse(_)
+            | Self::Panic(_)
+            | Self::MostRejected(_)
+            | Self::PositionMissing(_)
+            | Self::Stopped(_) => Dependency::Warehouse,
             Self::Publish(_) => Dependency::Output,
             Self::Lookup(_) => Dependency::ReferenceData,
         }

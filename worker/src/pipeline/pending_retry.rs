@@ -216,6 +216,10 @@ async fn plan_retries(
         }
     }
     let lookup = stg.look_up(&items).await?;
+    let has_expired = |order: &PendingOrder| order.waited_seconds() >= max_wait.as_secs_f64();
+    if orders.iter().any(has_expired) {
+        stg.reference_data.check_not_empty().await?;
+    }
     for (order, Item { record, value }) in orders.into_iter().zip(items) {
         let value = match reject_panic(|| stg.enrich(value, &lookup)) {
             Ok(value) => value,
@@ -224,22 +228,17 @@ async fn plan_retries(
                 continue;
             }
         };
-        match &value.enrichment {
+        match value.enrichment {
             Enrichment::Ready(_) => {
                 plan.resolved.push((order.object_id, order.version));
                 plan.ready.push(Item { record, value });
             }
-            Enrichment::Missing(missing) if order.pending_seconds < max_wait.as_secs_f64() => {
+            Enrichment::Missing(missing) if !has_expired(&order) => {
                 plan.postponed
-                    .push((order.object_id, order.version, missing.clone()));
+                    .push((order.object_id, order.version, missing.entries));
             }
             Enrichment::Missing(missing) => {
-                let detail = format!(
-                    "{} missing in the reference data for {:.0} s",
-                    missing.join(", "),
-                    order.pending_seconds
-                );
-                let rejection = Rejection::new(Code::ReferenceDataMissing, detail);
+                let rejection = missing.into_rejection(order.waited_seconds());
                 add_dead_letter(&mut plan, order, rejection);
             }
         }

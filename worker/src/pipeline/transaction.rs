@@ -21,12 +21,14 @@ use super::bisect;
 use super::error::PipelineError;
 use crate::batch::{Batch, Enriched, OffsetUpdates, Published, RejectedRecord, Written, newest_timestamp};
 use crate::dead_letter::{self, Origin, RejectedFrom};
+use crate::hold::RejectionSample;
 use crate::layer::interface::{Effects, Layer};
 use crate::panic_guard::catch_panic;
 use crate::position::ApplyPlan;
 use crate::position_store;
 use crate::publish::Publisher;
 use crate::record::Item;
+use crate::rejection::Code;
 use crate::warehouse::{BatchTransaction, Warehouse};
 
 /// Layer and connections that a transaction uses.
@@ -42,8 +44,11 @@ pub(super) struct TransactionContext<'p, L> {
 pub(super) enum WriteMode {
     /// One write for the whole batch; one rejected record fails it. The normal case.
     Whole,
-    /// Bisection with savepoints after such a failure: only the failing records are left out.
+    /// Bisection with savepoints after such a failure: only the failing records are left out. Fails if these are most
+    /// of the batch.
     Bisect,
+    /// As [`Self::Bisect`], whatever the number of failing records.
+    BisectAll,
 }
 
 impl<L: Layer> TransactionContext<'_, L> {
@@ -58,6 +63,9 @@ impl<L: Layer> TransactionContext<'_, L> {
         let mut transaction = self.warehouse.begin_transaction(timeout).await?;
         let plan = self.plan_apply(transaction.connection(), batch).await?;
         let written = self.write(transaction.connection(), batch, plan, mode).await?;
+        if mode == WriteMode::Bisect {
+            check_rejection_share(&written)?;
+        }
         let published = self.publish(written).await?;
         self.commit(transaction, &published).await?;
         Ok(published)
@@ -109,7 +117,7 @@ impl<L: Layer> TransactionContext<'_, L> {
                     dead_letter::insert(connection, self.origin, &rejected, RejectedFrom::Topic).await?;
                 (effects, dead_letters, BTreeMap::new())
             }
-            WriteMode::Bisect => {
+            WriteMode::Bisect | WriteMode::BisectAll => {
                 let mut outcome = bisect::write(self.layer, connection, &items).await?;
                 let rejected = rejected.into_iter().chain(&outcome.rejected);
                 let is_included =
@@ -173,5 +181,15 @@ impl<L: Layer> TransactionContext<'_, L> {
                 newest_timestamp,
             },
         })
+    }
+}
+
+/// Fails if PostgreSQL rejects most records of the batch: a constraint or a type of the warehouse is at fault then.
+fn check_rejection_share<T>(written: &Batch<Written<'_, T>>) -> Result<(), PipelineError> {
+    let codes = written.state.dead_letters.iter().copied();
+    let rejected = codes.filter(|code| *code == Code::WarehouseRejected);
+    match RejectionSample::default().add(written.state.items.len(), rejected) {
+        Some(cause) => Err(PipelineError::MostRejected(cause)),
+        None => Ok(()),
     }
 }

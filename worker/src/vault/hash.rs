@@ -4,10 +4,8 @@
 //! the same entity. Only this module computes it: SQL never hashes. `golden.json` freezes the function, because a
 //! changed function would orphan every stored row.
 
-use std::borrow::Cow;
-
+use crds::contract::normalize;
 use sha2::{Digest, Sha256};
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use uuid::{Builder, Uuid};
 
 /// Returns the hash key of a hub or a link. `name` is the name of its table. `business_keys` are those of the hub, or
@@ -36,17 +34,6 @@ pub fn hash_diff<T: AsRef<str>>(attributes: impl IntoIterator<Item = T>) -> Uuid
         add_part(&mut digest, attribute.as_ref());
     }
     into_uuid(digest)
-}
-
-/// Normalizes a business key: trims white space and composes Unicode characters (NFC), so that different encodings of
-/// the same text are the same key. Case is significant, because ids are case-sensitive.
-#[must_use]
-pub fn normalize(key: &str) -> Cow<'_, str> {
-    if is_nfc_quick(key.chars()) == IsNormalized::Yes {
-        return Cow::Borrowed(key.trim());
-    }
-    let composed: String = key.nfc().collect();
-    Cow::Owned(composed.trim().to_owned())
 }
 
 /// Hashes a part with its length as prefix (four bytes, big endian), because a key could contain any separator.
@@ -145,12 +132,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn normalization_is_idempotent(key in r"\PC{0,20}|[ \tИи\u{306}\u{a0}\u{301}\u{2000}a]{0,8}") {
-            let once = normalize(&key).into_owned();
-            prop_assert_eq!(normalize(&once), once.as_str());
-        }
-
         #[test]
         fn every_hash_key_is_a_version_8_uuid(keys in prop::collection::vec("[a-z]{1,4}", 1..4)) {
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
-use super::hash::normalize;
+use crds::contract::normalize;
 use super::kind::{Kind, MONEY_SCALE};
 
 /// Version of an order, mapped from a message.

@@ -3,32 +3,38 @@
     reason = "edge: writes the thresholds to PostgreSQL"
 )]
 //! Synchronizes `cdm.category_thresholds` with the stage's `tags` when a worker starts.
+//!
+//! A rule belongs to the consumer group of its stage. The rules of another stage in the same warehouse stay unchanged,
+//! and apply as well: the counters are common to all stages.
 
 use std::collections::HashSet;
 
+use crds::contract::normalize;
 use crds::stage::TagRule;
 use sqlx::PgConnection;
 
 use crate::statement;
-use crate::vault::normalize;
 
 /// Key of the advisory lock that serializes workers which start at the same time. Any constant works.
 const ADVISORY_LOCK_KEY: i64 = 0x7374_6167_6573;
 
 const DELETE: &str = "\
 DELETE FROM cdm.category_thresholds AS stored
-WHERE NOT EXISTS (
-    SELECT FROM unnest($1::text[], $2::integer[]) AS rule (category, threshold)
+WHERE consumer_group = '' OR consumer_group = $1 AND NOT EXISTS (
+    SELECT FROM unnest($2::text[], $3::integer[]) AS rule (category, threshold)
     WHERE rule.category = stored.category AND rule.threshold = stored.threshold)";
 
 const UPSERT: &str = "\
-INSERT INTO cdm.category_thresholds (category, threshold, tag)
-SELECT rule.* FROM unnest($1::text[], $2::integer[], $3::text[]) AS rule (category, threshold, tag)
+INSERT INTO cdm.category_thresholds (consumer_group, category, threshold, tag)
+SELECT $1, rule.* FROM unnest($2::text[], $3::integer[], $4::text[]) AS rule (category, threshold, tag)
 WHERE NOT EXISTS (
     SELECT FROM cdm.category_thresholds AS stored
-    WHERE stored.category = rule.category AND stored.threshold = rule.threshold
+    WHERE stored.consumer_group = $1 AND stored.category = rule.category AND stored.threshold = rule.threshold
       AND stored.tag IS NOT DISTINCT FROM rule.tag)
-ON CONFLICT (category, threshold) DO UPDATE SET tag = excluded.tag";
+ON CONFLICT (consumer_group, category, threshold) DO UPDATE SET tag = excluded.tag";
+
+const SELECT_OTHER_GROUPS: &str = "\
+SELECT DISTINCT consumer_group FROM cdm.category_thresholds WHERE consumer_group <> $1 ORDER BY 1";
 
 /// Columns of the table.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -57,11 +63,16 @@ fn threshold_rows(rules: &[TagRule]) -> ThresholdRows<'_> {
     rows
 }
 
-/// Replaces the content of the table by these rules. Writes nothing if they are equal.
+/// Replaces the rules of a consumer group by these rules, and rules of unknown origin too. Writes nothing if they are
+/// equal. Returns the other consumer groups that have rules.
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn install_thresholds(connection: &mut PgConnection, rules: &[TagRule]) -> Result<(), sqlx::Error> {
+pub async fn install_thresholds(
+    connection: &mut PgConnection,
+    consumer_group: &str,
+    rules: &[TagRule],
+) -> Result<Vec<String>, sqlx::Error> {
     let ThresholdRows {
         categories,
         thresholds,
@@ -72,17 +83,22 @@ pub async fn install_thresholds(connection: &mut PgConnection, rules: &[TagRule]
         .execute(&mut *connection)
         .await?;
     statement::query(DELETE)
+        .bind(consumer_group)
         .bind(&categories)
         .bind(&thresholds)
         .execute(&mut *connection)
         .await?;
     statement::query(UPSERT)
+        .bind(consumer_group)
         .bind(&categories)
         .bind(&thresholds)
         .bind(&tags)
-        .execute(connection)
+        .execute(&mut *connection)
+        .await?;
+    statement::query_scalar(SELECT_OTHER_GROUPS)
+        .bind(consumer_group)
+        .fetch_all(connection)
         .await
-        .map(drop)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crds::contract::{FactPayload, FactRef, OrderFact};
 use super::decode::Order;
 use crate::output::{Output, serialize_output};
 use crate::rejection::Rejection;
-use crate::vault::{hash_key, normalize};
+use crate::vault::hash_key;
 
 /// Order with its fact, ready to be written.
 #[derive(Clone, Debug)]
@@ -38,10 +38,10 @@ pub(super) fn build_fact(order: &Order, max_output_bytes: usize) -> Result<Outpu
         .filter(|product| seen.insert(product.id.clone()))
         .collect();
     let mut seen = HashSet::new();
-    let categories = payload.products.iter().map(|line| normalize(&line.category));
-    let categories = categories.filter(|category| seen.insert(category.clone()));
+    let categories = payload.products.iter().map(|line| line.category.as_str());
+    let categories = categories.filter(|&category| seen.insert(category));
     let categories = categories
-        .map(|category| reference("h_category", &category, &category))
+        .map(|category| reference("h_category", category, category))
         .collect();
     let fact = OrderFact {
         object_id: order.message.object_id,

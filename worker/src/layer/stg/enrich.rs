@@ -1,14 +1,21 @@
 //! Enriches an order with reference data. Pure: the result of the lookup is passed in.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 
 use crds::contract::{EnrichedOrder, EnrichedPayload, EnrichedProduct, EnrichedUser, NamedRef, OrderEvent};
 
 use crate::layer::stg::decode::Order;
+use crate::layer::stg::entry::{Entry, Restaurant, User};
 use crate::output::{Output, serialize_output};
-use crate::rejection::Rejection;
+use crate::rejection::{Code, Rejection};
 use crate::version::Version;
+
+/// Maximum number of missing entries that are listed for one order, which may have thousands of lines.
+const MAX_LISTED_ENTRIES: usize = 20;
+/// Minimum number of orders of a batch that can reveal an outage of the reference data.
+const MIN_ORDERS: usize = crate::hold::MIN_RECORDS;
+/// Minimum number of entries that are missing or malformed in an outage.
+const MIN_MISSING_ENTRIES: usize = 5;
 
 /// Order event after the enrich step, ready to be written.
 #[derive(Clone, Debug)]
@@ -28,66 +35,171 @@ pub struct Enriched {
 pub enum Enrichment {
     /// Message for the next layer; all entries were there.
     Ready(Output),
-    /// Missing reference data entries, each like `user 626a…`. The order is pending until they are there.
-    Missing(Vec<String>),
+    /// Entries that cannot be used. The order is pending until they can.
+    Missing(MissingEntries),
 }
 
-/// User of the reference data.
-#[derive(Debug, PartialEq, Eq)]
-pub struct User {
-    /// Full name.
-    pub name: String,
-    /// Login name.
-    pub login: String,
+/// Reference data entries that an order needs and that are missing or malformed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MissingEntries {
+    /// Each entry once, in the order of the message, like `user 626a…`; a malformed one with its defect.
+    pub entries: Vec<String>,
+    /// True if one of the entries exists, and is malformed.
+    pub has_malformed: bool,
 }
 
-/// Restaurant of the reference data.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Restaurant {
-    /// Name of the restaurant.
-    pub name: String,
-    /// Category of each product on the menu, by product id.
-    pub categories: HashMap<String, String>,
-}
-
-/// Reference data entries that were found for a batch, by id. An id without an entry is missing.
-#[derive(Clone, Debug, Default)]
-pub struct LookupResult {
-    /// Users.
-    pub users: HashMap<String, Arc<User>>,
-    /// Restaurants with their menus.
-    pub restaurants: HashMap<String, Arc<Restaurant>>,
-}
-
-impl LookupResult {
-    /// Returns the entries that `event` needs and that are missing, each once, in the order of the message.
-    pub(super) fn missing_entries(&self, event: &OrderEvent) -> Vec<String> {
-        let mut missing = Vec::new();
-        let payload = &event.payload;
-        if !self.users.contains_key(&payload.user.id) {
-            missing.push(format!("user {}", payload.user.id));
-        }
-        let Some(restaurant) = self.restaurants.get(&payload.restaurant.id) else {
-            missing.push(format!("restaurant {}", payload.restaurant.id));
-            return missing;
+impl MissingEntries {
+    /// Adds an entry; `defect` is `None` if it does not exist.
+    fn add(&mut self, entry: String, defect: Option<&str>) {
+        self.has_malformed |= defect.is_some();
+        let entry = match defect {
+            Some(defect) => format!("{entry} (malformed, {defect})"),
+            None => entry,
         };
-        for line in &payload.order_items {
-            if restaurant.categories.contains_key(&line.id) {
-                continue;
+        if self.entries.len() < MAX_LISTED_ENTRIES {
+            if !self.entries.contains(&entry) {
+                self.entries.push(entry);
             }
-            let product = format!(
-                "product {} in the menu of restaurant {}",
-                line.id, payload.restaurant.id
-            );
-            if !missing.contains(&product) {
-                missing.push(product);
-            }
+        } else if self.entries.len() == MAX_LISTED_ENTRIES && !self.entries.contains(&entry) {
+            self.entries.push("and others".to_owned());
         }
-        missing
+    }
+
+    /// Rejection of an order that has waited for these entries for `waited_seconds`.
+    #[must_use]
+    pub fn into_rejection(self, waited_seconds: f64) -> Rejection {
+        let entries = self.entries.join(", ");
+        if self.has_malformed {
+            let detail =
+                format!("{entries} malformed or missing in the reference data for {waited_seconds:.0} s");
+            return Rejection::new(Code::ReferenceDataMalformed, detail);
+        }
+        let detail = format!("{entries} missing in the reference data for {waited_seconds:.0} s");
+        Rejection::new(Code::ReferenceDataMissing, detail)
     }
 }
 
-/// Enriches one order, or lists the missing entries.
+/// Reference data entries that were found for a batch, by id. An id without an entry is missing.
+#[derive(Debug, Default)]
+pub struct LookupResult {
+    /// Users.
+    pub users: HashMap<String, Entry<User>>,
+    /// Restaurants with their menus.
+    pub restaurants: HashMap<String, Entry<Restaurant>>,
+}
+
+/// Reference data of one order.
+struct OrderEntries<'l> {
+    user: &'l User,
+    restaurant: &'l Restaurant,
+    /// Category of each line.
+    categories: Vec<&'l str>,
+}
+
+impl LookupResult {
+    /// Finds the entries that `event` needs, or lists those that cannot be used.
+    fn find_entries(&self, event: &OrderEvent) -> Result<OrderEntries<'_>, MissingEntries> {
+        let mut missing = MissingEntries::default();
+        let payload = &event.payload;
+        let user = find(&self.users, "user", &payload.user.id, &mut missing);
+        let restaurant = find(
+            &self.restaurants,
+            "restaurant",
+            &payload.restaurant.id,
+            &mut missing,
+        );
+        let Some(restaurant) = restaurant else {
+            return Err(missing);
+        };
+        let mut categories = Vec::with_capacity(payload.order_items.len());
+        for line in &payload.order_items {
+            match find_category(restaurant, &line.id) {
+                Ok(category) => categories.push(category),
+                Err(defect) => {
+                    let (product, id) = (&line.id, &payload.restaurant.id);
+                    missing.add(
+                        format!("product {product} in the menu of restaurant {id}"),
+                        defect,
+                    );
+                }
+            }
+        }
+        match user {
+            Some(user) if missing.entries.is_empty() => Ok(OrderEntries {
+                user,
+                restaurant,
+                categories,
+            }),
+            _ => Err(missing),
+        }
+    }
+}
+
+impl LookupResult {
+    /// Returns the cause if most of the users, restaurants and products that these orders need are missing or malformed.
+    /// A few entries never are a cause, however many orders need them.
+    pub(super) fn find_outage<'o>(&self, orders: impl Iterator<Item = &'o OrderEvent>) -> Option<String> {
+        let (mut total, mut needed, mut missing) = (0_usize, 0_usize, 0_usize);
+        let mut missing_entries: HashSet<(&str, &str)> = HashSet::new();
+        for order in orders {
+            let payload = &order.payload;
+            let (user, restaurant) = (payload.user.id.as_str(), payload.restaurant.id.as_str());
+            total += 1;
+            needed += 2 + payload.order_items.len();
+            if !matches!(self.users.get(user), Some(Entry::Usable(_))) {
+                missing += 1;
+                missing_entries.insert(("user", user));
+            }
+            let Some(Entry::Usable(entry)) = self.restaurants.get(restaurant) else {
+                missing += 1 + payload.order_items.len();
+                missing_entries.insert(("restaurant", restaurant));
+                continue;
+            };
+            for line in &payload.order_items {
+                if find_category(entry, &line.id).is_err() {
+                    missing += 1;
+                    missing_entries.insert((restaurant, &line.id));
+                }
+            }
+        }
+        let is_outage =
+            total >= MIN_ORDERS && missing * 2 > needed && missing_entries.len() >= MIN_MISSING_ENTRIES;
+        is_outage.then(|| {
+            format!(
+                "{missing} of {needed} users, restaurants and products that {total} orders need are missing or malformed; \
+                 restore them, or correct spec.referenceData.url"
+            )
+        })
+    }
+}
+
+/// Finds an entry, or adds it to `missing`.
+fn find<'l, T>(
+    entries: &'l HashMap<String, Entry<T>>,
+    kind: &str,
+    id: &String,
+    missing: &mut MissingEntries,
+) -> Option<&'l T> {
+    let defect = match entries.get(id) {
+        Some(Entry::Usable(entry)) => return Some(entry),
+        Some(Entry::Malformed(defect)) => Some(defect.as_str()),
+        None => None,
+    };
+    missing.add(format!("{kind} {id}"), defect);
+    None
+}
+
+/// Finds the category of a product. The error is the defect of the product, or of one that could be it; `None` if the
+/// product is not on the menu.
+fn find_category<'l>(restaurant: &'l Restaurant, product: &String) -> Result<&'l str, Option<&'l str>> {
+    match restaurant.categories.get(product) {
+        Some(Ok(category)) => Ok(category),
+        Some(Err(defect)) => Err(Some(defect)),
+        None => Err(restaurant.unidentified.first().map(String::as_str)),
+    }
+}
+
+/// Enriches one order, or lists the entries that cannot be used.
 ///
 /// # Errors
 /// `OutputTooLarge` for a message of more than `max_output_bytes`.
@@ -97,11 +209,9 @@ pub(super) fn enrich_order(
     max_output_bytes: usize,
 ) -> Result<Enriched, Rejection> {
     let (object_id, sent, version) = (order.event.object_id, order.sent, order.version);
-    let missing = lookup.missing_entries(&order.event);
-    let enrichment = if missing.is_empty() {
-        Enrichment::Ready(build_output(order, lookup, max_output_bytes)?)
-    } else {
-        Enrichment::Missing(missing)
+    let enrichment = match lookup.find_entries(&order.event) {
+        Ok(entries) => Enrichment::Ready(build_output(order, &entries, max_output_bytes)?),
+        Err(missing) => Enrichment::Missing(missing),
     };
     Ok(Enriched {
         object_id,
@@ -111,14 +221,13 @@ pub(super) fn enrich_order(
     })
 }
 
-/// Builds the message for the next layer. Panics if an entry is missing.
-fn build_output(order: Order, lookup: &LookupResult, max_bytes: usize) -> Result<Output, Rejection> {
+/// Builds the message for the next layer.
+fn build_output(order: Order, entries: &OrderEntries<'_>, max_bytes: usize) -> Result<Output, Rejection> {
     let Order { event, version, .. } = order;
     let payload = event.payload;
-    let user = &lookup.users[&payload.user.id];
-    let restaurant = &lookup.restaurants[&payload.restaurant.id];
-    let products = payload.order_items.into_iter().map(|line| EnrichedProduct {
-        category: restaurant.categories[&line.id].clone(),
+    let lines = payload.order_items.into_iter().zip(&entries.categories);
+    let products = lines.map(|(line, &category)| EnrichedProduct {
+        category: category.to_owned(),
         id: line.id,
         name: line.name,
         price: line.price,
@@ -137,15 +246,143 @@ fn build_output(order: Order, lookup: &LookupResult, max_bytes: usize) -> Result
             status: payload.final_status,
             restaurant: NamedRef {
                 id: payload.restaurant.id,
-                name: restaurant.name.clone(),
+                name: entries.restaurant.name.clone(),
             },
             user: EnrichedUser {
                 id: payload.user.id,
-                name: user.name.clone(),
-                login: user.login.clone(),
+                name: entries.user.name.clone(),
+                login: entries.user.login.clone(),
             },
             products: products.collect(),
         },
     };
     serialize_output(event.object_id, version, &enriched, max_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crds::contract::{EntityRef, Money, OrderItem, OrderPayload};
+
+    fn order(user: &str, restaurant: &str, products: &[&str]) -> OrderEvent {
+        let line = |id: &&str| OrderItem {
+            id: (*id).to_owned(),
+            name: "X".into(),
+            price: Money::default(),
+            quantity: 1,
+        };
+        OrderEvent {
+            object_id: 1,
+            object_type: "order".into(),
+            sent_dttm: String::new(),
+            payload: OrderPayload {
+                restaurant: EntityRef {
+                    id: restaurant.into(),
+                },
+                user: EntityRef { id: user.into() },
+                date: String::new(),
+                order_items: products.iter().map(line).collect(),
+                bonus_payment: None,
+                cost: Money::default(),
+                payment: Money::default(),
+                bonus_grant: None,
+                statuses: None,
+                final_status: String::new(),
+                update_ts: String::new(),
+            },
+        }
+    }
+
+    /// The users `u0` to `u9`, and the restaurant `r` with the products `p0` to `p9`.
+    fn lookup() -> LookupResult {
+        let user = || User {
+            name: "A".into(),
+            login: "a".into(),
+        };
+        let restaurant = Restaurant {
+            name: "R".into(),
+            categories: (0..10)
+                .map(|number| (format!("p{number}"), Ok("C".into())))
+                .collect(),
+            unidentified: Vec::new(),
+        };
+        LookupResult {
+            users: (0..10)
+                .map(|number| (format!("u{number}"), Entry::Usable(Arc::new(user()))))
+                .collect(),
+            restaurants: HashMap::from([("r".into(), Entry::Usable(Arc::new(restaurant)))]),
+        }
+    }
+
+    #[test]
+    fn each_missing_entry_is_listed_once_and_a_malformed_one_with_its_defect() {
+        let mut lookup = lookup();
+        let missing = lookup
+            .find_entries(&order("u", "r", &["p1", "x", "x", "y"]))
+            .err()
+            .expect("missing entries");
+        let products = [
+            "product x in the menu of restaurant r",
+            "product y in the menu of restaurant r",
+        ];
+        assert_eq!(missing.entries, ["user u", products[0], products[1]]);
+        assert_eq!(missing.into_rejection(7.0).code, Code::ReferenceDataMissing);
+        lookup
+            .users
+            .insert("u".into(), Entry::Malformed("/name: invalid".into()));
+        let missing = lookup
+            .find_entries(&order("u", "q", &[]))
+            .err()
+            .expect("missing entries");
+        assert_eq!(
+            missing.entries,
+            ["user u (malformed, /name: invalid)", "restaurant q"]
+        );
+        assert_eq!(missing.into_rejection(7.0).code, Code::ReferenceDataMalformed);
+    }
+
+    #[test]
+    fn the_list_of_missing_entries_is_bounded() {
+        let products: Vec<String> = (0..9000).map(|number| format!("x{number}")).collect();
+        let products: Vec<&str> = products.iter().map(String::as_str).collect();
+        let missing = lookup()
+            .find_entries(&order("u1", "r", &products))
+            .err()
+            .expect("missing entries");
+        assert_eq!(missing.entries.len(), MAX_LISTED_ENTRIES + 1);
+        assert_eq!(missing.entries.last().map(String::as_str), Some("and others"));
+    }
+
+    #[test]
+    fn an_outage_is_found_if_most_of_what_the_orders_need_is_missing() {
+        let outage = |orders: &[OrderEvent]| lookup().find_outage(orders.iter()).is_some();
+        let orders =
+            |count: usize, order: &dyn Fn(usize) -> OrderEvent| (0..count).map(order).collect::<Vec<_>>();
+        let unknown = |number: usize| order(&format!("x{number}"), &format!("y{number}"), &["p1"]);
+        let usable = |number: usize| order(&format!("u{}", number % 10), "r", &["p1"]);
+        assert!(outage(&orders(100, &unknown)));
+        assert!(outage(&orders(100, &|number| order(
+            "u1",
+            &format!("x{number}"),
+            &["p1"]
+        ))));
+        let unknown_products = |number: usize| order("u1", "r", &["a", "b", &format!("x{number}")]);
+        assert!(outage(&orders(100, &unknown_products)));
+        assert!(!outage(&orders(100, &usable)));
+        assert!(!outage(&orders(99, &unknown)), "too few orders");
+        assert!(
+            !outage(&orders(1000, &|_| order("x", "y", &[]))),
+            "two missing entries"
+        );
+        // Most of what the orders need is there, although none of them can be enriched.
+        assert!(!outage(&orders(100, &|number| order(
+            &format!("x{number}"),
+            "r",
+            &["p1"]
+        ))));
+        assert!(!outage(&[orders(60, &unknown), orders(60, &usable)].concat()));
+        assert!(outage(&[orders(61, &unknown), orders(60, &usable)].concat()));
+    }
 }

@@ -46,8 +46,7 @@ ORDER BY redriven.ordinal";
 
 const LOCK_DUE: &str = "\
 SELECT object_id, version, missing_entries, topic_id, partition, \"offset\", key, value, header_names, header_values,
-    record_timestamp_ms,
-    extract(epoch FROM now() - pending_since)::double precision AS pending_seconds, attempts
+    record_timestamp_ms, attempts
 FROM stg.pending_enrichment
 WHERE consumer_group = $1 AND topic = $2 AND next_attempt_at <= now()
 ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED";
@@ -75,10 +74,21 @@ pub struct PendingOrder {
     pub missing_entries: Vec<String>,
     /// Source record.
     pub record: Record,
-    /// Time since the order became pending, in seconds.
-    pub pending_seconds: f64,
     /// Number of attempts so far.
     pub attempts: i32,
+}
+
+impl PendingOrder {
+    /// Time that the order has waited for its entries, in seconds: the delays before its attempts.
+    ///
+    /// An outage, in which no attempt succeeds, does not count, so that no order expires because of it.
+    #[must_use]
+    pub fn waited_seconds(&self) -> f64 {
+        // The delays double from 1 s to 16 s, which is 31 s together; all others are the maximum.
+        let doubled = 2_i32.pow(self.attempts.clamp(0, 5).unsigned_abs()) - 1;
+        let others = self.attempts.saturating_sub(5).max(0);
+        f64::from(doubled) + f64::from(others) * f64::from(MAX_BACKOFF_SECONDS)
+    }
 }
 
 /// Order whose reference data is incomplete.
@@ -182,7 +192,6 @@ pub async fn lock_due(
                 version: row.try_get("version")?,
                 missing_entries: row.try_get("missing_entries")?,
                 record: record_from_row(row)?,
-                pending_seconds: row.try_get("pending_seconds")?,
                 attempts: row.try_get("attempts")?,
             })
         })
@@ -232,4 +241,33 @@ pub async fn postpone(
         .execute(connection)
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_waits_for_the_delays_between_its_attempts() {
+        let waited = |attempts| {
+            let order = PendingOrder {
+                object_id: 1,
+                version: Vec::new(),
+                missing_entries: Vec::new(),
+                record: Record::default(),
+                attempts,
+            };
+            order.waited_seconds()
+        };
+        let expected = [(0, 0.0), (1, 1.0), (2, 3.0), (5, 31.0), (6, 61.0), (14, 301.0)];
+        for (attempts, seconds) in expected {
+            assert!(
+                (waited(attempts) - seconds).abs() < 1e-9,
+                "{attempts}: {}",
+                waited(attempts)
+            );
+        }
+        assert!(waited(i32::MAX) > 168.0 * 3600.0);
+        assert!(waited(i32::MIN).abs() < 1e-9);
+    }
 }

@@ -2,30 +2,38 @@
     clippy::disallowed_types,
     reason = "edge: reads users and restaurants from Redis"
 )]
-//! Reference data in Redis: users, and restaurants with their menus, by id.
+//! Reference data in Redis: users, and restaurants with their menus, by normalized id.
 //!
-//! A batch needs at most one MGET, for the ids that are not in the cache of parsed entries. A missing entry is never
-//! cached. A cached entry is read again after [`CACHE_TTL`]. A restaurant is also read again when an order has a product
-//! that is not on the cached menu.
+//! A batch needs at most one MGET, for the ids that are not in the cache of parsed entries, and one more request if an
+//! entry is missing: MGET does not distinguish a missing entry from one of another type. Neither a missing nor a
+//! malformed entry is ever cached. A cached entry is read again after [`CACHE_TTL`]. A restaurant is also read again when
+//! an order has a product that is not on the cached menu.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crds::contract::{RestaurantEntry, UserEntry};
 use moka::sync::Cache;
 
 use crate::layer::interface::LookupError;
 use crate::layer::stg::decode::Order;
-use crate::layer::stg::enrich::{LookupResult, Restaurant, User};
+use crate::layer::stg::enrich::LookupResult;
+use crate::layer::stg::entry::{Entry, Restaurant, User};
+use crate::layer::stg::known_entries::{KnownEntries, MAX_ENTRIES};
+use crate::metrics::Metrics;
 use crate::redis_connection::RedisConnection;
 
-/// Lifetime of a cached entry.
+/// Lifetime of a cached entry, and interval between two log lines about a malformed entry.
 const CACHE_TTL: Duration = Duration::from_mins(1);
-/// Maximum number of cached users, which need about 10 MB.
-const USER_CACHE_CAPACITY: u64 = 50_000;
-/// Maximum number of cached restaurants, which need about 20 MB with their menus.
-const RESTAURANT_CACHE_CAPACITY: u64 = 2_000;
+/// Maximum size of the cached users.
+const USER_CACHE_BYTES: usize = 12 << 20;
+/// Maximum size of the cached restaurants.
+const RESTAURANT_CACHE_BYTES: usize = 24 << 20;
+/// Maximum number of malformed entries whose log lines are remembered.
+const REPORTED_CAPACITY: u64 = 10_000;
+/// Bytes of a cached entry or of a product besides its texts, about.
+const OVERHEAD_BYTES: usize = 150;
 
 /// Reference data of one stage, with a cache of parsed entries.
 #[derive(Clone)]
@@ -33,52 +41,70 @@ pub struct ReferenceDataStore {
     redis: RedisConnection,
     users: Cache<String, Arc<User>>,
     restaurants: Cache<String, Arc<Restaurant>>,
+    /// Entries that were found last, common to the clones.
+    known: Arc<Mutex<KnownEntries>>,
+    /// Malformed entries that were logged, by key and defect.
+    reported: Cache<(String, String), ()>,
+    stage: String,
+    metrics: Metrics,
 }
 
 impl ReferenceDataStore {
     /// Creates a store with an empty cache.
     #[must_use]
-    pub fn new(redis: RedisConnection) -> Self {
-        fn cache<V: Clone + Send + Sync + 'static>(capacity: u64) -> Cache<String, V> {
-            Cache::builder()
-                .max_capacity(capacity)
-                .time_to_live(CACHE_TTL)
-                .build()
-        }
+    pub fn new(redis: RedisConnection, stage: &str, metrics: Metrics) -> Self {
+        let user_bytes =
+            |id: &String, user: &Arc<User>| id.len() + user.name.len() + user.login.len() + OVERHEAD_BYTES;
+        let restaurant_bytes = |id: &String, restaurant: &Arc<Restaurant>| {
+            id.len() + restaurant.size_bytes() + (restaurant.categories.len() + 1) * OVERHEAD_BYTES
+        };
         Self {
             redis,
-            users: cache(USER_CACHE_CAPACITY),
-            restaurants: cache(RESTAURANT_CACHE_CAPACITY),
+            users: cache(USER_CACHE_BYTES, user_bytes),
+            restaurants: cache(RESTAURANT_CACHE_BYTES, restaurant_bytes),
+            known: Arc::default(),
+            reported: Cache::builder()
+                .max_capacity(REPORTED_CAPACITY)
+                .time_to_live(CACHE_TTL)
+                .build(),
+            stage: stage.to_owned(),
+            metrics,
         }
     }
 
-    /// Looks up the entries that these orders need, in at most one round trip.
+    /// Looks up the entries that these orders need, in at most two round trips.
     ///
     /// # Errors
-    /// If Redis fails. A missing or malformed entry is not an error: the result does not contain it.
+    /// If Redis fails, or has lost most of the entries that were found before. A missing or malformed entry is not an
+    /// error.
     pub async fn look_up(
         &self,
         orders: impl Iterator<Item = &Order> + Send,
     ) -> Result<LookupResult, LookupError> {
         let mut result = LookupResult::default();
-        let (mut missing_users, mut missing_restaurants) = (HashSet::new(), HashSet::new());
+        let (mut users, mut restaurants) = (HashSet::new(), HashSet::new());
         for order in orders {
             let payload = &order.event.payload;
-            self.take_cached_user(&payload.user.id, &mut result, &mut missing_users);
+            self.take_cached_user(&payload.user.id, &mut result, &mut users);
             let products = payload.order_items.iter().map(|line| &line.id);
-            self.take_cached_restaurant(
-                &payload.restaurant.id,
-                products,
-                &mut result,
-                &mut missing_restaurants,
-            );
+            self.take_cached_restaurant(&payload.restaurant.id, products, &mut result, &mut restaurants);
         }
-        self.fetch(
-            missing_users.into_iter().collect(),
-            missing_restaurants.into_iter().collect(),
-            &mut result,
-        )
-        .await?;
+        let (users, restaurants): (Vec<String>, Vec<String>) =
+            (users.into_iter().collect(), restaurants.into_iter().collect());
+        let mut values = self.fetch(&users, &restaurants).await?;
+        let restaurant_values = values.split_off(users.len());
+        for (id, value) in users.into_iter().zip(values) {
+            let Some(entry) = value.parse(User::parse) else {
+                continue;
+            };
+            self.add_user(id, entry, &mut result);
+        }
+        for (id, value) in restaurants.into_iter().zip(restaurant_values) {
+            let Some(entry) = value.parse(Restaurant::parse) else {
+                continue;
+            };
+            self.add_restaurant(id, entry, &mut result);
+        }
         Ok(result)
     }
 
@@ -88,13 +114,13 @@ impl ReferenceDataStore {
             return;
         }
         match self.users.get(id) {
-            Some(user) => drop(result.users.insert(id.clone(), user)),
+            Some(user) => drop(result.users.insert(id.clone(), Entry::Usable(user))),
             None => drop(missing.insert(id.clone())),
         }
     }
 
     /// Copies a restaurant from the cache to the result, or adds its id to `missing`, also if one of the products is not
-    /// on its menu.
+    /// on its menu, or is malformed.
     fn take_cached_restaurant<'o>(
         &self,
         id: &String,
@@ -105,67 +131,185 @@ impl ReferenceDataStore {
         if missing.contains(id) {
             return;
         }
-        let restaurant = result
-            .restaurants
-            .get(id)
-            .cloned()
-            .or_else(|| self.restaurants.get(id));
+        let restaurant = match result.restaurants.get(id) {
+            Some(Entry::Usable(restaurant)) => Some(Arc::clone(restaurant)),
+            _ => self.restaurants.get(id),
+        };
+        let has =
+            |restaurant: &Restaurant, product| matches!(restaurant.categories.get(product), Some(Ok(_)));
         match restaurant {
-            Some(restaurant) if products.all(|product| restaurant.categories.contains_key(product)) => {
-                result.restaurants.entry(id.clone()).or_insert(restaurant);
+            Some(restaurant) if products.all(|product| has(&restaurant, product)) => {
+                let entry = result.restaurants.entry(id.clone());
+                entry.or_insert(Entry::Usable(restaurant));
             }
             _ => drop(missing.insert(id.clone())),
         }
     }
 
-    /// Reads entries from Redis into the cache and the result.
-    async fn fetch(
-        &self,
-        users: Vec<String>,
-        restaurants: Vec<String>,
-        result: &mut LookupResult,
-    ) -> Result<(), LookupError> {
+    fn add_user(&self, id: String, entry: Entry<User>, result: &mut LookupResult) {
+        match &entry {
+            Entry::Usable(user) => self.users.insert(id.clone(), Arc::clone(user)),
+            Entry::Malformed(defect) => self.report_malformed("user", &id, defect),
+        }
+        result.users.insert(id, entry);
+    }
+
+    fn add_restaurant(&self, id: String, entry: Entry<Restaurant>, result: &mut LookupResult) {
+        match &entry {
+            Entry::Usable(restaurant) => {
+                let products = restaurant.categories.values();
+                let defects = products.filter_map(|category| category.as_ref().err());
+                for defect in defects.chain(&restaurant.unidentified) {
+                    self.report_malformed("product", &id, defect);
+                }
+                self.restaurants.insert(id.clone(), Arc::clone(restaurant));
+            }
+            Entry::Malformed(defect) => self.report_malformed("restaurant", &id, defect),
+        }
+        result.restaurants.insert(id, entry);
+    }
+
+    /// Counts a malformed entry, and logs it once per [`CACHE_TTL`].
+    fn report_malformed(&self, kind: &'static str, key: &str, defect: &str) {
+        self.metrics.record_malformed_entry(&self.stage, kind);
+        let reported = self.reported.entry((key.to_owned(), defect.to_owned()));
+        if reported.or_insert(()).is_fresh() {
+            tracing::warn!(
+                kind,
+                key,
+                defect,
+                "malformed reference data entry, treated as missing"
+            );
+        }
+    }
+
+    /// Reads entries from Redis: the users, then the restaurants.
+    async fn fetch(&self, users: &[String], restaurants: &[String]) -> Result<Vec<StoredValue>, LookupError> {
         if users.is_empty() && restaurants.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut command = redis::cmd("MGET");
-        command.arg(&users).arg(&restaurants);
-        let mut entries: Vec<Option<Vec<u8>>> = command.query_async(&mut self.redis.clone()).await?;
-        let restaurant_entries = entries.split_off(users.len());
-        for (id, entry) in users.into_iter().zip(entries) {
-            if let Some(UserEntry { name, login, .. }) = parse_entry("user", &id, entry) {
-                let user = Arc::new(User { name, login });
-                self.users.insert(id.clone(), Arc::clone(&user));
-                result.users.insert(id, user);
-            }
+        command.arg(users).arg(restaurants);
+        let values: Vec<Option<Vec<u8>>> = command.query_async(&mut self.redis.clone()).await?;
+        self.remember(users, restaurants, &values);
+        let keys = users.iter().chain(restaurants).zip(&values);
+        let missing: Vec<&String> = keys
+            .filter(|(_, value)| value.is_none())
+            .map(|(key, _)| key)
+            .collect();
+        let types = if missing.is_empty() {
+            HashMap::new()
+        } else {
+            self.fetch_types(&missing).await?
+        };
+        let keys = users.iter().chain(restaurants).zip(values);
+        let values = keys.map(|(key, value)| match value {
+            Some(text) => StoredValue::Text(text),
+            None => types
+                .get(key)
+                .map_or(StoredValue::Missing, |kind| match kind.as_str() {
+                    // A string was written between the two requests; the next lookup reads it.
+                    "none" | "string" => StoredValue::Missing,
+                    other => StoredValue::OtherType(other.to_owned()),
+                }),
+        });
+        Ok(values.collect())
+    }
+
+    /// Reads the Redis types of these keys, and checks that the known entries still exist. Empty if the stage may not
+    /// read the type of a key.
+    async fn fetch_types(&self, keys: &[&String]) -> Result<HashMap<String, String>, LookupError> {
+        let known = self.known().keys();
+        let keys: Vec<&String> = keys.iter().copied().chain(&known).collect();
+        let mut pipeline = redis::pipe();
+        for key in &keys {
+            pipeline.cmd("TYPE").arg(key);
         }
-        for (id, entry) in restaurants.into_iter().zip(restaurant_entries) {
-            if let Some(RestaurantEntry { name, menu, .. }) = parse_entry("restaurant", &id, entry) {
-                let categories = menu
-                    .into_iter()
-                    .map(|product| (product.id, product.category))
-                    .collect();
-                let restaurant = Arc::new(Restaurant { name, categories });
-                self.restaurants.insert(id.clone(), Arc::clone(&restaurant));
-                result.restaurants.insert(id, restaurant);
-            }
+        let mut redis = self.redis.clone();
+        let types = pipeline.query_async::<Vec<String>>(&mut redis).await;
+        let types: HashMap<String, String> = match types {
+            Ok(types) => keys.into_iter().cloned().zip(types).collect(),
+            Err(error) if error.code() == Some("NOPERM") => return Ok(HashMap::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let exists = |key: &String| types.get(key).is_some_and(|kind| kind != "none");
+        match self.known().find_loss(exists) {
+            Some(loss) => Err(LookupError::Vanished(format!("{loss} are missing"))),
+            None => Ok(types),
+        }
+    }
+
+    /// Fails if Redis has no key at all: then it says nothing about the entries of an order.
+    ///
+    /// # Errors
+    /// If Redis fails, or is empty.
+    pub async fn check_not_empty(&self) -> Result<(), LookupError> {
+        let keys: u64 = redis::cmd("DBSIZE").query_async(&mut self.redis.clone()).await?;
+        if keys == 0 {
+            return Err(LookupError::Vanished("Redis has no key".to_owned()));
         }
         Ok(())
     }
+
+    /// Makes entries known that existed before the start of this worker.
+    pub fn recall(&self, users: &[String], restaurants: &[String]) {
+        let mut known = self.known();
+        users.iter().for_each(|id| known.remember_user(id));
+        restaurants.iter().for_each(|id| known.remember_restaurant(id));
+    }
+
+    /// Remembers the entries that have a value.
+    fn remember(&self, users: &[String], restaurants: &[String], values: &[Option<Vec<u8>>]) {
+        let mut known = self.known();
+        let (user_values, restaurant_values) = values.split_at(users.len().min(values.len()));
+        let exists = |(_, value): &(&String, &Option<Vec<u8>>)| value.is_some();
+        for (id, _) in users.iter().zip(user_values).filter(exists).take(MAX_ENTRIES) {
+            known.remember_user(id);
+        }
+        for (id, _) in restaurants
+            .iter()
+            .zip(restaurant_values)
+            .filter(exists)
+            .take(MAX_ENTRIES)
+        {
+            known.remember_restaurant(id);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, KnownEntries> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Parses an entry. A malformed entry is logged and treated as missing, because a later update can repair it.
-fn parse_entry<T: serde::de::DeserializeOwned>(kind: &str, id: &str, entry: Option<Vec<u8>>) -> Option<T> {
-    let entry = entry?;
-    serde_json::from_slice(&entry)
-        .map_err(|error| {
-            tracing::warn!(
-                kind,
-                id,
-                line = error.line(),
-                column = error.column(),
-                "malformed reference data entry, treated as missing"
-            );
-        })
-        .ok()
+/// Value of a key in Redis.
+enum StoredValue {
+    /// The key does not exist.
+    Missing,
+    /// A string, of any bytes.
+    Text(Vec<u8>),
+    /// The type of a value that is not a string, such as `hash`.
+    OtherType(String),
+}
+
+impl StoredValue {
+    /// Parses the value as an entry; `None` if it is missing.
+    fn parse<T>(self, parse: impl Fn(&[u8]) -> Result<T, String>) -> Option<Entry<T>> {
+        match self {
+            Self::Missing => None,
+            Self::Text(text) => Some(Entry::new(parse(&text))),
+            Self::OtherType(kind) => Some(Entry::Malformed(format!("a Redis {kind}, not a string"))),
+        }
+    }
+}
+
+/// Creates a cache of at most `max_bytes`, in which an entry has the size that `size_bytes` returns.
+fn cache<K: Hash + Eq + Send + Sync + 'static, V: Clone + Send + Sync + 'static>(
+    max_bytes: usize,
+    size_bytes: impl Fn(&K, &V) -> usize + Send + Sync + 'static,
+) -> Cache<K, V> {
+    Cache::builder()
+        .max_capacity(max_bytes as u64)
+        .weigher(move |key, value| u32::try_from(size_bytes(key, value)).unwrap_or(u32::MAX))
+        .time_to_live(CACHE_TTL)
+        .build()
 }

@@ -104,12 +104,12 @@ pub(super) async fn write_orders(
         let Item { record, value } = items[index];
         match &value.enrichment {
             Enrichment::Ready(_) => publish.push(index),
-            Enrichment::Missing(missing_entries) => {
+            Enrichment::Missing(missing) => {
                 unresolved.push(UnresolvedOrder {
                     record,
                     object_id: value.object_id,
                     version: &value.version,
-                    missing_entries,
+                    missing_entries: &missing.entries,
                 });
             }
         }

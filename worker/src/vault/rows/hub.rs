@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use crds::contract::normalize;
 use uuid::Uuid;
 
 use super::column::Column;
-use crate::vault::hash::{hash_key, normalize};
+use crate::vault::hash::hash_key;
 use crate::vault::model::Hub;
 use crate::vault::order::{Scope, Source, Value};
 
