@@ -27,14 +27,18 @@ pub async fn check_encoding(
     let encoding: String = statement::query_scalar("SELECT current_setting('server_encoding')")
         .fetch_one(connection)
         .await?;
-    Ok(accept(encoding))
+    Ok(accept(&encoding))
 }
 
-fn accept(encoding: String) -> Result<(), UnsupportedEncoding> {
+/// Checks the encoding of a database.
+///
+/// # Errors
+/// If it is not UTF-8.
+pub fn accept(encoding: &str) -> Result<(), UnsupportedEncoding> {
     if encoding == REQUIRED_ENCODING {
         return Ok(());
     }
-    Err(UnsupportedEncoding(encoding))
+    Err(UnsupportedEncoding(encoding.to_owned()))
 }
 
 #[cfg(test)]
@@ -43,9 +47,9 @@ mod tests {
 
     #[test]
     fn only_utf_8_is_accepted() {
-        assert_eq!(accept("UTF8".into()), Ok(()));
+        assert_eq!(accept("UTF8"), Ok(()));
         for encoding in ["SQL_ASCII", "LATIN1", "WIN1251", "KOI8R", "EUC_JP"] {
-            let error = accept(encoding.into()).expect_err(encoding).to_string();
+            let error = accept(encoding).expect_err(encoding).to_string();
             assert!(
                 error.contains(encoding) && error.contains("ENCODING 'UTF8'"),
                 "{error}"

@@ -6,6 +6,7 @@
 
 pub mod backoff;
 pub mod batch;
+pub mod chunks;
 pub mod command;
 pub mod connect;
 pub mod consume;

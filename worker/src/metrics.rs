@@ -5,6 +5,8 @@
 
 pub mod health;
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -13,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::batch::Published;
+use crate::layer::stg::pending::PendingStatistics;
 
 /// Counter by stage and outcome: records, each counted once, when its batch is committed.
 pub const RECORDS: &str = "streamstage_worker_records";
@@ -36,6 +39,10 @@ pub const DEAD_LETTER_COPY_FAILURES: &str = "streamstage_worker_dead_letter_copy
 pub const POSITION: &str = "streamstage_worker_position";
 /// Gauge by stage: Kafka timestamp of the newest committed record, in seconds since the Unix epoch.
 pub const NEWEST_RECORD_TIMESTAMP_SECONDS: &str = "streamstage_worker_newest_record_timestamp_seconds";
+/// Gauge by stage: orders that wait for reference data, as the last query counted them.
+pub const PENDING_ORDERS: &str = "streamstage_worker_pending_orders";
+/// Gauge by stage: seconds since the oldest pending order became pending; 0 without pending orders.
+pub const OLDEST_PENDING_ORDER_AGE_SECONDS: &str = "streamstage_worker_oldest_pending_order_age_seconds";
 /// Gauge by version: always 1.
 pub const BUILD_INFO: &str = "streamstage_worker_build_info";
 
@@ -87,6 +94,8 @@ pub struct Metrics {
     copy_failures: Family<StageLabels, Counter>,
     position: Family<PartitionLabels, Gauge>,
     newest_record_timestamp_seconds: Family<StageLabels, Gauge>,
+    pending_orders: Family<StageLabels, Gauge>,
+    oldest_pending_order_age_seconds: Family<StageLabels, Gauge<f64, AtomicU64>>,
 }
 
 impl Metrics {
@@ -106,6 +115,8 @@ impl Metrics {
             copy_failures: Family::default(),
             position: Family::default(),
             newest_record_timestamp_seconds: Family::default(),
+            pending_orders: Family::default(),
+            oldest_pending_order_age_seconds: Family::default(),
         };
         let help = "Records by outcome: stored, duplicate, pending or dead_lettered";
         registry.register(RECORDS, help, metrics.records.clone());
@@ -134,6 +145,11 @@ impl Metrics {
             "Kafka timestamp of the newest committed record, in seconds since the Unix epoch",
             metrics.newest_record_timestamp_seconds.clone(),
         );
+        let help = "Orders that wait for reference data";
+        registry.register(PENDING_ORDERS, help, metrics.pending_orders.clone());
+        let help = "Seconds since the oldest pending order became pending; 0 without pending orders";
+        let gauge = metrics.oldest_pending_order_age_seconds.clone();
+        registry.register(OLDEST_PENDING_ORDER_AGE_SECONDS, help, gauge);
         register_build_info(registry);
         #[cfg(target_os = "linux")]
         registry.register_collector(Box::new(telemetry::process::ProcessCollector));
@@ -201,6 +217,17 @@ impl Metrics {
             .inc();
     }
 
+    /// Sets the number and the age of the pending orders.
+    pub fn set_pending(&self, stage: &str, statistics: PendingStatistics) {
+        let labels = StageLabels {
+            stage: stage.to_owned(),
+        };
+        self.pending_orders.get_or_create(&labels).set(statistics.count);
+        self.oldest_pending_order_age_seconds
+            .get_or_create(&labels)
+            .set(statistics.oldest_age_seconds);
+    }
+
     /// Counts a failed attempt to commit a batch.
     pub fn record_retry(&self, stage: &str) {
         self.batch_retries
@@ -255,6 +282,7 @@ mod tests {
         metrics.record_retry("stg");
         metrics.record_copy_failures("stg", 1);
         metrics.record_malformed_entry("stg", "user");
+        metrics.set_pending("stg", PendingStatistics::default());
         let health = Arc::new(Health::new("stg"));
         registry.register_collector(Box::new(HealthCollector(vec![health])));
         let mut text = String::new();

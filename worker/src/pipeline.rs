@@ -28,6 +28,7 @@ use crate::hold::RejectionSample;
 use crate::hold_state;
 use crate::layer::interface::Layer;
 use crate::layer::stg::Stg;
+use crate::layer::stg::pending::{self, PageLimits};
 use crate::metrics::Metrics;
 use crate::panic_guard::{catch_panic, reject_panic};
 use crate::publish::{Publisher, TOO_LARGE_FOR_UNKNOWN_LIMIT};
@@ -311,18 +312,41 @@ impl<L: Layer> Pipeline<L> {
 }
 
 impl Pipeline<Stg> {
-    /// Retries the pending orders that are due and returns their number. `max_wait` is the time after which a pending
-    /// order is dead-lettered.
+    /// Retries the pending orders that are due, page by page until none is left or a shutdown, and returns their
+    /// number. `max_wait` is the time after which a pending order is dead-lettered.
     ///
     /// # Errors
     /// An error of a dependency; the orders stay pending then.
-    pub async fn retry_pending(&self, max_wait: Duration) -> Result<usize, PipelineError> {
-        let _step = self.health.begin_step("pending", "retry pending orders");
+    pub async fn retry_pending(
+        &self,
+        max_wait: Duration,
+        limits: PageLimits,
+    ) -> Result<usize, PipelineError> {
         let context = self.transaction_context();
-        tokio::select! {
-            retried = pending_retry::retry_pending(&context, &self.metrics, max_wait) => retried,
-            () = self.drain_timeout() => Ok(0),
+        let mut retried = 0;
+        while !self.stop.is_cancelled() {
+            let _step = self.health.begin_step("pending", "retry pending orders");
+            let page = tokio::select! {
+                page = pending_retry::retry_page(&context, &self.metrics, max_wait, limits) => page?,
+                () = self.drain_timeout() => 0,
+            };
+            if page == 0 {
+                break;
+            }
+            retried += page;
         }
+        Ok(retried)
+    }
+
+    /// Updates the metrics of the pending orders.
+    ///
+    /// # Errors
+    /// An error of PostgreSQL.
+    pub async fn report_pending(&self) -> Result<(), PipelineError> {
+        let read = async |connection: &mut _| pending::statistics(connection, &self.origin).await;
+        let statistics = self.warehouse.transact(read).await?;
+        self.metrics.set_pending(&self.origin.stage, statistics);
+        Ok(())
     }
 }
 
@@ -409,7 +433,14 @@ mod tests {
             ..Record::default()
         });
         let batch = Batch {
-            ranges: OffsetRanges::from([(0, OffsetRange { from: 0, to: 10, topic_id: Uuid::nil() })]),
+            ranges: OffsetRanges::from([(
+                0,
+                OffsetRange {
+                    from: 0,
+                    to: 10,
+                    topic_id: Uuid::nil(),
+                },
+            )]),
             state: Fetched {
                 records: records.collect(),
             },

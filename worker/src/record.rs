@@ -48,6 +48,9 @@ impl Header {
 /// Identity of a record: topic ID, partition and offset.
 pub type RecordId = (Uuid, i32, i64);
 
+/// Memory of a header besides its name and its value: the struct, and two allocations.
+const HEADER_OVERHEAD_BYTES: usize = size_of::<Header>() + 32;
+
 impl Record {
     /// Identity of the record among all records of its topic's name.
     #[must_use]
@@ -55,14 +58,14 @@ impl Record {
         (self.topic_id, self.partition, self.offset)
     }
 
-    /// Bytes of key, value and headers, as `batch.maxBytes` counts them. An empty header takes two bytes in Kafka and
-    /// much more in memory, so the memory of each header counts too.
+    /// Bytes of key, value and headers, as `batch.maxBytes` counts them. A header counts with its overhead, which is
+    /// most of the memory of a record with many headers.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         let headers = self
             .headers
             .iter()
-            .map(|header| size_of::<Header>() + header.name.len() + length(header.value.as_ref()));
+            .map(|header| HEADER_OVERHEAD_BYTES + header.name.len() + length(header.value.as_ref()));
         length(self.key.as_ref()) + length(self.value.as_ref()) + headers.sum::<usize>()
     }
 
@@ -118,6 +121,6 @@ mod tests {
             headers: vec![Header::text("ab", "cde")],
             ..Record::default()
         };
-        assert_eq!(record.size_bytes(), 18 + size_of::<Header>());
+        assert_eq!(record.size_bytes(), 18 + HEADER_OVERHEAD_BYTES);
     }
 }

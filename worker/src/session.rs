@@ -108,7 +108,7 @@ impl Shared {
     /// Connects to the first host that accepts writes, beginning with the preferred one.
     async fn connect(&self, begin: &str) -> Result<PgConnection, sqlx::Error> {
         let preferred = self.preferred.load(Ordering::Relaxed);
-        let mut errors = Vec::new();
+        let (mut errors, mut sqlstate) = (Vec::new(), None);
         for index in 0..self.hosts.len() {
             let index = (preferred + index) % self.hosts.len();
             let host = &self.hosts[index];
@@ -117,10 +117,19 @@ impl Shared {
                     self.preferred.store(index, Ordering::Relaxed);
                     return Ok(connection);
                 }
-                Err(error) => errors.push(format!("{}:{}: {error}", host.get_host(), host.get_port())),
+                Err(error) => {
+                    errors.push(format!("{}:{}: {error}", host.get_host(), host.get_port()));
+                    sqlstate = error
+                        .as_database_error()
+                        .and_then(|error| Some(error.code()?.into_owned()));
+                }
             }
         }
-        Err(failure(&errors.join("; ")))
+        Err(ConnectFailure {
+            cause: errors.join("; "),
+            sqlstate,
+        }
+        .into())
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {
@@ -138,7 +147,9 @@ async fn begin_within_timeout(
         let statements = sqlx::raw_sql(AssertSqlSafe(begin.to_owned()));
         let row = statements.fetch_one(&mut connection).await?;
         if row.try_get::<String, _>(0)? == "on" {
-            return Err(failure("the server is read-only"));
+            return Err(failure(
+                "the server accepts no writes: it is a standby, or default_transaction_read_only is set",
+            ));
         }
         Ok(connection)
     })
@@ -205,7 +216,39 @@ pub fn is_timeout(error: &sqlx::Error) -> bool {
     }
 }
 
-/// A transient failure. It is an I/O error, because no record is at fault, whatever the server has answered.
+/// A transient failure without an error of a server.
 fn failure(cause: &str) -> sqlx::Error {
-    sqlx::Error::Io(io::Error::other(cause.to_owned()))
+    let cause = cause.to_owned();
+    ConnectFailure {
+        cause,
+        sqlstate: None,
+    }
+    .into()
+}
+
+/// Failure to begin a transaction. It is an I/O error, because no record is at fault, whatever the server has answered.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+struct ConnectFailure {
+    cause: String,
+    sqlstate: Option<String>,
+}
+
+impl From<ConnectFailure> for sqlx::Error {
+    fn from(failure: ConnectFailure) -> Self {
+        Self::Io(io::Error::other(failure))
+    }
+}
+
+/// SQLSTATE with which the last host has rejected a connection or its first transaction.
+#[must_use]
+pub fn connect_sqlstate(error: &sqlx::Error) -> Option<&str> {
+    let sqlx::Error::Io(error) = error else {
+        return None;
+    };
+    error
+        .get_ref()?
+        .downcast_ref::<ConnectFailure>()?
+        .sqlstate
+        .as_deref()
 }

@@ -4,6 +4,7 @@
 //! finish, then leaves the group. Every log line of a stage has the fields of its span, and every line of a batch
 //! those of the batch's span too.
 
+mod pending_retries;
 mod startup;
 
 use std::collections::BTreeMap;
@@ -25,12 +26,11 @@ use crate::dead_letter::Origin;
 use crate::dead_letter::copy_task::CopyTask;
 use crate::decode::DecodeSettings;
 use crate::encoding::UnsupportedEncoding;
-use crate::error_policy::ErrorPolicy;
 use crate::health::{Dependency, Health};
 use crate::layer::cdm::Cdm;
 use crate::layer::dds::Dds;
 use crate::layer::interface::Layer;
-use crate::layer::stg::{ReferenceDataStore, Stg};
+use crate::layer::stg::{REDIS_CLUSTER_UNSUPPORTED, ReferenceDataStore, Stg};
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::position::find_stop;
@@ -39,8 +39,6 @@ use crate::publish::{OutputLimit, Publisher};
 use crate::start_offsets::WarehouseStartOffsets;
 use crate::warehouse::Warehouse;
 
-/// Interval between two queries for pending orders that are due.
-const PENDING_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Delay before the failing record of a blocked partition is read again.
 const BLOCKED_RETRY_DELAY: Duration = Duration::from_secs(10);
 
@@ -68,6 +66,9 @@ pub enum StageError {
     /// The warehouse cannot store every text.
     #[error("spec.warehouse: {0}")]
     Encoding(#[from] UnsupportedEncoding),
+    /// The reference data is in a Redis Cluster.
+    #[error("spec.referenceData.url: {REDIS_CLUSTER_UNSUPPORTED}")]
+    RedisCluster,
     /// The time zone is unknown.
     #[error("spec.timezone: {0}")]
     Timezone(#[from] jiff::Error),
@@ -103,9 +104,14 @@ async fn run_layer(stage: &StreamStage, context: &StageContext) -> Result<(), St
             let reference_data = stage.spec.reference_data.clone();
             let reference_data = reference_data.ok_or(StageError::NoReferenceData)?;
             let redis = connect::redis_connection(&reference_data, &context.secrets)?;
+            let store = ReferenceDataStore::new(redis, stage.name(), context.metrics.clone());
+            // An outage is not an error here: the lookups report it.
+            if context.stop.run_until_cancelled(store.is_cluster()).await == Some(true) {
+                return Err(StageError::RedisCluster);
+            }
             let layer = |origin: &Origin, output_limit| Stg {
                 settings,
-                reference_data: ReferenceDataStore::new(redis, &origin.stage, context.metrics.clone()),
+                reference_data: store,
                 output_limit,
                 origin: origin.clone(),
             };
@@ -113,7 +119,7 @@ async fn run_layer(stage: &StreamStage, context: &StageContext) -> Result<(), St
             startup::check_warehouse(&pipeline).await?;
             startup::recall_known_entries(&pipeline).await;
             let max_wait = reference_data.max_wait.as_std();
-            let pending = run_pending_retries(Arc::clone(&pipeline), max_wait);
+            let pending = pending_retries::run(Arc::clone(&pipeline), max_wait, batch_limits(stage));
             let pending = tokio::spawn(pending.in_current_span());
             let result = run_pipeline(stage, context, Arc::clone(&pipeline)).await;
             pipeline.stop.cancel();
@@ -282,15 +288,10 @@ fn consumer_settings<L: Layer>(
     context: &StageContext,
     pipeline: &Pipeline<L>,
 ) -> Result<ConsumerSettings, StageError> {
-    let batch = &stage.spec.batch;
     Ok(ConsumerSettings {
         config: connect::consumer_config(stage, connect::kafka_config(stage, &context.secrets)?),
         topic: stage.spec.source.topic.clone(),
-        limits: BatchLimits {
-            max_records: usize::try_from(batch.max_records).unwrap_or(usize::MAX),
-            max_bytes: usize::try_from(batch.max_bytes.get()).unwrap_or(usize::MAX),
-            max_wait: batch.max_wait.as_std(),
-        },
+        limits: batch_limits(stage),
         start_offsets: Arc::new(WarehouseStartOffsets {
             warehouse: pipeline.warehouse.clone(),
             origin: pipeline.origin.clone(),
@@ -299,6 +300,15 @@ fn consumer_settings<L: Layer>(
         health: Arc::clone(&context.health),
         stop: pipeline.stop.clone(),
     })
+}
+
+fn batch_limits(stage: &StreamStage) -> BatchLimits {
+    let batch = &stage.spec.batch;
+    BatchLimits {
+        max_records: usize::try_from(batch.max_records).unwrap_or(usize::MAX),
+        max_bytes: usize::try_from(batch.max_bytes.get()).unwrap_or(usize::MAX),
+        max_wait: batch.max_wait.as_std(),
+    }
 }
 
 /// Decodes and enriches, one batch ahead of [`commit_batches`]. Meanwhile each batch is confirmed to be from the log that
@@ -363,39 +373,5 @@ fn apply_offset_updates(updates: &OffsetUpdates, consumer: &Consumer, health: &H
     for (&partition, (offset, cause)) in blocked {
         consumer.seek(&BTreeMap::from([(partition, *offset)]), BLOCKED_RETRY_DELAY);
         health.block_partition(partition, cause.clone());
-    }
-}
-
-/// Retries pending orders until a shutdown. A terminal error, or a panic, stops the stage.
-async fn run_pending_retries(pipeline: Arc<Pipeline<Stg>>, max_wait: Duration) -> Result<(), PipelineError> {
-    let _stop_stage = pipeline.stop.clone().drop_guard();
-    let mut interval = tokio::time::interval(PENDING_RETRY_INTERVAL);
-    let mut unavailable: Option<Dependency> = None;
-    loop {
-        tokio::select! {
-            () = pipeline.stop.cancelled() => return Ok(()),
-            _ = interval.tick() => {}
-        }
-        match pipeline.retry_pending(max_wait).await {
-            Ok(orders) => {
-                if orders > 0 {
-                    tracing::info!(orders, "retried pending orders");
-                }
-                // Only an outage that this task has reported: the pipeline ends its own.
-                if let Some(dependency) = unavailable.take() {
-                    pipeline.health.mark_available(dependency);
-                }
-            }
-            Err(error) if error.policy() == ErrorPolicy::Stop => return Err(error),
-            Err(error) => {
-                let dependency = error.dependency();
-                let cause = format!("retry of pending orders failed: {error}");
-                pipeline.health.mark_unavailable(dependency, &cause);
-                let previous = unavailable.replace(dependency);
-                if let Some(previous) = previous.filter(|&previous| previous != dependency) {
-                    pipeline.health.mark_available(previous);
-                }
-            }
-        }
     }
 }

@@ -48,10 +48,8 @@ impl StartOffsets for WarehouseStartOffsets {
         partitions: BTreeMap<i32, PartitionOffsets>,
     ) -> StartFuture<'_, BTreeMap<i32, i64>> {
         Box::pin(async move {
-            let store = async |connection: &mut _| {
-                self.store_start_offsets(connection, topic_id, &partitions)
-                    .await
-            };
+            let store =
+                async |connection: &mut _| self.store_start_offsets(connection, topic_id, &partitions).await;
             let positions = self.warehouse.transact(store).await?;
             match find_out_of_range(&self.origin.topic, &positions, &partitions) {
                 Some(stop) => Err(StartError::Stopped(stop)),

@@ -233,10 +233,18 @@ impl Pipeline {
     /// # Errors
     /// As [`Self::start_worker`].
     pub fn start_worker_with_flags(&self, stages: &[&str], flags: &[&str]) -> Result<Worker> {
+        self.start_command("run", stages, &[&["--listen", "127.0.0.1:0"], flags].concat())
+    }
+
+    /// Starts a worker command, such as `redrive`, without waiting for its exit.
+    ///
+    /// # Errors
+    /// As [`Self::start_worker`].
+    pub fn start_command(&self, command: &str, stages: &[&str], flags: &[&str]) -> Result<Worker> {
         let number = self.workers.fetch_add(1, Ordering::Relaxed);
         let log = self.folder().join(format!("worker-{number}.log"));
-        let mut command = self.worker_command("run", stages)?;
-        command.args(["--listen", "127.0.0.1:0"]).args(flags);
+        let mut command = self.worker_command(command, stages)?;
+        command.args(flags);
         Worker::spawn(command, log)
     }
 

@@ -58,7 +58,12 @@ impl Pipeline {
     /// # Errors
     /// When Kafka rejects a record.
     pub async fn send(&self, topic: &str, records: &[Record]) -> Result<()> {
-        let producer: FutureProducer = self.client_config().set("enable.idempotence", "true").create()?;
+        let mut config = self.client_config();
+        // The topic's own limit applies.
+        config
+            .set("enable.idempotence", "true")
+            .set("message.max.bytes", "104857600");
+        let producer: FutureProducer = config.create()?;
         let mut deliveries = Vec::with_capacity(records.len());
         for record in records {
             let headers = OwnedHeaders::new_with_capacity(record.headers.len());

@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod bad_middle;
+mod check;
 mod closed_pipe;
 mod commands;
 mod compose;
@@ -24,9 +25,11 @@ mod history;
 mod isolation;
 mod kill;
 mod lag;
+mod memory;
 mod offset_out_of_range;
 mod orders;
 mod outputs;
+mod pending;
 mod permutation;
 mod pooler;
 mod reference_data;

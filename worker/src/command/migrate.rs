@@ -30,6 +30,9 @@ CREATE TABLE IF NOT EXISTS streamstage._sqlx_migrations (
     checksum bytea NOT NULL,
     execution_time bigint NOT NULL)";
 
+/// Migrations that this worker needs.
+pub(super) static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
+
 /// Migrations whose comments were reworded after warehouses had applied them: version and former SHA-384 in hex.
 /// Their statements are unchanged, so a warehouse with the former checksum is up to date.
 const FORMER_CHECKSUMS: [(i64, &str); 5] = [
@@ -90,12 +93,11 @@ pub async fn migrate(flags: Migrate) -> anyhow::Result<()> {
 /// Applies the missing migrations, and returns their number. Each is a transaction of its own, so that this works through
 /// a pooler too, and can be repeated after a failure.
 async fn apply_migrations(sessions: &Sessions) -> anyhow::Result<usize> {
-    let migrator: Migrator = sqlx::migrate!("../migrations");
     let mut applied = 0;
     loop {
         let mut transaction = sessions.begin_as_login().await?;
         check_encoding(transaction.connection()).await??;
-        let next = apply_next(transaction.connection(), &migrator).await?;
+        let next = apply_next(transaction.connection(), &MIGRATOR).await?;
         transaction.commit().await?;
         if !next {
             return Ok(applied);

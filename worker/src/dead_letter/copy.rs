@@ -86,7 +86,11 @@ pub struct CopyResult {
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn claim_due(connection: &mut PgConnection, origin: &Origin, limit: i64) -> Result<Vec<DueCopy>, sqlx::Error> {
+pub async fn claim_due(
+    connection: &mut PgConnection,
+    origin: &Origin,
+    limit: i64,
+) -> Result<Vec<DueCopy>, sqlx::Error> {
     let rows = statement::query(CLAIM)
         .bind(&origin.consumer_group)
         .bind(&origin.topic)
@@ -147,7 +151,10 @@ pub async fn store_results(
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn count_pending(connection: &mut PgConnection, origin: &Origin) -> Result<PendingCopies, sqlx::Error> {
+pub async fn count_pending(
+    connection: &mut PgConnection,
+    origin: &Origin,
+) -> Result<PendingCopies, sqlx::Error> {
     let (count, error): (i64, Option<String>) = statement::query_as(COUNT_PENDING)
         .bind(&origin.consumer_group)
         .bind(&origin.topic)

@@ -100,7 +100,8 @@ impl CopyTask {
             let results = self.produce(producer, &due).await;
             attempted.failed = results.iter().filter(|result| result.failure.is_some()).count();
             attempted.copied = results.len() - attempted.failed;
-            let store = async |connection: &mut _| copy::store_results(connection, &self.origin, &results).await;
+            let store =
+                async |connection: &mut _| copy::store_results(connection, &self.origin, &results).await;
             self.warehouse.transact(store).await?;
             self.metrics
                 .record_copy_failures(&self.origin.stage, attempted.failed);

@@ -156,7 +156,11 @@ pub struct DeadLetter {
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn count(connection: &mut PgConnection, origin: &Origin, filter: &Filter) -> Result<Vec<CodeCount>, sqlx::Error> {
+pub async fn count(
+    connection: &mut PgConnection,
+    origin: &Origin,
+    filter: &Filter,
+) -> Result<Vec<CodeCount>, sqlx::Error> {
     let rows = bind_filter(&COUNT, origin, filter).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
@@ -195,7 +199,9 @@ pub async fn fetch_first(
     origin: &Origin,
     filter: &Filter,
 ) -> Result<Option<(DeadLetter, Record)>, sqlx::Error> {
-    let row = bind_filter(&FETCH, origin, filter).fetch_optional(connection).await?;
+    let row = bind_filter(&FETCH, origin, filter)
+        .fetch_optional(connection)
+        .await?;
     row.map(|row| Ok((dead_letter_from_row(&row)?, record_from_row(&row)?)))
         .transpose()
 }

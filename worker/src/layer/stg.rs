@@ -28,7 +28,7 @@ use crate::rejection::Rejection;
 pub use decode::Order;
 pub use enrich::{Enriched, Enrichment, LookupResult, MissingEntries};
 pub use known_entries::MAX_ENTRIES as MAX_KNOWN_ENTRIES;
-pub use reference_data::ReferenceDataStore;
+pub use reference_data::{REDIS_CLUSTER_UNSUPPORTED, ReferenceDataStore};
 
 /// STG layer of one stage.
 pub struct Stg {

@@ -7,7 +7,8 @@
 //!
 //! One transaction, with the same steps as a batch. An order whose entries exist now is published. One that waited
 //! longer than `maxWait` becomes a dead letter. The others stay pending, with twice the delay. If an order fails,
-//! each order is retried in its own transaction, so that it does not delay the others.
+//! each order is retried in its own transaction, so that it does not delay the others. A transaction has the size of a
+//! batch, in orders and in bytes, however many orders are due.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use crate::batch::{Batch, OffsetUpdates, Published, RejectedRecord, Written};
 use crate::dead_letter::{self, ATTEMPTS_HEADER, RejectedFrom};
 use crate::error_policy::ErrorPolicy;
 use crate::layer::interface::{Effects, Layer as _};
-use crate::layer::stg::pending::{self, PendingOrder};
+use crate::layer::stg::pending::{self, PageLimits, PendingOrder};
 use crate::layer::stg::{Enriched, Enrichment, Order, Stg};
 use crate::metrics::Metrics;
 use crate::panic_guard::{catch_panic, reject_panic};
@@ -31,9 +32,6 @@ use crate::record::{Header, Item};
 use crate::rejection::{Code, Rejection};
 use crate::session::with_deadline;
 use crate::warehouse::TRANSACTION_TIMEOUT;
-
-/// Maximum number of orders per transaction.
-const BATCH_SIZE: i64 = 500;
 
 /// Results of the orders of one transaction.
 #[derive(Default)]
@@ -48,29 +46,34 @@ struct RetryPlan {
     dead_letters: Vec<RejectedRecord>,
 }
 
-/// Retries the orders that are due; returns their number.
+/// Retries a page of the orders that are due; returns their number, which is 0 if no order is due.
 ///
 /// # Errors
 /// An error of a dependency; the orders stay pending then.
-pub(super) async fn retry_pending(
+pub(super) async fn retry_page(
     context: &TransactionContext<'_, Stg>,
     metrics: &Metrics,
     max_wait: Duration,
+    limits: PageLimits,
 ) -> Result<usize, PipelineError> {
-    let retry = async |limit| {
-        let attempt = retry_batch(context, metrics, max_wait, limit);
+    let retry = async |limits| {
+        let attempt = retry_batch(context, metrics, max_wait, limits);
         let retried = catch_panic(Box::pin(with_deadline(TRANSACTION_TIMEOUT, attempt))).await;
         retried.unwrap_or_else(|rejection| Err(PipelineError::Panic(rejection)))
     };
-    match retry(BATCH_SIZE).await {
+    match retry(limits).await {
         Err(error) if is_record_error(&error) => {}
         result => return result,
     }
+    let single = PageLimits {
+        max_orders: 1,
+        ..limits
+    };
     let mut retried = 0;
-    while retried < BATCH_SIZE && retry(1).await? > 0 {
+    while retried < limits.max_orders && retry(single).await? > 0 {
         retried += 1;
     }
-    Ok(usize::try_from(retried).unwrap_or_default())
+    Ok(retried)
 }
 
 /// Returns true if one of the orders causes the error, and not a dependency.
@@ -78,16 +81,16 @@ fn is_record_error(error: &PipelineError) -> bool {
     matches!(error.policy(), ErrorPolicy::DeadLetter | ErrorPolicy::Block)
 }
 
-/// Retries up to `limit` orders in one transaction.
+/// Retries one page of orders in one transaction.
 async fn retry_batch(
     context: &TransactionContext<'_, Stg>,
     metrics: &Metrics,
     max_wait: Duration,
-    limit: i64,
+    limits: PageLimits,
 ) -> Result<usize, PipelineError> {
     let started = Instant::now();
     let mut transaction = context.warehouse.begin_transaction(TRANSACTION_TIMEOUT).await?;
-    let orders = pending::lock_due(transaction.connection(), context.origin, limit).await?;
+    let orders = pending::lock_due(transaction.connection(), context.origin, limits).await?;
     let count = orders.len();
     let single = match &orders[..] {
         [] => {
@@ -109,7 +112,7 @@ async fn retry_batch(
     };
     let connection = transaction.connection();
     sqlx::raw_sql("SAVEPOINT plan").execute(&mut *connection).await?;
-    let published = match (apply_plan(context, &mut *connection, &plan).await, single) {
+    let published = match (apply_plan(context, &mut *connection, plan).await, single) {
         (Err(error), Some(failed)) if is_record_error(&error) => {
             if let PipelineError::Publish(PublishError::TooLarge(_)) = error
                 && context.publisher.refresh_limit().await
@@ -120,7 +123,7 @@ async fn retry_batch(
             sqlx::raw_sql("ROLLBACK TO SAVEPOINT plan")
                 .execute(&mut *connection)
                 .await?;
-            apply_plan(context, &mut *connection, &plan_for_failed_order(failed, &error)).await?
+            apply_plan(context, &mut *connection, plan_for_failed_order(failed, &error)).await?
         }
         (published, _) => published?,
     };
@@ -133,13 +136,14 @@ async fn retry_batch(
     Ok(count)
 }
 
+/// Writes and publishes the plan as a batch without offset ranges: the positions are past these orders already.
 async fn apply_plan(
     context: &TransactionContext<'_, Stg>,
     connection: &mut PgConnection,
-    plan: &RetryPlan,
+    plan: RetryPlan,
 ) -> Result<Batch<Published>, PipelineError> {
     let applied = catch_panic(async {
-        let written = write(context, connection, plan).await?;
+        let written = write(context, connection, &plan).await?;
         context.publish(written).await
     });
     applied
@@ -202,11 +206,11 @@ async fn plan_retries(
     let now = Timestamp::now().as_microsecond();
     let mut plan = RetryPlan::default();
     let (mut orders, mut items): (Vec<PendingOrder>, Vec<Item<Order>>) = (Vec::new(), Vec::new());
-    for order in pending_orders {
+    for mut order in pending_orders {
         match reject_panic(|| stg.decode(&order.record, now)) {
             Ok(value) => {
                 items.push(Item {
-                    record: order.record.clone(),
+                    record: std::mem::take(&mut order.record),
                     value,
                 });
                 orders.push(order);
@@ -220,10 +224,11 @@ async fn plan_retries(
     if orders.iter().any(has_expired) {
         stg.reference_data.check_not_empty().await?;
     }
-    for (order, Item { record, value }) in orders.into_iter().zip(items) {
+    for (mut order, Item { record, value }) in orders.into_iter().zip(items) {
         let value = match reject_panic(|| stg.enrich(value, &lookup)) {
             Ok(value) => value,
             Err(rejection) => {
+                order.record = record;
                 add_dead_letter(&mut plan, order, rejection);
                 continue;
             }
@@ -239,6 +244,7 @@ async fn plan_retries(
             }
             Enrichment::Missing(missing) => {
                 let rejection = missing.into_rejection(order.waited_seconds());
+                order.record = record;
                 add_dead_letter(&mut plan, order, rejection);
             }
         }

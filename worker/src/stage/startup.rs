@@ -57,12 +57,16 @@ pub(super) async fn install_thresholds(rules: &[TagRule], pipeline: &Pipeline<Cd
 /// Makes entries known to the reference data that were found before the start of this worker, if the vault is in the
 /// same warehouse. Retries until PostgreSQL answers, or a shutdown.
 pub(super) async fn recall_known_entries(pipeline: &Pipeline<Stg>) {
-    if let Some((users, restaurants)) = retry(pipeline, || pipeline.warehouse.transact(select_known_entries)).await {
+    if let Some((users, restaurants)) =
+        retry(pipeline, || pipeline.warehouse.transact(select_known_entries)).await
+    {
         pipeline.layer.reference_data.recall(&users, &restaurants);
     }
 }
 
-async fn select_known_entries(connection: &mut PgConnection) -> Result<(Vec<String>, Vec<String>), sqlx::Error> {
+async fn select_known_entries(
+    connection: &mut PgConnection,
+) -> Result<(Vec<String>, Vec<String>), sqlx::Error> {
     let limit = i64::try_from(MAX_KNOWN_ENTRIES).unwrap_or(i64::MAX);
     let query = statement::query_as(SELECT_KNOWN_ENTRIES).bind(limit);
     query.fetch_one(connection).await

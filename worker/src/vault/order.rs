@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
-use crds::contract::normalize;
 use super::kind::{Kind, MONEY_SCALE};
+use crds::contract::normalize;
 
 /// Version of an order, mapped from a message.
 #[derive(Clone, Debug)]

@@ -8,9 +8,9 @@
 use std::ops::Range;
 use std::str::FromStr;
 
+use crate::warehouse::Warehouse;
 use clap::Args;
 use jiff::Timestamp;
-use crate::warehouse::Warehouse;
 use telemetry::stdout::print_line;
 use uuid::Uuid;
 
@@ -124,11 +124,7 @@ impl FilterFlags {
 ///
 /// # Errors
 /// If PostgreSQL fails, or standard output cannot be written.
-pub async fn print_counts(
-    warehouse: &Warehouse,
-    origin: &Origin,
-    filter: &Filter,
-) -> anyhow::Result<i64> {
+pub async fn print_counts(warehouse: &Warehouse, origin: &Origin, filter: &Filter) -> anyhow::Result<i64> {
     let counts = warehouse.transact(async |connection| selection::count(connection, origin, filter).await);
     let counts = counts.await?;
     let total = counts.iter().map(|count| count.letters).sum();

@@ -76,7 +76,10 @@ async fn redrive_stage(stage: &StreamStage, secrets: &Secrets, flags: &Redrive) 
         return Ok(());
     }
     // Excludes records that fail again while this runs, so that it ends.
-    let started = warehouse.transact(selection::server_time).await?.saturating_add(1);
+    let started = warehouse
+        .transact(selection::server_time)
+        .await?
+        .saturating_add(1);
     filter.until = Some(filter.until.map_or(started, |until| until.min(started)));
     let config = connect::kafka_config(stage, secrets)?;
     let redrive = StageRedrive {

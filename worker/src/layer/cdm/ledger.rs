@@ -19,6 +19,14 @@ pub struct Contribution {
     pub categories: Vec<Uuid>,
 }
 
+impl Contribution {
+    /// Number of products and categories.
+    #[must_use]
+    pub fn entity_count(&self) -> usize {
+        self.products.len() + self.categories.len()
+    }
+}
+
 /// Counter deltas by user and counted entity. Sorted, so that all workers lock in the same order.
 pub(super) type Deltas = BTreeMap<(Uuid, Uuid), i32>;
 

@@ -12,21 +12,29 @@ use uuid::Uuid;
 
 use super::decode::Fact;
 use super::ledger::{Contribution, CounterDeltas, Deltas};
+use crate::chunks::split_by_weight;
 use crate::layer::interface::Effects;
 use crate::record_columns::Query;
 use crate::statement;
 use crate::vault::hash_key;
 
+/// Maximum number of products and categories per statement, of stored and new contributions. It bounds the memory: each
+/// needs about 250 bytes until its counter delta is sent. A batch of ordinary orders has fewer. Several statements lock
+/// counters in no common order, so workers with such batches can deadlock; PostgreSQL then fails one of them, and its
+/// batch is retried.
+const MAX_ENTITIES_PER_STATEMENT: usize = 50_000;
+
 /// Inserts the orders that the ledger does not contain, and returns the facts that are new.
 ///
-/// `is_inserted` is true for a fact that the ledger has now. The other facts may replace a row. Old facts are filtered
-/// out before anything is locked.
+/// `is_inserted` is true for a fact that the ledger has now. The other facts may replace a row, which has about
+/// `stored_entities` products and categories. Old facts are filtered out before anything is locked.
 const INSERT_NEW_ORDERS: &str = "\
 WITH batch AS MATERIALIZED (
     SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::uuid[], $4::text[], $5::text[])
         WITH ORDINALITY AS batch (order_id, version, user_id, products, categories, ordinal)
 ), candidate AS MATERIALIZED (
-    SELECT batch.*, stored.order_id IS NULL AS is_absent
+    SELECT batch.*, stored.order_id IS NULL AS is_absent,
+        (pg_column_size(stored.products) + pg_column_size(stored.categories)) / 16 AS stored_entities
     FROM batch LEFT JOIN cdm.order_contribution AS stored ON stored.order_id = batch.order_id
     WHERE stored.order_id IS NULL OR stored.version < batch.version
 ), inserted AS (
@@ -36,7 +44,8 @@ WITH batch AS MATERIALIZED (
     ON CONFLICT (order_id) DO NOTHING
     RETURNING order_id
 )
-SELECT candidate.ordinal, inserted.order_id IS NOT NULL AS is_inserted
+SELECT candidate.ordinal, inserted.order_id IS NOT NULL AS is_inserted,
+    coalesce(candidate.stored_entities, 0) AS stored_entities
 FROM candidate LEFT JOIN inserted USING (order_id)";
 
 /// Locks the rows of some orders in the ledger, and reads them after the locks are acquired.
@@ -68,17 +77,49 @@ pub(super) async fn write_facts(
     connection: &mut PgConnection,
     facts: &[&Fact],
 ) -> Result<Effects, sqlx::Error> {
-    let (deltas, stored) = update_ledger(connection, latest_by_order(facts)).await?;
-    PRODUCT_COUNTS.apply_deltas(connection, &deltas.products).await?;
-    CATEGORY_COUNTS
-        .apply_deltas(connection, &deltas.categories)
-        .await?;
-    upsert_names(connection, facts).await?;
+    let mut deltas = CounterDeltas::default();
+    let mut stored = 0;
+    let latest = latest_by_order(facts);
+    for chunk in split_by_weight(&latest, MAX_ENTITIES_PER_STATEMENT, |contribution| {
+        contribution.entity_count()
+    }) {
+        let inserted = insert_new_orders(connection, chunk).await?;
+        inserted
+            .new
+            .iter()
+            .for_each(|contribution| deltas.add(contribution));
+        stored += inserted.new.len();
+        apply_large(connection, &mut deltas).await?;
+        for part in split_by_weight(&inserted.candidates, MAX_ENTITIES_PER_STATEMENT, |candidate| {
+            candidate.contribution.entity_count() + candidate.stored_entities
+        }) {
+            stored += replace_orders(connection, part, &mut deltas).await?;
+            apply_large(connection, &mut deltas).await?;
+        }
+    }
+    apply_deltas(connection, deltas).await?;
+    for chunk in split_by_weight(facts, MAX_ENTITIES_PER_STATEMENT, |fact| fact.names.len()) {
+        upsert_names(connection, chunk).await?;
+    }
     Ok(Effects {
         stored,
         duplicate: facts.len() - stored,
         ..Effects::default()
     })
+}
+
+/// Applies the counter deltas if they are too many to collect more.
+async fn apply_large(connection: &mut PgConnection, deltas: &mut CounterDeltas) -> Result<(), sqlx::Error> {
+    if deltas.products.len() + deltas.categories.len() < MAX_ENTITIES_PER_STATEMENT {
+        return Ok(());
+    }
+    apply_deltas(connection, std::mem::take(deltas)).await
+}
+
+async fn apply_deltas(connection: &mut PgConnection, mut deltas: CounterDeltas) -> Result<(), sqlx::Error> {
+    deltas.drop_zero_deltas();
+    PRODUCT_COUNTS.apply_deltas(connection, &deltas.products).await?;
+    CATEGORY_COUNTS.apply_deltas(connection, &deltas.categories).await
 }
 
 /// Returns the contribution of the latest version of each order, because only that one can change the ledger.
@@ -93,49 +134,67 @@ fn latest_by_order<'f>(facts: &[&'f Fact]) -> Vec<&'f Contribution> {
     latest.into_values().collect()
 }
 
-/// Updates the ledger. Returns the counter deltas that follow, and the number of facts that were new.
-async fn update_ledger(
-    connection: &mut PgConnection,
-    latest: Vec<&Contribution>,
-) -> Result<(CounterDeltas, usize), sqlx::Error> {
-    let mut deltas = CounterDeltas::default();
-    let mut candidates: HashMap<i64, &Contribution> = HashMap::new();
-    let mut stored = 0;
-    for row in bind_contributions(INSERT_NEW_ORDERS, &latest)
-        .fetch_all(&mut *connection)
-        .await?
-    {
-        let ordinal = usize::try_from(row.try_get::<i64, _>("ordinal")? - 1).unwrap_or(usize::MAX);
-        if row.try_get("is_inserted")? {
-            deltas.add(latest[ordinal]);
-            stored += 1;
-        } else {
-            candidates.insert(latest[ordinal].order_id, latest[ordinal]);
-        }
-    }
-    let replacements = if candidates.is_empty() {
-        Vec::new()
-    } else {
-        lock_replacements(connection, &candidates, &mut deltas).await?
-    };
-    if !replacements.is_empty() {
-        bind_contributions(REPLACE, &replacements)
-            .execute(&mut *connection)
-            .await?;
-    }
-    deltas.drop_zero_deltas();
-    Ok((deltas, stored + replacements.len()))
+/// Contributions that the ledger has accepted, and those that may replace a stored one.
+#[derive(Default)]
+struct InsertedOrders<'f> {
+    new: Vec<&'f Contribution>,
+    candidates: Vec<Candidate<'f>>,
 }
 
-/// Locks the candidates' rows and returns the candidates that are later than the locked row. Adds their deltas.
-async fn lock_replacements<'f>(
+/// Contribution that may replace a stored one.
+struct Candidate<'f> {
+    contribution: &'f Contribution,
+    /// Approximate number of products and categories of the stored contribution.
+    stored_entities: usize,
+}
+
+/// Inserts the orders that the ledger does not contain.
+async fn insert_new_orders<'f>(
     connection: &mut PgConnection,
-    candidates: &HashMap<i64, &'f Contribution>,
+    latest: &[&'f Contribution],
+) -> Result<InsertedOrders<'f>, sqlx::Error> {
+    let mut inserted = InsertedOrders::default();
+    let rows = bind_contributions(INSERT_NEW_ORDERS, latest)
+        .fetch_all(connection)
+        .await?;
+    for row in rows {
+        let ordinal = usize::try_from(row.try_get::<i64, _>("ordinal")? - 1).unwrap_or(usize::MAX);
+        let contribution = latest[ordinal];
+        if row.try_get("is_inserted")? {
+            inserted.new.push(contribution);
+        } else {
+            let stored_entities = usize::try_from(row.try_get::<i32, _>("stored_entities")?).unwrap_or(0);
+            inserted.candidates.push(Candidate {
+                contribution,
+                stored_entities,
+            });
+        }
+    }
+    // All workers lock in this order.
+    inserted
+        .candidates
+        .sort_unstable_by_key(|candidate| candidate.contribution.order_id);
+    Ok(inserted)
+}
+
+/// Locks the stored contributions, replaces those that are older than their candidate, and adds the deltas. Returns
+/// their number.
+async fn replace_orders(
+    connection: &mut PgConnection,
+    candidates: &[Candidate<'_>],
     deltas: &mut CounterDeltas,
-) -> Result<Vec<&'f Contribution>, sqlx::Error> {
+) -> Result<usize, sqlx::Error> {
+    let candidates: HashMap<i64, &Contribution> = candidates
+        .iter()
+        .map(|candidate| (candidate.contribution.order_id, candidate.contribution))
+        .collect();
     let orders: Vec<i64> = candidates.keys().copied().collect();
     let mut replacements = Vec::new();
-    for row in statement::query(LOCK).bind(orders).fetch_all(connection).await? {
+    let rows = statement::query(LOCK)
+        .bind(orders)
+        .fetch_all(&mut *connection)
+        .await?;
+    for row in rows {
         let locked = Contribution {
             order_id: row.try_get("order_id")?,
             version: row.try_get("version")?,
@@ -150,7 +209,12 @@ async fn lock_replacements<'f>(
             replacements.push(candidate);
         }
     }
-    Ok(replacements)
+    if !replacements.is_empty() {
+        bind_contributions(REPLACE, &replacements)
+            .execute(connection)
+            .await?;
+    }
+    Ok(replacements.len())
 }
 
 fn bind_contributions<'q>(statement: &'static str, contributions: &[&'q Contribution]) -> Query<'q> {

@@ -1,5 +1,5 @@
 #![expect(clippy::disallowed_types, reason = "edge: writes the vault to PostgreSQL")]
-//! Writes a batch of orders into the vault, with one statement and one round trip.
+//! Writes a batch of orders into the vault, with one statement and one round trip; orders with many lines take several.
 
 use std::sync::LazyLock;
 
@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::fact::OrderWithFact;
+use crate::chunks::split_by_weight;
 use crate::layer::interface::Effects;
 use crate::record::Item;
 use crate::statement;
@@ -32,6 +33,10 @@ CROSS JOIN LATERAL (
     WHERE substring(version FROM 18) = batch.digest
     ORDER BY sent DESC LIMIT 1
 ) AS known";
+/// Maximum number of lines per statement. It bounds the memory: a line has rows in seven tables, which need about 1 KB
+/// until they are sent. A batch of ordinary orders has fewer lines. Several statements lock keys in no common order, so
+/// workers with such batches can deadlock; PostgreSQL then fails one of them, and its batch is retried.
+const MAX_LINES_PER_STATEMENT: usize = 20_000;
 
 pub(super) async fn write_orders(
     connection: &mut PgConnection,
@@ -40,8 +45,28 @@ pub(super) async fn write_orders(
 ) -> Result<Effects, sqlx::Error> {
     let mut versions: Vec<Version> = items.iter().map(|item| item.value.order.version).collect();
     find_sent(connection, items, &mut versions).await?;
+    let versioned: Vec<VersionedOrder<'_>> = items.iter().copied().zip(versions).collect();
+    let line_count = |(item, _): &VersionedOrder<'_>| item.value.order.message.payload.products.len();
+    for chunk in split_by_weight(&versioned, MAX_LINES_PER_STATEMENT, line_count) {
+        insert_rows(connection, record_source, chunk).await?;
+    }
+    Ok(Effects {
+        publish: (0..items.len()).collect(),
+        stored: items.len(),
+        ..Effects::default()
+    })
+}
+
+/// Order with its completed version.
+type VersionedOrder<'i> = (&'i Item<OrderWithFact>, Version);
+
+async fn insert_rows(
+    connection: &mut PgConnection,
+    record_source: &str,
+    orders: &[VersionedOrder<'_>],
+) -> Result<(), sqlx::Error> {
     let mut rows = VaultRows::new(&MODEL);
-    for (item, version) in items.iter().zip(&versions) {
+    for (item, version) in orders {
         rows.push(&vault_order(item), version);
     }
     let mut query = statement::query(AssertSqlSafe(INSERT.as_str())).bind(record_source);
@@ -55,12 +80,7 @@ pub(super) async fn write_orders(
             Column::Bytes(values) => query.bind(values),
         };
     }
-    query.execute(connection).await?;
-    Ok(Effects {
-        publish: (0..items.len()).collect(),
-        stored: items.len(),
-        ..Effects::default()
-    })
+    query.execute(connection).await.map(drop)
 }
 
 /// Completes the versions without send time, with a round trip only if there are any.

@@ -44,12 +44,29 @@ SELECT EXISTS (SELECT FROM stg.order_events AS stored
 FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY AS redriven (object_id, version, ordinal)
 ORDER BY redriven.ordinal";
 
+/// Locks due orders and returns the first ones, up to `$4` bytes and at least one. The others are unlocked at the end of
+/// the transaction. The sizes are read from the TOAST pointers, without the values.
 const LOCK_DUE: &str = "\
+WITH due AS MATERIALIZED (
+    SELECT object_id, version, next_attempt_at,
+        coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0) + 100 * cardinality(header_names)
+            + (SELECT coalesce(sum(octet_length(header)), 0) FROM unnest(header_values) AS header) AS bytes
+    FROM stg.pending_enrichment
+    WHERE consumer_group = $1 AND topic = $2 AND next_attempt_at <= now()
+    ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED
+), page AS MATERIALIZED (
+    SELECT object_id, version, sum(bytes) OVER (ORDER BY next_attempt_at, object_id, version) - bytes AS bytes_before
+    FROM due
+)
 SELECT object_id, version, missing_entries, topic_id, partition, \"offset\", key, value, header_names, header_values,
     record_timestamp_ms, attempts
-FROM stg.pending_enrichment
-WHERE consumer_group = $1 AND topic = $2 AND next_attempt_at <= now()
-ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED";
+FROM page JOIN stg.pending_enrichment USING (object_id, version)
+WHERE bytes_before < $4
+ORDER BY next_attempt_at";
+
+const STATISTICS: &str = "\
+SELECT count(*), coalesce(extract(epoch FROM now() - min(pending_since)), 0)::double precision
+FROM stg.pending_enrichment WHERE consumer_group = $1 AND topic = $2";
 
 const POSTPONE: &str = "\
 UPDATE stg.pending_enrichment AS pending
@@ -62,6 +79,24 @@ const DELETE: &str = "\
 DELETE FROM stg.pending_enrichment AS pending
 USING unnest($1::bigint[], $2::bytea[]) AS resolved (object_id, version)
 WHERE pending.object_id = resolved.object_id AND pending.version = resolved.version";
+
+/// Limits of the orders that one transaction retries.
+#[derive(Clone, Copy, Debug)]
+pub struct PageLimits {
+    /// Maximum number of orders.
+    pub max_orders: usize,
+    /// Maximum bytes of their records. The order that reaches the limit is the last one.
+    pub max_bytes: usize,
+}
+
+/// Number and age of the pending orders of a stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PendingStatistics {
+    /// Number of pending orders.
+    pub count: i64,
+    /// Time since the oldest of them became pending, in seconds; 0 if no order is pending.
+    pub oldest_age_seconds: f64,
+}
 
 /// Pending order that is due for another attempt.
 #[derive(Clone)]
@@ -170,32 +205,53 @@ pub async fn requeue(
     Ok(others)
 }
 
-/// Locks up to `limit` orders that are due, and returns them, the longest overdue first.
+/// Locks the orders that are due, and returns a page of them, the longest overdue first.
 ///
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn lock_due(
     connection: &mut PgConnection,
     origin: &Origin,
-    limit: i64,
+    limits: PageLimits,
 ) -> Result<Vec<PendingOrder>, sqlx::Error> {
     let rows = statement::query(LOCK_DUE)
         .bind(&origin.consumer_group)
         .bind(&origin.topic)
-        .bind(limit)
+        .bind(i64::try_from(limits.max_orders).unwrap_or(i64::MAX))
+        .bind(i64::try_from(limits.max_bytes).unwrap_or(i64::MAX))
         .fetch_all(connection)
         .await?;
-    rows.iter()
+    // Each row is dropped as soon as it is copied.
+    rows.into_iter()
         .map(|row| {
             Ok(PendingOrder {
                 object_id: row.try_get("object_id")?,
                 version: row.try_get("version")?,
                 missing_entries: row.try_get("missing_entries")?,
-                record: record_from_row(row)?,
+                record: record_from_row(&row)?,
                 attempts: row.try_get("attempts")?,
             })
         })
         .collect()
+}
+
+/// Reads the number and the age of the stage's pending orders.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn statistics(
+    connection: &mut PgConnection,
+    origin: &Origin,
+) -> Result<PendingStatistics, sqlx::Error> {
+    let (count, oldest_age_seconds) = statement::query_as(STATISTICS)
+        .bind(&origin.consumer_group)
+        .bind(&origin.topic)
+        .fetch_one(connection)
+        .await?;
+    Ok(PendingStatistics {
+        count,
+        oldest_age_seconds,
+    })
 }
 
 /// Deletes pending orders that are published or dead-lettered, by object id and version.

@@ -24,6 +24,10 @@ use crate::layer::stg::known_entries::{KnownEntries, MAX_ENTRIES};
 use crate::metrics::Metrics;
 use crate::redis_connection::RedisConnection;
 
+/// Cause and remedy if Redis is a cluster.
+pub const REDIS_CLUSTER_UNSUPPORTED: &str = "a Redis Cluster rejects the lookup of several entries (CROSSSLOT); set \
+     spec.referenceData.url to a single server, or to a proxy that splits MGET";
+
 /// Lifetime of a cached entry, and interval between two log lines about a malformed entry.
 const CACHE_TTL: Duration = Duration::from_mins(1);
 /// Maximum size of the cached users.
@@ -70,6 +74,13 @@ impl ReferenceDataStore {
             stage: stage.to_owned(),
             metrics,
         }
+    }
+
+    /// Returns true if the server is a Redis Cluster, and false if it does not respond or does not tell.
+    pub async fn is_cluster(&self) -> bool {
+        let mut command = redis::cmd("INFO");
+        let info: Result<String, _> = command.arg("cluster").query_async(&mut self.redis.clone()).await;
+        info.is_ok_and(|info| info.lines().any(|line| line == "cluster_enabled:1"))
     }
 
     /// Looks up the entries that these orders need, in at most two round trips.
