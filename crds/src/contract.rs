@@ -23,16 +23,12 @@ pub use self::{
     enriched_order::{EnrichedOrder, EnrichedPayload, EnrichedProduct, EnrichedUser, NamedRef},
     id::{deserialize as deserialize_id, normalize},
     money::{Money, MoneyError},
-    order_event::{EntityRef, OrderEvent, OrderItem, OrderPayload, StatusChange},
+    order_event::{
+        EntityRef, MAX_ITEMS, ORDER_OBJECT_TYPE, OrderEvent, OrderItem, OrderPayload, StatusChange,
+    },
     order_fact::{FactPayload, FactRef, OrderFact},
     reference_data::{MenuItem, RestaurantEntry, UserEntry},
 };
-
-/// The only `object_type` that the stages process.
-pub const ORDER_OBJECT_TYPE: &str = "order";
-
-/// Maximum number of lines of one order.
-pub const MAX_ITEMS: usize = 10_000;
 
 /// JSON Schemas of all messages, as pairs of file name without `.json` and schema.
 #[must_use]

@@ -202,7 +202,7 @@ impl Health {
     }
 
     /// Records that the stage holds its batches. Logs only the begin.
-    pub fn hold(&self, cause: &str) {
+    pub fn mark_held(&self, cause: &str) {
         let previous = self.lock().held.replace(cause.to_owned());
         if previous.is_none() {
             tracing::error!(
@@ -307,7 +307,7 @@ mod tests {
     fn a_stage_that_holds_a_batch_is_not_ready() {
         let health = Health::new("stg");
         health.set_assigned_partitions(2);
-        health.hold("100 of 100 records would be dead-lettered");
+        health.mark_held("100 of 100 records would be dead-lettered");
         assert!(!health.snapshot().is_ready());
         health.release();
         assert!(health.snapshot().is_ready());

@@ -22,7 +22,7 @@ SET cause = excluded.cause, last_cause_at = now(),
         ELSE stored.started_at END
 RETURNING greatest(0, extract(epoch FROM started_at - now())::double precision + $3)";
 
-/// Returns the remaining time of the stage's hold; zero after `max_hold`. Begins a hold if there is none.
+/// Returns the remaining time of the stage's hold; zero after `max_hold`. Begins a hold unless there is one.
 ///
 /// # Errors
 /// If PostgreSQL fails.

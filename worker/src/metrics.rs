@@ -15,7 +15,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::batch::Published;
-use crate::layer::stg::pending::PendingStatistics;
 
 /// Counter by stage and outcome: records, each counted once, when its batch is committed.
 pub const RECORDS: &str = "streamstage_worker_records";
@@ -78,6 +77,15 @@ struct PartitionLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
+}
+
+/// Number and age of the pending orders of a stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PendingStatistics {
+    /// Number of pending orders.
+    pub count: i64,
+    /// Time since the oldest of them became pending, in seconds; 0 if no order is pending.
+    pub oldest_age_seconds: f64,
 }
 
 /// Metrics of all stages of a process. Cheap to clone: the clones share their values.

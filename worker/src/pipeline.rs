@@ -11,9 +11,10 @@
 mod bisect;
 mod error;
 mod pending_retry;
+mod rejection_hold;
 mod transaction;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -24,8 +25,6 @@ use crate::batch::{Batch, Decoded, Enriched, Fetched, Published, RejectedRecord}
 use crate::dead_letter::Origin;
 use crate::error_policy::ErrorPolicy;
 use crate::health::{Dependency, Health};
-use crate::hold::RejectionSample;
-use crate::hold_state;
 use crate::layer::interface::Layer;
 use crate::layer::stg::Stg;
 use crate::layer::stg::pending::{self, PageLimits};
@@ -37,18 +36,16 @@ use crate::rejection::{Code, Rejection};
 use crate::session::with_deadline;
 use crate::warehouse::{TRANSACTION_TIMEOUT, Warehouse};
 
+use rejection_hold::{HOLD_INTERVAL, HOLD_WRITE_INTERVAL};
 use transaction::{TransactionContext, WriteMode};
 
 pub use error::PipelineError;
+pub use rejection_hold::RejectionHold;
 
 /// Maximum of the time that an attempt to commit a batch may take, which doubles after every attempt that took longer.
 const MAX_TRANSACTION_TIMEOUT: Duration = Duration::from_mins(4);
 /// Time that the transactions in progress have to finish after a shutdown begins.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
-/// Maximum interval between two attempts of a held batch.
-const HOLD_INTERVAL: Duration = Duration::from_secs(5);
-/// Maximum interval if an attempt writes to PostgreSQL.
-const HOLD_WRITE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Pipeline of one stage: its layer and its dependencies.
 pub struct Pipeline<L> {
@@ -66,10 +63,8 @@ pub struct Pipeline<L> {
     pub metrics: Metrics,
     /// Shutdown signal; ends the retries.
     pub stop: CancellationToken,
-    /// Maximum time for which batches are held if most of their records would be dead-lettered.
-    pub max_hold: Duration,
-    /// Rejected records of the last batches.
-    pub rejections: Mutex<RejectionSample>,
+    /// Holds batches of which most records would be dead-lettered.
+    pub hold: RejectionHold,
 }
 
 impl<L: Layer> Pipeline<L> {
@@ -97,7 +92,7 @@ impl<L: Layer> Pipeline<L> {
                 Ok(Ok(lookup)) => {
                     if let Some(cause) = self.layer.find_outage(items, &lookup) {
                         self.health.mark_unavailable(Dependency::ReferenceData, &cause);
-                        if self.is_held(&cause, HOLD_INTERVAL).await? {
+                        if self.hold.is_held(&cause, HOLD_INTERVAL).await? {
                             continue;
                         }
                     }
@@ -146,7 +141,7 @@ impl<L: Layer> Pipeline<L> {
         &self,
         mut batch: Batch<Enriched<L::Enriched>>,
     ) -> Result<Option<Batch<Published>>, PipelineError> {
-        if self.hold_if_rejected(&batch).await.is_none() {
+        if self.hold.wait_if_rejected(&batch).await.is_none() {
             return Ok(None);
         }
         let mut mode = WriteMode::Whole;
@@ -157,15 +152,8 @@ impl<L: Layer> Pipeline<L> {
                 .health
                 .begin_step("commit", "write, publish and commit a batch");
             let started = Instant::now();
-            let context = self.transaction_context();
-            let attempt = catch_panic(Box::pin(context.run_transaction(&batch, mode, timeout)));
-            let attempt = async {
-                let attempt = attempt.await;
-                attempt.unwrap_or_else(|rejection| Err(PipelineError::Panic(rejection)))
-            };
-            let attempt = tokio::select! {
-                attempt = with_deadline(timeout, attempt) => attempt,
-                () = self.drain_timeout() => return Ok(None),
+            let Some(attempt) = self.attempt_commit(&batch, mode, timeout).await else {
+                return Ok(None);
             };
             let error = match attempt {
                 Ok(published) => {
@@ -186,8 +174,8 @@ impl<L: Layer> Pipeline<L> {
                     self.reject_too_large(&mut batch).await;
                 }
                 (_, PipelineError::MostRejected(cause)) => {
-                    self.health.hold(cause);
-                    match self.is_held(cause, HOLD_WRITE_INTERVAL).await {
+                    self.health.mark_held(cause);
+                    match self.hold.is_held(cause, HOLD_WRITE_INTERVAL).await {
                         Some(true) => {}
                         Some(false) => mode = WriteMode::BisectAll,
                         None => return Ok(None),
@@ -205,6 +193,24 @@ impl<L: Layer> Pipeline<L> {
             if self.back_off(&mut backoff).await.is_none() {
                 return Ok(None);
             }
+        }
+    }
+
+    /// Runs the transaction of a batch once; `None` if a shutdown does not wait for it any more.
+    async fn attempt_commit(
+        &self,
+        batch: &Batch<Enriched<L::Enriched>>,
+        mode: WriteMode,
+        timeout: Duration,
+    ) -> Option<Result<Batch<Published>, PipelineError>> {
+        let context = self.transaction_context();
+        let attempt = async {
+            let attempt = catch_panic(Box::pin(context.run_transaction(batch, mode, timeout))).await;
+            attempt.unwrap_or_else(|rejection| Err(PipelineError::Panic(rejection)))
+        };
+        tokio::select! {
+            attempt = with_deadline(timeout, attempt) => Some(attempt),
+            () = self.drain_timeout() => None,
         }
     }
 
@@ -258,50 +264,6 @@ impl<L: Layer> Pipeline<L> {
         tokio::time::sleep(DRAIN_TIMEOUT).await;
     }
 
-    /// Returns the cause for a hold if most records of the last batches, including this one, are rejected.
-    fn find_hold_cause(&self, batch: &Batch<Enriched<L::Enriched>>) -> Option<String> {
-        let rejected = &batch.state.rejected;
-        let records = batch.state.items.len() + rejected.len();
-        let codes = rejected.iter().map(|rejected| rejected.rejection.code);
-        let mut sample = self.rejections.lock().unwrap_or_else(PoisonError::into_inner);
-        sample.add(records, codes)
-    }
-
-    /// Holds a batch if most of its records are rejected; `None` after a shutdown.
-    async fn hold_if_rejected(&self, batch: &Batch<Enriched<L::Enriched>>) -> Option<()> {
-        let Some(cause) = self.find_hold_cause(batch) else {
-            return Some(());
-        };
-        self.health.hold(&cause);
-        while self.is_held(&cause, HOLD_INTERVAL).await? {}
-        self.health.release();
-        Some(())
-    }
-
-    /// Returns true if the stage holds its batches for this cause, at most `interval` later; false at the end of the hold;
-    /// `None` after a shutdown.
-    async fn is_held(&self, cause: &str, interval: Duration) -> Option<bool> {
-        if self.max_hold.is_zero() {
-            return Some(false);
-        }
-        let renew = async |connection: &mut _| {
-            hold_state::renew(connection, &self.origin, self.max_hold, cause).await
-        };
-        let remaining = match self.warehouse.transact(renew).await {
-            Ok(remaining) => remaining,
-            Err(error) => {
-                let error = PipelineError::from(error);
-                self.health
-                    .mark_unavailable(error.dependency(), &error.to_string());
-                interval
-            }
-        };
-        tokio::select! {
-            () = self.stop.cancelled() => None,
-            () = tokio::time::sleep(remaining.min(interval)) => Some(!remaining.is_zero()),
-        }
-    }
-
     /// Waits before the next attempt; `None` after a shutdown.
     async fn back_off(&self, backoff: &mut Backoff) -> Option<()> {
         tokio::select! {
@@ -312,7 +274,7 @@ impl<L: Layer> Pipeline<L> {
 }
 
 impl Pipeline<Stg> {
-    /// Retries the pending orders that are due, page by page until none is left or a shutdown, and returns their
+    /// Retries the pending orders that are due, page by page until no order is due, or a shutdown, and returns their
     /// number. `max_wait` is the time after which a pending order is dead-lettered.
     ///
     /// # Errors
@@ -351,10 +313,7 @@ impl Pipeline<Stg> {
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::disallowed_types,
-    reason = "edge: a pipeline without dependencies, whose layer panics"
-)]
+#[expect(clippy::disallowed_types, reason = "edge: a pipeline whose layer panics")]
 mod tests {
     use std::collections::BTreeMap;
 
@@ -414,16 +373,17 @@ mod tests {
             consumer_group: "orders.stg".into(),
             topic: "orders".into(),
         };
+        let warehouse = Warehouse::new(vec![PgConnectOptions::new()], 1);
+        let (health, stop) = (Arc::new(Health::new("stg")), CancellationToken::new());
         Pipeline {
             layer: PanickingLayer,
-            warehouse: Warehouse::new(vec![PgConnectOptions::new()], 1),
+            hold: RejectionHold::new(Duration::ZERO, &origin, &warehouse, &health, &stop),
+            warehouse,
             origin,
             publisher: Publisher::new(ClientConfig::new(), None).expect("settings"),
-            health: Arc::new(Health::new("stg")),
+            health,
             metrics: Metrics::register(&mut Registry::default()),
-            stop: CancellationToken::new(),
-            max_hold: Duration::ZERO,
-            rejections: Mutex::default(),
+            stop,
         }
     }
 

@@ -53,7 +53,7 @@ impl Sessions {
     ///
     /// # Errors
     /// If no connection is free, or no host accepts writes. Names the hosts.
-    pub async fn begin(&self, timeout: Duration) -> Result<Transaction, sqlx::Error> {
+    pub async fn begin_as_worker(&self, timeout: Duration) -> Result<Transaction, sqlx::Error> {
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED;
             SET LOCAL ROLE streamstage_worker;
@@ -70,7 +70,7 @@ impl Sessions {
     /// Begins a transaction with the role of the login, and without timeouts: for migrations.
     ///
     /// # Errors
-    /// As [`Self::begin`].
+    /// As [`Self::begin_as_worker`].
     pub async fn begin_as_login(&self) -> Result<Transaction, sqlx::Error> {
         let begin = format!("BEGIN; SET LOCAL statement_timeout = 0; {IS_READ_ONLY}");
         self.begin_with(&begin).await

@@ -8,7 +8,7 @@ mod pending_retries;
 mod startup;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crds::StreamStage;
@@ -32,7 +32,7 @@ use crate::layer::dds::Dds;
 use crate::layer::interface::Layer;
 use crate::layer::stg::{REDIS_CLUSTER_UNSUPPORTED, ReferenceDataStore, Stg};
 use crate::metrics::Metrics;
-use crate::pipeline::{Pipeline, PipelineError};
+use crate::pipeline::{Pipeline, PipelineError, RejectionHold};
 use crate::position::find_stop;
 use crate::position_store;
 use crate::publish::{OutputLimit, Publisher};
@@ -197,17 +197,18 @@ fn build_pipeline<L: Layer>(
     let origin = origin(stage);
     let warehouse = warehouse(stage, &context.secrets)?;
     let publisher = publisher(stage, &context.secrets)?;
+    // A child token: a terminal error ends the retries of this stage only.
+    let stop = context.stop.child_token();
+    let max_hold = stage.spec.batch.max_hold.as_std();
     Ok(Pipeline {
         layer: layer(&origin, publisher.limit()),
+        hold: RejectionHold::new(max_hold, &origin, &warehouse, &context.health, &stop),
         origin,
         warehouse,
         publisher,
         health: Arc::clone(&context.health),
         metrics: context.metrics.clone(),
-        // A child token: a terminal error ends the retries of this stage only.
-        stop: context.stop.child_token(),
-        max_hold: stage.spec.batch.max_hold.as_std(),
-        rejections: Mutex::default(),
+        stop,
     })
 }
 

@@ -35,20 +35,20 @@ impl Warehouse {
     ///
     /// # Errors
     /// If no host accepts writes, or no connection is free within 10 s.
-    pub async fn begin(&self, timeout: Duration) -> Result<Transaction, sqlx::Error> {
-        self.sessions.begin(timeout).await
+    pub async fn begin_as_worker(&self, timeout: Duration) -> Result<Transaction, sqlx::Error> {
+        self.sessions.begin_as_worker(timeout).await
     }
 
     /// Runs `work` in a transaction of at most [`TRANSACTION_TIMEOUT`], and commits it.
     ///
     /// # Errors
-    /// The error of the work, which is rolled back then, or as [`Self::begin`].
+    /// The error of the work, which is rolled back then, or as [`Self::begin_as_worker`].
     pub async fn transact<T, E: From<sqlx::Error>>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
     ) -> Result<T, E> {
         with_deadline(TRANSACTION_TIMEOUT, async {
-            let mut transaction = self.begin(TRANSACTION_TIMEOUT).await?;
+            let mut transaction = self.begin_as_worker(TRANSACTION_TIMEOUT).await?;
             let result = work(transaction.connection()).await?;
             transaction.commit().await?;
             Ok(result)
@@ -56,12 +56,12 @@ impl Warehouse {
         .await
     }
 
-    /// Begins the transaction of a batch, as [`Self::begin`].
+    /// Begins the transaction of a batch, as [`Self::begin_as_worker`].
     ///
     /// # Errors
-    /// As [`Self::begin`].
+    /// As [`Self::begin_as_worker`].
     pub async fn begin_transaction(&self, timeout: Duration) -> Result<BatchTransaction, sqlx::Error> {
-        Ok(BatchTransaction(self.begin(timeout).await?))
+        Ok(BatchTransaction(self.begin_as_worker(timeout).await?))
     }
 }
 

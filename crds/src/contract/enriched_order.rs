@@ -5,7 +5,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_ITEMS, ORDER_OBJECT_TYPE, id, money::Money, number, object, text};
+use super::order_event::{MAX_ITEMS, ORDER_OBJECT_TYPE};
+use super::{id, money::Money, number, object, text};
 use crate::timestamp;
 
 /// Version of an order, with names, logins and categories from the reference data.

@@ -5,8 +5,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_ITEMS, ORDER_OBJECT_TYPE, id, money::Money, number, object, text, unused};
+use super::{id, money::Money, number, object, text, unused};
 use crate::timestamp;
+
+/// The only `object_type` that the stages process.
+pub const ORDER_OBJECT_TYPE: &str = "order";
+
+/// Maximum number of lines of one order.
+pub const MAX_ITEMS: usize = 10_000;
 
 /// Version of an order, as sent by the order service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -5,7 +5,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_ITEMS, ORDER_OBJECT_TYPE, id, number, object, text};
+use super::order_event::{MAX_ITEMS, ORDER_OBJECT_TYPE};
+use super::{id, number, object, text};
 use crate::timestamp;
 
 /// Version of an order, as the marts count it.

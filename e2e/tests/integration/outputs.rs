@@ -14,7 +14,7 @@ const RETRIES: u64 = 4;
 const FAIL_COMMITS: [&str; 2] = [
     "CREATE FUNCTION streamstage.fails() RETURNS trigger LANGUAGE plpgsql
          AS $$ BEGIN RAISE 'conflict' USING ERRCODE = '40001'; END $$",
-    "CREATE CONSTRAINT TRIGGER fails AFTER UPDATE ON streamstage.position DEFERRABLE INITIALLY DEFERRED
+    "CREATE CONSTRAINT TRIGGER fails after update ON streamstage.position DEFERRABLE INITIALLY DEFERRED
          FOR EACH ROW EXECUTE FUNCTION streamstage.fails()",
 ];
 

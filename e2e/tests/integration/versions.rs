@@ -230,7 +230,7 @@ fn former_message(message: &Record) -> Result<Record> {
     Ok(Record {
         headers: vec![(
             "streamstage-digest".to_owned(),
-            Some(version[34..].as_bytes().to_vec()),
+            Some(version.as_bytes()[34..].to_vec()),
         )],
         value: Some(value.to_string().into_bytes()),
         ..message.clone()

@@ -106,7 +106,7 @@ async fn apply_migrations(sessions: &Sessions) -> anyhow::Result<usize> {
     }
 }
 
-/// Applies the first missing migration. Returns false if none is missing.
+/// Applies the first missing migration. Returns false if all are applied.
 async fn apply_next(connection: &mut PgConnection, migrator: &Migrator) -> anyhow::Result<bool> {
     sqlx::raw_sql(PREPARE).execute(&mut *connection).await?;
     replace_former_checksums(connection, migrator).await?;

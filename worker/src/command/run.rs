@@ -81,16 +81,7 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
             metrics: metrics.clone(),
             stop: stop.clone(),
         };
-        running.spawn(async move {
-            tracing::info!(stage = stage.name(), layer = ?stage.spec.layer, "stage started");
-            let health = Arc::clone(&context.health);
-            let result = Box::pin(stage::run(&stage, context)).await;
-            if let Err(error) = &result {
-                tracing::error!(stage = stage.name(), %error, "stage stopped");
-                health.mark_stopped(error.to_string());
-            }
-            result.with_context(|| format!("stage {} failed", stage.name()))
-        });
+        running.spawn(run_stage(stage, context));
     }
     let signal = tokio::spawn(stop_on_signal(signals, stop.clone()));
 
@@ -109,6 +100,18 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
     stop_serving.cancel();
     server.await?.with_context(listen_error)?;
     outcome
+}
+
+/// Runs one stage, and reports its terminal error.
+async fn run_stage(stage: StreamStage, context: StageContext) -> anyhow::Result<()> {
+    tracing::info!(stage = stage.name(), layer = ?stage.spec.layer, "stage started");
+    let health = Arc::clone(&context.health);
+    let result = Box::pin(stage::run(&stage, context)).await;
+    if let Err(error) = &result {
+        tracing::error!(stage = stage.name(), %error, "stage stopped");
+        health.mark_stopped(error.to_string());
+    }
+    result.with_context(|| format!("stage {} failed", stage.name()))
 }
 
 /// Waits for the stages; `outcome` becomes the first error. One failed stage stops the process, so that its supervisor

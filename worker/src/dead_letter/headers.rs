@@ -20,7 +20,7 @@ pub struct ErrorDescription {
 }
 
 /// Returns the number of attempts to process this record, including the current one. The header is text of the
-/// producer: a number that no counter reaches counts as the largest, anything else as none.
+/// producer: a number that no counter reaches counts as the largest, anything else as zero.
 #[must_use]
 pub fn count_attempts(record: &Record) -> i32 {
     let earlier = record

@@ -190,7 +190,7 @@ pub async fn list(
     rows.iter().map(dead_letter_from_row).collect()
 }
 
-/// Returns the first of the selected dead letters with its record; `None` if none is selected.
+/// Returns the first of the selected dead letters with its record; `None` if the filter selects nothing.
 ///
 /// # Errors
 /// If PostgreSQL fails.

@@ -9,7 +9,7 @@
 //! ledger, and never recounted. Therefore a replay, a late-arriving version or a cancellation changes exactly the
 //! counters that it must.
 
-pub(in crate::layer) mod decode;
+pub(crate) mod decode;
 mod ledger;
 mod thresholds;
 mod write;

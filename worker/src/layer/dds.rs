@@ -8,7 +8,7 @@
 //! late-arriving versions need no special case. Every version that is read is published again; the marts recognize
 //! duplicates.
 
-pub(in crate::layer) mod decode;
+pub(crate) mod decode;
 mod fact;
 mod write;
 

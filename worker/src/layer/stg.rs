@@ -7,7 +7,7 @@
 //! STG is the source of truth. It never changes or drops the content of a message, and it publishes each version of
 //! an order once.
 
-pub(in crate::layer) mod decode;
+pub(crate) mod decode;
 mod enrich;
 mod entry;
 mod known_entries;

@@ -6,7 +6,7 @@ use super::finding::Finding;
 use super::topic_rules::TopicConfig;
 use crate::publish::OutputLimit;
 
-/// Configurations of a stage's topics; `None` if a topic has none or cannot be described.
+/// Configurations of a stage's topics; `None` if a topic cannot be described.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TopicConfigs {
     pub source: Option<TopicConfig>,

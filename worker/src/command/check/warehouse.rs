@@ -158,7 +158,7 @@ async fn inspect(stage: &StreamStage, secrets: &Secrets) -> Result<Server, Strin
     let warehouse = stage::warehouse(stage, secrets).map_err(|error| error.to_string())?;
     let read = with_deadline(TRANSACTION_TIMEOUT, async {
         // Dropped without a commit: a failed statement may have aborted it.
-        let mut transaction = warehouse.begin(TRANSACTION_TIMEOUT).await?;
+        let mut transaction = warehouse.begin_as_worker(TRANSACTION_TIMEOUT).await?;
         read_state(transaction.connection(), stage.spec.layer).await
     });
     read.await.map_err(|error| unusable(&error))

@@ -22,11 +22,7 @@ pub struct Order {
 }
 
 /// Decodes one record. `now` is in microseconds since the Unix epoch.
-pub(in crate::layer) fn decode_order(
-    settings: &DecodeSettings,
-    record: &Record,
-    now: i64,
-) -> Result<Order, Rejection> {
+pub(crate) fn decode_order(settings: &DecodeSettings, record: &Record, now: i64) -> Result<Order, Rejection> {
     let text = settings.json_text(record)?;
     let message: EnrichedOrder = decode::parse_typed(text)?;
     decode::check_object_type(&message.object_type)?;

@@ -85,7 +85,7 @@ impl fmt::Display for Loss {
 mod tests {
     use super::*;
 
-    fn known(users: usize, restaurants: usize) -> KnownEntries {
+    fn known_entries(users: usize, restaurants: usize) -> KnownEntries {
         let mut known = KnownEntries::default();
         (0..users).for_each(|number| known.remember_user(&format!("u{number}")));
         (0..restaurants).for_each(|number| known.remember_restaurant(&format!("r{number}")));
@@ -100,23 +100,23 @@ mod tests {
                 .is_some()
         };
         // Everything, or all entries of one kind.
-        assert!(is_lost(&known(16, 8), &["u", "r"]));
-        assert!(is_lost(&known(16, 8), &["u"]));
-        assert!(is_lost(&known(16, 8), &["r"]));
-        assert!(is_lost(&known(1, 1), &["u", "r"]));
+        assert!(is_lost(&known_entries(16, 8), &["u", "r"]));
+        assert!(is_lost(&known_entries(16, 8), &["u"]));
+        assert!(is_lost(&known_entries(16, 8), &["r"]));
+        assert!(is_lost(&known_entries(1, 1), &["u", "r"]));
         // A few entries were deleted.
-        assert!(!is_lost(&known(16, 8), &[]));
-        assert!(!is_lost(&known(16, 8), &["u1"]));
-        assert!(!is_lost(&known(1, 1), &["u"]));
-        assert!(!is_lost(&known(16, 2), &["r"]));
+        assert!(!is_lost(&known_entries(16, 8), &[]));
+        assert!(!is_lost(&known_entries(16, 8), &["u1"]));
+        assert!(!is_lost(&known_entries(1, 1), &["u"]));
+        assert!(!is_lost(&known_entries(16, 2), &["r"]));
         // Without evidence, a missing entry is missing alone.
-        assert!(!is_lost(&known(0, 0), &["u", "r"]));
-        assert!(!is_lost(&known(1, 0), &["u"]));
+        assert!(!is_lost(&known_entries(0, 0), &["u", "r"]));
+        assert!(!is_lost(&known_entries(1, 0), &["u"]));
     }
 
     #[test]
     fn the_newest_entries_are_remembered_once() {
-        let mut known = known(MAX_ENTRIES + 2, 0);
+        let mut known = known_entries(MAX_ENTRIES + 2, 0);
         known.remember_user("u5");
         let keys = known.keys();
         assert_eq!(

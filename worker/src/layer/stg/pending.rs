@@ -12,6 +12,7 @@ use sqlx::{PgConnection, Row as _};
 use super::decode::{self, Order};
 use crate::dead_letter::Origin;
 use crate::decode::DecodeSettings;
+use crate::metrics::PendingStatistics;
 use crate::record::Record;
 use crate::record_columns::{bind_records, record_from_row, text_array};
 use crate::statement;
@@ -87,15 +88,6 @@ pub struct PageLimits {
     pub max_orders: usize,
     /// Maximum bytes of their records. The order that reaches the limit is the last one.
     pub max_bytes: usize,
-}
-
-/// Number and age of the pending orders of a stage.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct PendingStatistics {
-    /// Number of pending orders.
-    pub count: i64,
-    /// Time since the oldest of them became pending, in seconds; 0 if no order is pending.
-    pub oldest_age_seconds: f64,
 }
 
 /// Pending order that is due for another attempt.

@@ -230,7 +230,7 @@ impl ReferenceDataStore {
     /// Reads the Redis types of these keys, and checks that the known entries still exist. Empty if the stage may not
     /// read the type of a key.
     async fn fetch_types(&self, keys: &[&String]) -> Result<HashMap<String, String>, LookupError> {
-        let known = self.known().keys();
+        let known = self.lock_known_entries().keys();
         let keys: Vec<&String> = keys.iter().copied().chain(&known).collect();
         let mut pipeline = redis::pipe();
         for key in &keys {
@@ -244,7 +244,7 @@ impl ReferenceDataStore {
             Err(error) => return Err(error.into()),
         };
         let exists = |key: &String| types.get(key).is_some_and(|kind| kind != "none");
-        match self.known().find_loss(exists) {
+        match self.lock_known_entries().find_loss(exists) {
             Some(loss) => Err(LookupError::Vanished(format!("{loss} are missing"))),
             None => Ok(types),
         }
@@ -264,14 +264,14 @@ impl ReferenceDataStore {
 
     /// Makes entries known that existed before the start of this worker.
     pub fn recall(&self, users: &[String], restaurants: &[String]) {
-        let mut known = self.known();
+        let mut known = self.lock_known_entries();
         users.iter().for_each(|id| known.remember_user(id));
         restaurants.iter().for_each(|id| known.remember_restaurant(id));
     }
 
     /// Remembers the entries that have a value.
     fn remember(&self, users: &[String], restaurants: &[String], values: &[Option<Vec<u8>>]) {
-        let mut known = self.known();
+        let mut known = self.lock_known_entries();
         let (user_values, restaurant_values) = values.split_at(users.len().min(values.len()));
         let exists = |(_, value): &(&String, &Option<Vec<u8>>)| value.is_some();
         for (id, _) in users.iter().zip(user_values).filter(exists).take(MAX_ENTRIES) {
@@ -287,7 +287,7 @@ impl ReferenceDataStore {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, KnownEntries> {
+    fn lock_known_entries(&self) -> MutexGuard<'_, KnownEntries> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
