@@ -166,7 +166,7 @@ mod tests {
         let progress = Progress::with_limit(Duration::ZERO);
         let (address, ..) = start(progress.clone()).await;
         assert!(get_livez(address).await.starts_with("HTTP/1.1 200"), "idle");
-        let step = progress.begin("stg commit", "write a batch");
+        let step = progress.begin_step("stg commit", "write a batch");
         let response = get_livez(address).await;
         assert!(
             response.starts_with("HTTP/1.1 503") && response.contains("stg commit: write a batch"),

@@ -37,7 +37,7 @@ impl Progress {
     /// Begins a step of a task, in place of the step that it executes. Dropping the guard ends it; the task waits for
     /// work then, as long as it takes.
     #[must_use]
-    pub fn begin(&self, task: &str, step: &'static str) -> StepGuard {
+    pub fn begin_step(&self, task: &str, step: &'static str) -> StepGuard {
         let guard = StepGuard {
             progress: self.clone(),
             task: task.to_owned(),
@@ -105,10 +105,10 @@ mod tests {
     #[test]
     fn a_step_is_stalled_after_the_limit_and_until_it_ends() {
         let progress = Progress::default();
-        let step = progress.begin("stg poll", "poll Kafka");
+        let step = progress.begin_step("stg poll", "poll Kafka");
         assert_eq!(progress.stalled(), "");
         assert_eq!(progress.in_progress(), "stg poll: poll Kafka for 0 s");
-        drop(progress.begin("stg poll", "assign partitions"));
+        drop(progress.begin_step("stg poll", "assign partitions"));
         assert_eq!(
             progress.in_progress(),
             "",
@@ -119,8 +119,8 @@ mod tests {
         drop(step);
         assert_eq!(progress.in_progress(), "");
         let progress = Progress::with_limit(Duration::ZERO);
-        let _step = progress.begin("stg poll", "poll Kafka");
-        let _other = progress.begin("dds poll", "poll Kafka");
+        let _step = progress.begin_step("stg poll", "poll Kafka");
+        let _other = progress.begin_step("dds poll", "poll Kafka");
         assert_eq!(
             progress.stalled(),
             "dds poll: poll Kafka for 0 s, stg poll: poll Kafka for 0 s"

@@ -178,6 +178,8 @@ impl Consumer {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::client::ClientContext as _;
+    use rdkafka::error::{KafkaError, RDKafkaErrorCode};
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{FutureProducer, FutureRecord};
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -292,6 +294,24 @@ mod tests {
             }
         }
         assert_eq!(partitions, [0, 1]);
+        stop.cancel();
+        consumer.close(BTreeMap::new()).await.expect("a clean shutdown");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_end_of_a_partition_is_not_an_outage() {
+        let kafka = MockCluster::new(1).expect("a mock cluster");
+        kafka.create_topic("orders", 1, 1).expect("a topic");
+        let (health, stop) = (Arc::new(Health::new("stg")), CancellationToken::new());
+        let settings = settings(&kafka.bootstrap_servers(), &health, &stop);
+        let (consumer, _fetched) = Consumer::start(settings).expect("a consumer");
+        for (code, outages) in [
+            (RDKafkaErrorCode::PartitionEOF, 0),
+            (RDKafkaErrorCode::AllBrokersDown, 1),
+        ] {
+            consumer.kafka.context().error(KafkaError::Global(code), "");
+            assert_eq!(health.snapshot().unavailable.len(), outages, "{code:?}");
+        }
         stop.cancel();
         consumer.close(BTreeMap::new()).await.expect("a clean shutdown");
     }

@@ -116,7 +116,7 @@ impl Health {
     /// Begins a step of a task of the stage. It ends when the guard is dropped.
     #[must_use]
     pub fn begin_step(&self, task: &str, step: &'static str) -> StepGuard {
-        self.progress.begin(&format!("{} {task}", self.stage), step)
+        self.progress.begin_step(&format!("{} {task}", self.stage), step)
     }
 
     /// Name of the stage.

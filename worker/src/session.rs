@@ -118,10 +118,15 @@ impl Shared {
                     return Ok(connection);
                 }
                 Err(error) => {
-                    errors.push(format!("{}:{}: {error}", host.get_host(), host.get_port()));
                     sqlstate = error
                         .as_database_error()
                         .and_then(|error| Some(error.code()?.into_owned()));
+                    let cause = match error {
+                        // Without the prefix of sqlx, which this failure has too.
+                        sqlx::Error::Io(error) => error.to_string(),
+                        error => error.to_string(),
+                    };
+                    errors.push(format!("{}:{}: {cause}", host.get_host(), host.get_port()));
                 }
             }
         }

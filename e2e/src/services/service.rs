@@ -5,7 +5,7 @@
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::process::{self, Launch};
 use super::{kafka, pooler, postgres, redis};
@@ -178,17 +178,12 @@ impl Service {
         let launch = self.launch()?;
         let child = self.child.as_ref();
         let pid = child.with_context(|| format!("{} is stopped", launch.name))?.id();
-        // The parent first, so that no child starts meanwhile.
-        let status = Command::new("sh")
-            .args([
-                "-c",
-                "kill -s $0 $1 && kill -s $0 $(cat /proc/$1/task/*/children)",
-                signal,
-            ])
-            .arg(pid.to_string())
-            .status()?;
-        // Without a child process, the second command fails.
-        let _has_children = status.success();
+        // The parent first, so that no child starts meanwhile. A child may exit at any time.
+        let script =
+            "kill -s $0 $1 && for child in $(cat /proc/$1/task/*/children); do kill -s $0 $child || :; done";
+        let mut shell = Command::new("sh");
+        let status = shell.args(["-c", script, signal, &pid.to_string()]).status()?;
+        ensure!(status.success(), "cannot send {signal} to {}", launch.name);
         Ok(())
     }
 

@@ -16,12 +16,12 @@ use e2e::services::{Options, Service, Services};
 use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use url::Url;
 
 /// Termination grace period that the operator gives to a worker with the default `batch.maxWait`.
 const GRACE_PERIOD: Duration = Duration::from_secs(31);
 const DEADLINE: Duration = Duration::from_mins(2);
-/// Messages per hanging dependency.
-const CHUNK: usize = 1_500;
+const ORDERS: usize = 600;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_ends_in_time_whatever_hangs_and_loses_nothing() -> Result<()> {
@@ -37,11 +37,11 @@ async fn a_shutdown_ends_in_time_whatever_hangs_and_loses_nothing() -> Result<()
         ..Settings::default()
     });
     pipeline.load_reference_data(&generator, 0).await?;
-    let messages: Vec<Message> = generator.history(CHUNK * 3).collect();
+    let messages: Vec<Message> = generator.history(ORDERS).collect();
     let file = pipeline.write_messages(&messages)?;
     for (service, chunk) in [&services.postgres, &services.kafka, &services.redis]
         .into_iter()
-        .zip(messages.chunks(CHUNK))
+        .zip(messages.chunks(messages.len().div_ceil(3)))
     {
         pipeline.produce(1, chunk.iter().cloned()).await?;
         halt_in_the_middle_of_work(&pipeline, service).await?;
@@ -134,6 +134,31 @@ async fn a_worker_replaces_a_connection_that_went_silent_during_a_statement() ->
         Ok(worker.http_get("/readyz").await?.0 == 200)
     })
     .await?;
+    ensure!(worker.stop().await?.success(), "the worker did not stop properly");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_replaces_a_redis_connection_that_went_silent() -> Result<()> {
+    let services = start_services().await?;
+    let mut pipeline = Pipeline::create(&services, "silent_redis", 1).await?;
+    let server = Url::parse(&services.redis_url(0))?;
+    let host = server.host_str().context("the URL of Redis has no host")?;
+    let server = format!("{host}:{}", server.port().unwrap_or(6379));
+    let proxy = Proxy::start(server.clone()).await?;
+    pipeline.edit(&format!("{server}/"), &format!("{}/", proxy.address))?;
+    // Many users, so that later orders have one that is not in the cache.
+    let mut generator = Generator::new(&Settings {
+        users: 5000,
+        ..Settings::default()
+    });
+    pipeline.load_reference_data(&generator, 0).await?;
+    let worker = pipeline.start_worker(&["stg"])?;
+    pipeline.produce(1, generator.history(10)).await?;
+    pipeline.wait_stages_drained(&["stg"], DEADLINE).await?;
+    proxy.silence();
+    pipeline.produce(2, generator.history(10)).await?;
+    pipeline.wait_stages_drained(&["stg"], DEADLINE).await?;
     ensure!(worker.stop().await?.success(), "the worker did not stop properly");
     Ok(())
 }

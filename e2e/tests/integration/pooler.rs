@@ -58,7 +58,8 @@ async fn stages_and_commands_work_through_a_pooler_and_leave_no_session_state() 
     let dead_letters = "SELECT count(*) FROM streamstage.dead_letter WHERE redriven_at IS NULL";
     let bad: i64 = sent.bad_by_code.values().sum::<u64>().try_into()?;
     assert_eq!(pipeline.query_scalar::<i64>(dead_letters).await?, bad);
-    pipeline.run_command("redrive", &["stg"], &[])?;
+    pipeline.run_command("dead-letters list", &["stg"], &[])?;
+    pipeline.run_command("dead-letters redrive", &["stg"], &["--execute"])?;
     pipeline.wait_drained(DRAIN_TIMEOUT).await?;
     for worker in workers {
         ensure!(worker.stop().await?.success(), "the worker did not stop properly");

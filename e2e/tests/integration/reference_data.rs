@@ -248,7 +248,7 @@ async fn repair_and_redrive(pipeline: &Pipeline, usable: i64, expected: &Unresol
     let restaurant = json!({"name": "R", "menu": menu}).to_string();
     let restaurants = ["r", "r-list", "r-nul", "r-unknown"].map(|key| (key, restaurant.clone()));
     pipeline.load_entries(users.chain(restaurants)).await?;
-    let output = pipeline.run_command("redrive", &["stg"], &[])?;
+    let output = pipeline.run_command("dead-letters redrive", &["stg"], &["--execute"])?;
     ensure!(
         output.contains(&format!("{} dead letters", expected.len())),
         "{output}"

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
@@ -335,6 +335,10 @@ fn assign_paused(kafka: &BaseConsumer<RebalanceHandler>, partitions: &TopicParti
 
 impl ClientContext for RebalanceHandler {
     fn error(&self, error: KafkaError, reason: &str) {
+        // The client passes every event of the kind here; the poll handles this one, which is no error.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         let cause = format!("{error}: {reason}{}", remedy(&error));
         self.health.mark_unavailable(Dependency::Source, &cause);
     }

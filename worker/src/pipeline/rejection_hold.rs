@@ -69,7 +69,11 @@ impl RejectionHold {
         let renew = async |connection: &mut _| {
             hold_state::renew(connection, &self.origin, self.max_hold, cause).await
         };
-        let remaining = match self.warehouse.transact(renew).await {
+        let renewed = tokio::select! {
+            () = self.stop.cancelled() => return None,
+            renewed = self.warehouse.transact(renew) => renewed,
+        };
+        let remaining = match renewed {
             Ok(remaining) => remaining,
             Err(error) => {
                 let error = PipelineError::from(error);
