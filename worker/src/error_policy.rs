@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | a record violates its contract ([`crate::rejection::Code`]) | dead-letter |
 //! | PostgreSQL 08, 57, 53, 25P03, 40001, 40P01, 55P03, 25006; unreachable or timed out | retry with backoff and jitter |
+//! | PostgreSQL 28, 3D, 3F, 42, 58: a login, permission, schema, table or disk is missing or fails | retry with backoff and jitter: no record causes it |
 //! | PostgreSQL 22, 23514, 21000, 54000 | bisect; dead-letter the failing record |
 //! | PostgreSQL, any other error | bisect; block the partition of the failing record, the others continue |
 //! | PostgreSQL rejects the row of a dead letter | bisect; block the partition of the record, the others continue |
@@ -38,7 +39,8 @@ pub fn policy_for_sqlstate(sqlstate: &str) -> ErrorPolicy {
         "40001" | "40P01" | "55P03" | "25006" | "25P03" => ErrorPolicy::Retry,
         "23514" | "21000" | "54000" => ErrorPolicy::DeadLetter,
         _ => match sqlstate.get(..2) {
-            Some("08" | "57" | "53") => ErrorPolicy::Retry,
+            // The statements are fixed, so the second group shows a warehouse that is not installed as they need it.
+            Some("08" | "57" | "53" | "28" | "3D" | "3F" | "42" | "58") => ErrorPolicy::Retry,
             Some("22") => ErrorPolicy::DeadLetter,
             _ => ErrorPolicy::Block,
         },
@@ -55,7 +57,8 @@ mod tests {
             (
                 ErrorPolicy::Retry,
                 [
-                    "08006", "57P01", "53300", "40001", "40P01", "55P03", "25006", "25P03",
+                    "08006", "57P01", "53300", "53100", "40001", "40P01", "55P03", "25006", "25P03", "28P01",
+                    "3D000", "3F000", "42P01", "42501", "42703", "42P10", "58030",
                 ]
                 .as_slice(),
             ),
@@ -63,10 +66,7 @@ mod tests {
                 ErrorPolicy::DeadLetter,
                 ["22001", "22P05", "22003", "23514", "21000", "54000"].as_slice(),
             ),
-            (
-                ErrorPolicy::Block,
-                ["42P01", "42501", "23505", "P0001", "XX000", ""].as_slice(),
-            ),
+            (ErrorPolicy::Block, ["23505", "P0001", "XX000", ""].as_slice()),
         ];
         for (policy, sqlstates) in cases {
             for sqlstate in sqlstates {

@@ -21,6 +21,7 @@ pub mod http;
 pub mod layer;
 pub mod metrics;
 pub mod output;
+pub mod output_size;
 pub mod panic_guard;
 pub mod pipeline;
 pub mod position;

@@ -16,23 +16,28 @@ pub struct Output {
     pub version: Version,
 }
 
-/// Serializes a message. `max_bytes` is the largest value that the output topic accepts.
+impl Output {
+    /// Rejection of the record whose message is larger than the output topic accepts; `None` if it is not.
+    #[must_use]
+    pub fn find_rejection(&self, max_bytes: usize) -> Option<Rejection> {
+        let bytes = self.payload.len();
+        let detail = || format!("{bytes} bytes, but the output topic accepts {max_bytes}");
+        (bytes > max_bytes).then(|| Rejection::new(Code::OutputTooLarge, detail()))
+    }
+}
+
+/// Serializes a message.
 ///
 /// # Errors
-/// `OutputTooLarge` for a message of more than `max_bytes` bytes.
+/// If the message cannot be represented as JSON.
 pub fn serialize_output<T: Serialize>(
     object_id: i64,
     version: Version,
     message: &T,
-    max_bytes: usize,
 ) -> Result<Output, Rejection> {
     let payload = serde_json::to_vec(message).map_err(|error| {
         Rejection::contract_violation("", &format!("the output cannot be serialized as JSON: {error}"))
     })?;
-    if payload.len() > max_bytes {
-        let detail = format!("{} bytes, the output topic accepts {max_bytes}", payload.len());
-        return Err(Rejection::new(Code::OutputTooLarge, detail));
-    }
     Ok(Output {
         object_id,
         payload,

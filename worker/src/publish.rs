@@ -33,8 +33,6 @@ use crate::version::VERSION_HEADER;
 pub use error::PublishError;
 pub use limit::OutputLimit;
 
-/// Kafka's default of `message.max.bytes`, assumed if the topic's setting cannot be read.
-const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
 /// Maximum size of a producer batch (`batch.size`), unless a topic's limit is lower.
 const MAX_BATCH_BYTES: usize = 1_000_000;
 /// Timeout of a request to the brokers.
@@ -84,13 +82,12 @@ impl Publisher {
             // be there twice.
             .set("message.timeout.ms", "300000");
         let producer = RwLock::new(create_producer(&config, MAX_BATCH_BYTES)?);
-        let limit = OutputLimit::from_max_message_bytes(DEFAULT_MAX_MESSAGE_BYTES);
         Ok(Self {
             producer,
             batch_bytes: AtomicUsize::new(MAX_BATCH_BYTES),
             config,
             output,
-            limit,
+            limit: OutputLimit::unknown(),
             is_batching_disabled: AtomicBool::new(false),
             deliveries: Deliveries::default(),
         })
@@ -102,8 +99,19 @@ impl Publisher {
         self.limit.clone()
     }
 
-    /// Reads the limit of the output topic again. Returns true if it is known; otherwise the last known limit, or Kafka's
-    /// default, applies.
+    /// Returns the limit of the output topic if it is less than `bytes`. It is read again first: it may have been raised,
+    /// or could not be read before. A limit that cannot be read rejects nothing; then the brokers decide.
+    pub async fn exceeded_limit(&self, bytes: usize) -> Option<usize> {
+        if bytes <= self.limit.bytes() {
+            return None;
+        }
+        if !self.refresh_limit().await {
+            self.limit.forget();
+        }
+        Some(self.limit.bytes()).filter(|&limit| bytes > limit)
+    }
+
+    /// Reads the limit of the output topic again. Returns true if it is known; otherwise the last known limit applies.
     pub async fn refresh_limit(&self) -> bool {
         let Some(topic) = &self.output else {
             return false;
@@ -161,7 +169,7 @@ impl Publisher {
                 .ok()
         });
         if bytes.is_none() {
-            tracing::warn!(topic, "failed to read max.message.bytes, assuming the default");
+            tracing::warn!(topic, "failed to read max.message.bytes");
         }
         bytes
     }

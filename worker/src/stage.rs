@@ -32,10 +32,11 @@ use crate::layer::dds::Dds;
 use crate::layer::interface::Layer;
 use crate::layer::stg::{REDIS_CLUSTER_UNSUPPORTED, ReferenceDataStore, Stg};
 use crate::metrics::Metrics;
+use crate::output_size::reject_oversized;
 use crate::pipeline::{Pipeline, PipelineError, RejectionHold};
 use crate::position::find_stop;
 use crate::position_store;
-use crate::publish::{OutputLimit, Publisher};
+use crate::publish::Publisher;
 use crate::start_offsets::WarehouseStartOffsets;
 use crate::warehouse::Warehouse;
 
@@ -109,10 +110,9 @@ async fn run_layer(stage: &StreamStage, context: &StageContext) -> Result<(), St
             if context.stop.run_until_cancelled(store.is_cluster()).await == Some(true) {
                 return Err(StageError::RedisCluster);
             }
-            let layer = |origin: &Origin, output_limit| Stg {
+            let layer = |origin: &Origin| Stg {
                 settings,
                 reference_data: store,
-                output_limit,
                 origin: origin.clone(),
             };
             let pipeline = Arc::new(build_pipeline(stage, context, layer)?);
@@ -128,9 +128,8 @@ async fn run_layer(stage: &StreamStage, context: &StageContext) -> Result<(), St
             Ok(pending_result?)
         }
         crds::stage::Layer::Dds => {
-            let layer = |origin: &Origin, output_limit| Dds {
+            let layer = |origin: &Origin| Dds {
                 settings,
-                output_limit,
                 record_source: origin.record_source(),
             };
             let pipeline = build_pipeline(stage, context, layer)?;
@@ -138,7 +137,7 @@ async fn run_layer(stage: &StreamStage, context: &StageContext) -> Result<(), St
             run_pipeline(stage, context, Arc::new(pipeline)).await
         }
         crds::stage::Layer::Cdm => {
-            let pipeline = build_pipeline(stage, context, |_, _| Cdm { settings })?;
+            let pipeline = build_pipeline(stage, context, |_| Cdm { settings })?;
             startup::check_warehouse(&pipeline).await?;
             startup::install_thresholds(&stage.spec.tags, &pipeline).await;
             run_pipeline(stage, context, Arc::new(pipeline)).await
@@ -192,7 +191,7 @@ pub fn publisher(stage: &StreamStage, secrets: &Secrets) -> Result<Publisher, St
 fn build_pipeline<L: Layer>(
     stage: &StreamStage,
     context: &StageContext,
-    layer: impl FnOnce(&Origin, OutputLimit) -> L,
+    layer: impl FnOnce(&Origin) -> L,
 ) -> Result<Pipeline<L>, StageError> {
     let origin = origin(stage);
     let warehouse = warehouse(stage, &context.secrets)?;
@@ -201,7 +200,7 @@ fn build_pipeline<L: Layer>(
     let stop = context.stop.child_token();
     let max_hold = stage.spec.batch.max_hold.as_std();
     Ok(Pipeline {
-        layer: layer(&origin, publisher.limit()),
+        layer: layer(&origin),
         hold: RejectionHold::new(max_hold, &origin, &warehouse, &context.health, &stop),
         origin,
         warehouse,
@@ -327,7 +326,13 @@ async fn prepare_batches<L: Layer>(
         };
         // A recreated topic stops the stage also while a lookup waits for its dependency.
         let preparing = async {
-            let prepared = async { Ok(pipeline.prepare(batch).await) };
+            let prepared = async {
+                let mut batch = pipeline.prepare(batch).await;
+                if let Some(batch) = &mut batch {
+                    reject_oversized::<L>(&pipeline.publisher, batch).await;
+                }
+                Ok(batch)
+            };
             tokio::try_join!(log_confirmation.confirm(), prepared)
         };
         let (Some(()), Some(batch)) = preparing.instrument(span.clone()).await? else {

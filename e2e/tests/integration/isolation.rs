@@ -326,3 +326,38 @@ async fn a_stage_that_is_corrected_during_a_hold_dead_letters_nothing() -> Resul
     assert_eq!(count_dead_letters(&pipeline).await?, 0);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_permission_or_table_is_an_outage_of_the_warehouse() -> Result<()> {
+    let services = start_services().await?;
+    let pipeline = Pipeline::create(&services, "not_installed", 1).await?;
+    let mut generator = new_generator(21);
+    pipeline.load_reference_data(&generator, 0).await?;
+    let messages: Vec<Message> = generator.history(30).collect();
+    let faults = [
+        (
+            "REVOKE INSERT ON stg.order_events FROM streamstage_worker",
+            "permission denied for table order_events",
+            "GRANT INSERT ON stg.order_events TO streamstage_worker",
+        ),
+        (
+            "ALTER TABLE stg.order_event_history RENAME TO old_history",
+            "order_event_history",
+            "ALTER TABLE stg.old_history RENAME TO order_event_history",
+        ),
+    ];
+    let worker = pipeline.start_worker(&["stg"])?;
+    for (number, (fault, cause, repair)) in faults.into_iter().enumerate() {
+        sqlx::raw_sql(fault).execute(pipeline.pool()).await?;
+        let half = messages.iter().skip(number).step_by(2).cloned();
+        pipeline.produce(1, half).await?;
+        wait_not_ready(&worker, cause).await?;
+        let (_, body) = worker.http_get("/readyz").await?;
+        ensure!(body.contains("\"blocked\":{}"), "a record is blamed: {body}");
+        sqlx::raw_sql(repair).execute(pipeline.pool()).await?;
+        pipeline.wait_stages_drained(&["stg"], DEADLINE).await?;
+        wait_ready(&worker).await?;
+    }
+    assert_eq!(count_dead_letters(&pipeline).await?, 0);
+    Ok(())
+}

@@ -256,6 +256,18 @@ async fn records_over_a_limit_are_processed_after_it_is_raised() -> Result<()> {
     messages.extend([to_message(&large), to_message(&small)]);
     pipeline.wait_drained(DEADLINE).await?;
     assert_eq!(dead_letters(&pipeline).await?.len(), 5);
+
+    // So has raising it: the limit that the worker knows is read again before it rejects a record.
+    pipeline
+        .set_topic_config(pipeline.stg_topic(), "max.message.bytes", "1048588")
+        .await?;
+    let accepted = next_order(&mut generator, incompressible)?;
+    pipeline
+        .produce(3, std::iter::once(to_message(&accepted)))
+        .await?;
+    messages.push(to_message(&accepted));
+    pipeline.wait_drained(DEADLINE).await?;
+    assert_eq!(dead_letters(&pipeline).await?.len(), 5);
     ensure!(worker.stop().await?.success(), "the worker did not stop properly");
 
     pipeline

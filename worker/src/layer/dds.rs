@@ -17,7 +17,6 @@ use sqlx::PgConnection;
 use crate::decode::DecodeSettings;
 use crate::layer::interface::{Effects, Layer, LookupError};
 use crate::output::Output;
-use crate::publish::OutputLimit;
 use crate::record::{Item, Record};
 use crate::rejection::Rejection;
 
@@ -28,8 +27,6 @@ pub use fact::OrderWithFact;
 pub struct Dds {
     /// Settings that decide which values the stage accepts.
     pub settings: DecodeSettings,
-    /// Largest value that the output topic accepts.
-    pub output_limit: OutputLimit,
     /// Record source of all rows, for the column `load_src`: `kafka:<topic>`.
     pub record_source: String,
 }
@@ -48,7 +45,7 @@ impl Layer for Dds {
     }
 
     fn enrich(&self, order: Order, (): &()) -> Result<OrderWithFact, Rejection> {
-        let fact = fact::build_fact(&order, self.output_limit.bytes())?;
+        let fact = fact::build_fact(&order)?;
         Ok(OrderWithFact { order, fact })
     }
 

@@ -21,7 +21,6 @@ use crate::dead_letter::Origin;
 use crate::decode::DecodeSettings;
 use crate::layer::interface::{Effects, Layer, LookupError};
 use crate::output::Output;
-use crate::publish::OutputLimit;
 use crate::record::{Item, Record};
 use crate::rejection::Rejection;
 
@@ -36,8 +35,6 @@ pub struct Stg {
     pub settings: DecodeSettings,
     /// Users, restaurants and menus in Redis.
     pub reference_data: ReferenceDataStore,
-    /// Largest value that the output topic accepts.
-    pub output_limit: OutputLimit,
     /// Owner of the rows in `stg.pending_enrichment`, and record source of all rows.
     pub origin: Origin,
 }
@@ -62,7 +59,7 @@ impl Layer for Stg {
     }
 
     fn enrich(&self, order: Order, lookup: &LookupResult) -> Result<Enriched, Rejection> {
-        enrich::enrich_order(order, lookup, self.output_limit.bytes())
+        enrich::enrich_order(order, lookup)
     }
 
     async fn write(

@@ -101,7 +101,7 @@ async fn retry_batch(
         _ => None,
     };
     let plan = match (
-        catch_panic(plan_retries(context.layer, orders, max_wait)).await,
+        catch_panic(plan_retries(context, orders, max_wait)).await,
         &single,
     ) {
         (Ok(plan), _) => plan?,
@@ -199,10 +199,11 @@ async fn write<'p>(
 
 /// Looks up the reference data again and plans the result of each order.
 async fn plan_retries(
-    stg: &Stg,
+    context: &TransactionContext<'_, Stg>,
     pending_orders: Vec<PendingOrder>,
     max_wait: Duration,
 ) -> Result<RetryPlan, PipelineError> {
+    let stg = context.layer;
     let now = Timestamp::now().as_microsecond();
     let mut plan = RetryPlan::default();
     let (mut orders, mut items): (Vec<PendingOrder>, Vec<Item<Order>>) = (Vec::new(), Vec::new());
@@ -234,7 +235,13 @@ async fn plan_retries(
             }
         };
         match value.enrichment {
-            Enrichment::Ready(_) => {
+            Enrichment::Ready(ref output) => {
+                let limit = context.publisher.exceeded_limit(output.payload.len()).await;
+                if let Some(rejection) = limit.and_then(|limit| output.find_rejection(limit)) {
+                    order.record = record;
+                    add_dead_letter(&mut plan, order, rejection);
+                    continue;
+                }
                 plan.resolved.push((order.object_id, order.version));
                 plan.ready.push(Item { record, value });
             }

@@ -76,11 +76,11 @@ fn shared_marts(stage: &StreamStage, other: &StreamStage) -> Option<Finding> {
         && warehouse.port == other_warehouse.port
         && warehouse.database == other_warehouse.database;
     is_shared.then(|| {
-        Finding::failed(
+        Finding::warning(
             pair(stage, other),
             format!(
-                "both write the marts of warehouse {}:{}/{}, so each replaces the tag rules of the other one; \
-                 use one stage of the layer cdm per warehouse",
+                "both write the marts of warehouse {}:{}/{}, so the counters are common, and the tag rules of both apply \
+                 to every user; use one stage of the layer cdm per warehouse, unless this is intended",
                 warehouse.host, warehouse.port, warehouse.database
             ),
         )

@@ -109,6 +109,7 @@ fn wanted_privileges(layer: Layer) -> Vec<(String, &'static str)> {
     let common: &[(&str, &[&str])] = &[
         ("streamstage.position", &["SELECT", "INSERT", "UPDATE"]),
         ("streamstage.dead_letter", &["SELECT", "INSERT", "UPDATE"]),
+        ("streamstage.hold", &["SELECT", "INSERT", "UPDATE"]),
     ];
     let own: &[(&str, &[&str])] = match layer {
         Layer::Stg => &[
@@ -118,6 +119,9 @@ fn wanted_privileges(layer: Layer) -> Vec<(String, &'static str)> {
                 "stg.pending_enrichment",
                 &["SELECT", "INSERT", "UPDATE", "DELETE"],
             ),
+            // A new worker learns from the vault which reference data entries existed before.
+            ("dds.h_user", &["SELECT"]),
+            ("dds.h_restaurant", &["SELECT"]),
         ],
         Layer::Dds => &[],
         Layer::Cdm => &[

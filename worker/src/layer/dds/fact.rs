@@ -21,8 +21,8 @@ pub struct OrderWithFact {
 /// Builds the fact of an order as the message for the marts.
 ///
 /// # Errors
-/// `OutputTooLarge` for a message of more than `max_output_bytes`.
-pub(super) fn build_fact(order: &Order, max_output_bytes: usize) -> Result<Output, Rejection> {
+/// If the message cannot be represented as JSON.
+pub(super) fn build_fact(order: &Order) -> Result<Output, Rejection> {
     let payload = &order.message.payload;
     let reference = |hub: &str, business_key: &str, name: &str| FactRef {
         id: hash_key(hub, &[business_key]).to_string(),
@@ -55,5 +55,5 @@ pub(super) fn build_fact(order: &Order, max_output_bytes: usize) -> Result<Outpu
             categories,
         },
     };
-    serialize_output(order.message.object_id, order.version, &fact, max_output_bytes)
+    serialize_output(order.message.object_id, order.version, &fact)
 }

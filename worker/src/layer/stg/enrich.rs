@@ -202,15 +202,11 @@ fn find_category<'l>(restaurant: &'l Restaurant, product: &String) -> Result<&'l
 /// Enriches one order, or lists the entries that cannot be used.
 ///
 /// # Errors
-/// `OutputTooLarge` for a message of more than `max_output_bytes`.
-pub(super) fn enrich_order(
-    order: Order,
-    lookup: &LookupResult,
-    max_output_bytes: usize,
-) -> Result<Enriched, Rejection> {
+/// If the message cannot be represented as JSON.
+pub(super) fn enrich_order(order: Order, lookup: &LookupResult) -> Result<Enriched, Rejection> {
     let (object_id, sent, version) = (order.event.object_id, order.sent, order.version);
     let enrichment = match lookup.find_entries(&order.event) {
-        Ok(entries) => Enrichment::Ready(build_output(order, &entries, max_output_bytes)?),
+        Ok(entries) => Enrichment::Ready(build_output(order, &entries)?),
         Err(missing) => Enrichment::Missing(missing),
     };
     Ok(Enriched {
@@ -222,7 +218,7 @@ pub(super) fn enrich_order(
 }
 
 /// Builds the message for the next layer.
-fn build_output(order: Order, entries: &OrderEntries<'_>, max_bytes: usize) -> Result<Output, Rejection> {
+fn build_output(order: Order, entries: &OrderEntries<'_>) -> Result<Output, Rejection> {
     let Order { event, version, .. } = order;
     let payload = event.payload;
     let lines = payload.order_items.into_iter().zip(&entries.categories);
@@ -256,7 +252,7 @@ fn build_output(order: Order, entries: &OrderEntries<'_>, max_bytes: usize) -> R
             products: products.collect(),
         },
     };
-    serialize_output(event.object_id, version, &enriched, max_bytes)
+    serialize_output(event.object_id, version, &enriched)
 }
 
 #[cfg(test)]
