@@ -3,10 +3,12 @@
 pub mod check;
 pub mod dead_letters;
 pub mod migrate;
+pub mod republish;
 pub mod reset_offsets;
 pub mod reset_plan;
 pub mod run;
 pub mod stage_selection;
+pub mod verify;
 
 use clap::{Parser, Subcommand};
 
@@ -16,8 +18,8 @@ use clap::{Parser, Subcommand};
 /// StreamStage, the same file that `kubectl apply -f` takes. One file can have several stages.
 ///
 /// First steps: `migrate` creates the schemas, `check` tests every dependency, `run` consumes the topics until it is
-/// stopped. Later, `dead-letters` lists and redrives rejected records, and `reset-offsets` resets the positions of a
-/// stage.
+/// stopped. Later, `dead-letters` lists and redrives rejected records, `reset-offsets` resets the positions of a stage,
+/// `republish` produces lost messages again, and `verify` compares the layers.
 #[derive(Debug, Parser)]
 #[command(
     name = "worker",
@@ -112,6 +114,30 @@ Examples:
 
 The last one makes the stage read its whole topic again; stored records are skipped as duplicates.")]
     ResetOffsets(reset_offsets::ResetOffsets),
+    /// Produce stored versions to the output topic again
+    ///
+    /// For messages that were lost between two stages, for example because their topic was deleted: a stage skips the
+    /// source records that it has stored. Messages that are produced twice change nothing. Check the dry run first, then
+    /// add --execute.
+    #[command(after_help = "\
+Examples:
+  worker republish -f examples/local.yaml --stage stg --all
+  worker republish -f examples/local.yaml --stage stg --all --rate 2000 --execute
+  worker republish -f examples/local.yaml --stage stg --since 2024-02-24T00:00:00Z --until 2024-02-25T00:00:00Z
+  worker republish -f examples/local.yaml --stage dds --id 322519,322520 --execute
+
+--since and --until are load dates: when the stage has stored the version.")]
+    Republish(republish::Republish),
+    /// Verify that the layers of each warehouse agree
+    ///
+    /// Changes nothing, and can run while workers do: it reads one snapshot. Compares the counters with the ledger, the
+    /// ledger with the vault, the vault with the order events, and the positions with the processed offsets. Exit code 1
+    /// if they disagree; a layer that still has records to read is behind, which is not a fault.
+    #[command(after_help = "\
+Examples:
+  worker verify -f examples/local.yaml
+  worker verify -f examples/local.yaml --stage stg,dds")]
+    Verify(verify::Verify),
 }
 
 #[cfg(test)]

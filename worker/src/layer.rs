@@ -7,6 +7,7 @@ pub mod cdm;
 pub mod dds;
 pub mod interface;
 pub mod stg;
+pub mod stored;
 
 #[cfg(test)]
 mod contract_tests;

@@ -1,7 +1,7 @@
 //! Entry point of the worker: parses the command line and runs the command.
 
 use clap::Parser as _;
-use worker::command::{Cli, Command, check, dead_letters, migrate, reset_offsets, run};
+use worker::command::{Cli, Command, check, dead_letters, migrate, republish, reset_offsets, run, verify};
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
@@ -23,5 +23,7 @@ async fn run_command(command: Command) -> anyhow::Result<()> {
         Command::Check(flags) => check::check(flags).await,
         Command::DeadLetters(flags) => Box::pin(dead_letters::run(flags)).await,
         Command::ResetOffsets(flags) => Box::pin(reset_offsets::reset(flags)).await,
+        Command::Republish(flags) => Box::pin(republish::republish(flags)).await,
+        Command::Verify(flags) => Box::pin(verify::verify(flags)).await,
     }
 }

@@ -27,13 +27,16 @@ WHERE consumer_group = $1 AND topic = $2";
 const LOCK_GROUP: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))";
 
 const ADVANCE: &str = "\
-UPDATE streamstage.position AS position SET next_offset = batch.next_offset
+UPDATE streamstage.position AS position
+SET next_offset = batch.next_offset,
+    processed_offsets = position.processed_offsets + batch.next_offset - position.next_offset
 FROM unnest($3::integer[], $4::bigint[]) AS batch (partition, next_offset)
 WHERE consumer_group = $1 AND topic = $2 AND position.partition = batch.partition";
 
 const INSERT: &str = "\
-INSERT INTO streamstage.position (consumer_group, topic, partition, next_offset, topic_id)
-SELECT $1, $2, start.*, $5::uuid FROM unnest($3::integer[], $4::bigint[]) AS start (partition, next_offset)
+INSERT INTO streamstage.position (consumer_group, topic, partition, next_offset, base_offset, topic_id)
+SELECT $1, $2, partition, next_offset, next_offset, $5::uuid
+FROM unnest($3::integer[], $4::bigint[]) AS start (partition, next_offset)
 ORDER BY partition";
 
 const ADOPT: &str = "\
@@ -46,7 +49,8 @@ WHERE consumer_group = $1 AND topic = $2 AND ($3::integer IS NULL OR partition =
 
 const RESET: &str = "\
 UPDATE streamstage.position AS position
-SET next_offset = reset.next_offset, topic_id = $5, stop_reason = NULL, stop_detail = NULL
+SET next_offset = reset.next_offset, base_offset = reset.next_offset - position.processed_offsets, topic_id = $5,
+    stop_reason = NULL, stop_detail = NULL
 FROM unnest($3::integer[], $4::bigint[]) AS reset (partition, next_offset)
 WHERE consumer_group = $1 AND topic = $2 AND position.partition = reset.partition";
 

@@ -216,6 +216,30 @@ impl Publisher {
         Ok(ids)
     }
 
+    /// Publishes outputs that belong to no batch, also if they were published before; returns after every one of them is
+    /// acknowledged.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; some messages may be published nevertheless.
+    pub async fn publish_again(&self, outputs: &[Output]) -> Result<(), PublishError> {
+        let Some(topic) = &self.output else {
+            return Ok(());
+        };
+        let mut deliveries = Vec::with_capacity(outputs.len());
+        for output in outputs {
+            deliveries.push(self.enqueue(topic, output).await?);
+        }
+        for delivery in deliveries {
+            let error = match delivery.await {
+                Ok(Ok(_)) => continue,
+                Ok(Err((error, _))) => error,
+                Err(_) => KafkaError::Canceled,
+            };
+            return Err(PublishError::new(topic, error));
+        }
+        Ok(())
+    }
+
     /// Forgets the deliveries of a committed batch. Until then, a retry must not send its outputs again.
     pub fn forget_committed(&self, committed: &Batch<Published>) {
         self.deliveries

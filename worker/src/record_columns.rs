@@ -7,6 +7,7 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Postgres, Row as _};
 
 use crate::record::{Header, Record};
+use crate::vault::Column;
 
 /// Name prefix of every header that StreamStage adds to a dead letter.
 pub const ERROR_HEADER_PREFIX: &str = "streamstage-error-";
@@ -65,6 +66,19 @@ pub fn bind_records<'q, R: Iterator<Item = &'q Record> + Clone>(
         .bind(timestamps.collect::<Vec<_>>())
         .bind(topic_ids.collect::<Vec<_>>())
         .bind(sizes.collect::<Vec<_>>())
+}
+
+/// Binds the columns of the vault as the next parameters.
+#[must_use]
+pub fn bind_columns(query: Query<'_>, columns: impl IntoIterator<Item = Column>) -> Query<'_> {
+    columns.into_iter().fold(query, |query, column| match column {
+        Column::Uuid(values) => query.bind(values),
+        Column::Text(values) => query.bind(values),
+        Column::BigInt(values) | Column::Micros(values) => query.bind(values),
+        Column::Integer(values) => query.bind(values),
+        Column::Numeric(values) => query.bind(values),
+        Column::Bytes(values) => query.bind(values),
+    })
 }
 
 /// Reads a record from a row whose columns are named as in `streamstage.dead_letter`.

@@ -67,6 +67,28 @@ impl Sessions {
         self.begin_with(&begin).await
     }
 
+    /// Begins a transaction that reads one snapshot, as [`Self::begin`], with a longer limit for a silent client.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub async fn begin_snapshot(&self, timeout: Duration) -> Result<Transaction, sqlx::Error> {
+        let timeout = timeout.as_millis();
+        // Read-only after the test whether the server accepts writes.
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ;
+            SET LOCAL ROLE streamstage_worker;
+            SET LOCAL timezone = 'UTC';
+            SET LOCAL idle_in_transaction_session_timeout = {timeout};
+            SET LOCAL statement_timeout = {timeout};
+            {IS_READ_ONLY}"
+        );
+        let mut transaction = self.begin_with(&begin).await?;
+        sqlx::raw_sql("SET TRANSACTION READ ONLY")
+            .execute(transaction.connection())
+            .await?;
+        Ok(transaction)
+    }
+
     /// Begins a transaction with the role of the login, and without timeouts: for migrations.
     ///
     /// # Errors

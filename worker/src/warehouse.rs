@@ -39,6 +39,14 @@ impl Warehouse {
         self.sessions.begin_as_worker(timeout).await
     }
 
+    /// Begins a read-only transaction that reads one snapshot. Its statements take at most `timeout` each.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub async fn begin_snapshot(&self, timeout: Duration) -> Result<Transaction, sqlx::Error> {
+        self.sessions.begin_snapshot(timeout).await
+    }
+
     /// Runs `work` in a transaction of at most [`TRANSACTION_TIMEOUT`], and commits it.
     ///
     /// # Errors

@@ -20,13 +20,15 @@ fn run_with_closed_pipes(command: &mut Command, with_log: bool) -> Result<String
 async fn every_command_of_the_worker_finishes_although_its_output_is_a_closed_pipe() -> Result<()> {
     let services = start_services().await?;
     let pipeline = Pipeline::create(&services, "closed_pipe", 1).await?;
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 9] = [
         &["check"],
         &["dead-letters list"],
         &["dead-letters redrive"],
         &["dead-letters redrive", "--execute"],
         &["dead-letters discard", "--reason", "none"],
         &["reset-offsets", "--to", "earliest"],
+        &["republish", "--all"],
+        &["verify"],
         &["migrate"],
     ];
     for command in commands {

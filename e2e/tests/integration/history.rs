@@ -178,7 +178,12 @@ async fn the_marts_of_50_000_orders_equal_an_independent_recount() -> Result<()>
 
     assert_offsets_accounted_for(&pipeline, &produced, &outcomes).await?;
     assert_counters_equal_ledger(&pipeline).await?;
-    assert_no_orphans_in_vault(&pipeline).await
+    assert_no_orphans_in_vault(&pipeline).await?;
+    let start = Instant::now();
+    let verified = pipeline.run_command("verify", &[], &[])?;
+    eprintln!("verify: {:.1} s\n{verified}", start.elapsed().as_secs_f64());
+    ensure!(verified.contains("verdict    agrees\n"), "{verified}");
+    Ok(())
 }
 
 /// Number of records by outcome, from the metrics of the worker of `stg`.

@@ -72,6 +72,8 @@ async fn fifty_kills_at_random_moments_change_no_row() -> Result<()> {
     );
     ensure!(kills >= 50, "only {kills} kills");
     assert_eq!(killed.row_digests().await?, reference.row_digests().await?);
+    let verified = killed.run_command("verify", &[], &[])?;
+    ensure!(verified.contains("verdict    agrees\n"), "{verified}");
     Ok(())
 }
 

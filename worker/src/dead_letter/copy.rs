@@ -29,18 +29,18 @@ const CLAIM: &str = "\
 WITH due AS MATERIALIZED (
     SELECT topic_id, partition, \"offset\", record_bytes, next_copy_at
     FROM streamstage.dead_letter
-    WHERE consumer_group = $1 AND topic = $2 AND copied_at IS NULL AND discarded_at IS NULL AND next_copy_at <= now()
-    ORDER BY next_copy_at LIMIT $3 FOR UPDATE SKIP LOCKED
+    WHERE topic = $1 AND copied_at IS NULL AND discarded_at IS NULL AND next_copy_at <= now()
+    ORDER BY next_copy_at LIMIT $2 FOR UPDATE SKIP LOCKED
 ), bounded AS (
     SELECT topic_id, partition, \"offset\",
         sum(record_bytes) OVER (ORDER BY next_copy_at, partition, \"offset\", topic_id) - record_bytes AS bytes_before
     FROM due
 )
 UPDATE streamstage.dead_letter AS letter
-SET copy_attempts = letter.copy_attempts + 1, next_copy_at = now() + $5 * interval '1 second'
+SET copy_attempts = letter.copy_attempts + 1, next_copy_at = now() + $4 * interval '1 second'
 FROM bounded
-WHERE letter.consumer_group = $1 AND letter.topic = $2 AND letter.topic_id = bounded.topic_id
-    AND letter.partition = bounded.partition AND letter.\"offset\" = bounded.\"offset\" AND bounded.bytes_before < $4
+WHERE letter.topic = $1 AND letter.topic_id = bounded.topic_id
+    AND letter.partition = bounded.partition AND letter.\"offset\" = bounded.\"offset\" AND bounded.bytes_before < $3
 RETURNING letter.topic_id, letter.partition, letter.\"offset\", letter.key, letter.value, letter.header_names,
     letter.header_values, letter.record_timestamp_ms, letter.code, letter.detail, letter.stage, letter.attempts,
     letter.copy_attempts";
@@ -50,16 +50,16 @@ const STORE_RESULTS: &str = "\
 UPDATE streamstage.dead_letter AS letter
 SET copied_at = CASE WHEN result.error IS NULL THEN now() END, copy_error = result.error,
     next_copy_at = now() + least(result.max_delay_seconds, 2 ^ least(letter.copy_attempts, 20)) * interval '1 second'
-FROM unnest($3::uuid[], $4::integer[], $5::bigint[], $6::integer[], $7::text[], $8::double precision[])
+FROM unnest($2::uuid[], $3::integer[], $4::bigint[], $5::integer[], $6::text[], $7::double precision[])
     AS result (topic_id, partition, \"offset\", copy_attempts, error, max_delay_seconds)
-WHERE letter.consumer_group = $1 AND letter.topic = $2 AND letter.topic_id = result.topic_id
+WHERE letter.topic = $1 AND letter.topic_id = result.topic_id
     AND letter.partition = result.partition AND letter.\"offset\" = result.\"offset\"
     AND letter.copy_attempts = result.copy_attempts";
 
 const COUNT_PENDING: &str = "\
 SELECT count(*), max(copy_error) FROM (
     SELECT copy_error FROM streamstage.dead_letter
-    WHERE consumer_group = $1 AND topic = $2 AND copied_at IS NULL AND discarded_at IS NULL LIMIT $3
+    WHERE topic = $1 AND copied_at IS NULL AND discarded_at IS NULL LIMIT $2
 ) AS pending";
 
 /// A dead letter whose copy is due.
@@ -92,7 +92,6 @@ pub async fn claim_due(
     limit: i64,
 ) -> Result<Vec<DueCopy>, sqlx::Error> {
     let rows = statement::query(CLAIM)
-        .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .bind(limit)
         .bind(MAX_CLAIM_BYTES)
@@ -134,7 +133,6 @@ pub async fn store_results(
         .map(|failure| failure.map(|(cause, _)| replace_nul(cause)));
     let delays = failures.map(|failure| failure.map_or(0.0, |(_, delay)| delay.as_secs_f64()));
     statement::query(STORE_RESULTS)
-        .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .bind(topic_ids.collect::<Vec<_>>())
         .bind(partitions.collect::<Vec<_>>())
@@ -156,7 +154,6 @@ pub async fn count_pending(
     origin: &Origin,
 ) -> Result<PendingCopies, sqlx::Error> {
     let (count, error): (i64, Option<String>) = statement::query_as(COUNT_PENDING)
-        .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .bind(MAX_PENDING_COUNT)
         .fetch_one(connection)

@@ -25,7 +25,7 @@ pub enum RejectedFrom {
     Pending,
 }
 
-/// Inserts one row per source offset, no matter how often the offset is read. `$16` is true if a redriven row may become
+/// Inserts one row per source offset, no matter how often the offset is read, and by which consumer group. `$16` is true if a redriven row may become
 /// a dead letter again.
 const INSERT: &str = "\
 INSERT INTO streamstage.dead_letter AS stored (consumer_group, topic, stage, topic_id, partition, \"offset\", code, detail,
@@ -41,7 +41,7 @@ FROM unnest($3::integer[], $4::bigint[], $5::bytea[], $6::bytea[], $7::text[], $
         detail, attempts)
 WHERE NOT EXISTS (
     SELECT FROM streamstage.dead_letter AS existing
-    WHERE existing.consumer_group = $1 AND existing.topic = $2 AND existing.topic_id = rejected.topic_id
+    WHERE existing.topic = $2 AND existing.topic_id = rejected.topic_id
       AND existing.partition = rejected.partition AND existing.\"offset\" = rejected.\"offset\"
       AND (existing.redriven_at IS NULL OR NOT $16))
 ORDER BY rejected.partition, rejected.\"offset\", rejected.topic_id

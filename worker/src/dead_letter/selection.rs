@@ -42,13 +42,13 @@ pub struct Filter {
 
 /// Condition with the parameters of [`bind_filter`].
 const CONDITION: &str = "\
-consumer_group = $1 AND topic = $2 AND (cardinality($3::text[]) = 0 OR code = ANY($3))
-    AND ($4::bigint IS NULL OR dead_lettered_at >= timestamptz 'epoch' + $4 * interval '1 microsecond')
-    AND ($5::bigint IS NULL OR dead_lettered_at < timestamptz 'epoch' + $5 * interval '1 microsecond')
-    AND ($6::integer IS NULL OR partition = $6)
-    AND ($7::bigint IS NULL OR \"offset\" >= $7) AND ($8::bigint IS NULL OR \"offset\" < $8)
-    AND ($9::bytea IS NULL OR key = $9) AND ($10::uuid IS NULL OR topic_id = $10)
-    AND ($11 OR redriven_at IS NULL AND discarded_at IS NULL)";
+topic = $1 AND (cardinality($2::text[]) = 0 OR code = ANY($2))
+    AND ($3::bigint IS NULL OR dead_lettered_at >= timestamptz 'epoch' + $3 * interval '1 microsecond')
+    AND ($4::bigint IS NULL OR dead_lettered_at < timestamptz 'epoch' + $4 * interval '1 microsecond')
+    AND ($5::integer IS NULL OR partition = $5)
+    AND ($6::bigint IS NULL OR \"offset\" >= $6) AND ($7::bigint IS NULL OR \"offset\" < $7)
+    AND ($8::bytea IS NULL OR key = $8) AND ($9::uuid IS NULL OR topic_id = $9)
+    AND ($10 OR redriven_at IS NULL AND discarded_at IS NULL)";
 
 /// Columns of a [`DeadLetter`] without its record.
 const DESCRIPTION: &str = "\
@@ -68,7 +68,7 @@ static COUNT: LazyLock<String> = LazyLock::new(|| {
 static LIST: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT {DESCRIPTION} FROM streamstage.dead_letter WHERE {CONDITION}
-         ORDER BY partition, \"offset\", topic_id LIMIT $12"
+         ORDER BY partition, \"offset\", topic_id LIMIT $11"
     )
 });
 
@@ -83,8 +83,8 @@ static LOCK: LazyLock<String> = LazyLock::new(|| {
     format!(
         "WITH selected AS MATERIALIZED (
              SELECT topic_id, partition, \"offset\", record_bytes FROM streamstage.dead_letter
-             WHERE {CONDITION} AND (partition, \"offset\", topic_id) > ($13, $14, $15)
-             ORDER BY partition, \"offset\", topic_id LIMIT $12 FOR UPDATE SKIP LOCKED
+             WHERE {CONDITION} AND (partition, \"offset\", topic_id) > ($12, $13, $14)
+             ORDER BY partition, \"offset\", topic_id LIMIT $11 FOR UPDATE SKIP LOCKED
          ), bounded AS (
              SELECT topic_id, partition, \"offset\",
                  sum(record_bytes) OVER (ORDER BY partition, \"offset\", topic_id) - record_bytes AS bytes_before
@@ -93,17 +93,17 @@ static LOCK: LazyLock<String> = LazyLock::new(|| {
          SELECT letter.topic_id, letter.partition, letter.\"offset\", key, value, header_names, header_values,
              record_timestamp_ms, attempts
          FROM bounded JOIN streamstage.dead_letter AS letter
-             ON letter.consumer_group = $1 AND letter.topic = $2 AND letter.topic_id = bounded.topic_id
+             ON letter.topic = $1 AND letter.topic_id = bounded.topic_id
                  AND letter.partition = bounded.partition AND letter.\"offset\" = bounded.\"offset\"
-         WHERE bounded.bytes_before < $16
+         WHERE bounded.bytes_before < $15
          ORDER BY letter.partition, letter.\"offset\", letter.topic_id"
     )
 });
 
 const MARK_REDRIVEN: &str = "\
 UPDATE streamstage.dead_letter AS stored SET redriven_at = now()
-FROM unnest($3::uuid[], $4::integer[], $5::bigint[]) AS redriven (topic_id, partition, \"offset\")
-WHERE consumer_group = $1 AND topic = $2 AND stored.topic_id = redriven.topic_id
+FROM unnest($2::uuid[], $3::integer[], $4::bigint[]) AS redriven (topic_id, partition, \"offset\")
+WHERE topic = $1 AND stored.topic_id = redriven.topic_id
     AND stored.partition = redriven.partition AND stored.\"offset\" = redriven.\"offset\"";
 
 static DISCARD: LazyLock<String> = LazyLock::new(|| {
@@ -111,11 +111,11 @@ static DISCARD: LazyLock<String> = LazyLock::new(|| {
         "WITH selected AS MATERIALIZED (
              SELECT topic_id, partition, \"offset\" FROM streamstage.dead_letter
              WHERE {CONDITION}
-             ORDER BY partition, \"offset\", topic_id LIMIT $12 FOR UPDATE
+             ORDER BY partition, \"offset\", topic_id LIMIT $11 FOR UPDATE
          )
-         UPDATE streamstage.dead_letter AS letter SET discarded_at = now(), discard_reason = $13
+         UPDATE streamstage.dead_letter AS letter SET discarded_at = now(), discard_reason = $12
          FROM selected
-         WHERE letter.consumer_group = $1 AND letter.topic = $2 AND letter.topic_id = selected.topic_id
+         WHERE letter.topic = $1 AND letter.topic_id = selected.topic_id
              AND letter.partition = selected.partition AND letter.\"offset\" = selected.\"offset\""
     )
 });
@@ -242,7 +242,6 @@ pub async fn mark_redriven(
     ids: &[RecordId],
 ) -> Result<(), sqlx::Error> {
     let query = statement::query(MARK_REDRIVEN)
-        .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
         .bind(ids.iter().map(|id| id.1).collect::<Vec<_>>())
@@ -275,10 +274,9 @@ pub async fn server_time(connection: &mut PgConnection) -> Result<i64, sqlx::Err
         .await
 }
 
-/// Binds the consumer group, the topic and the filter as `$1` to `$11`.
+/// Binds the topic and the filter as `$1` to `$10`.
 fn bind_filter<'q>(sql: &'q str, origin: &'q Origin, filter: &'q Filter) -> Query<'q> {
     statement::query(AssertSqlSafe(sql))
-        .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .bind(&filter.codes)
         .bind(filter.since)

@@ -13,6 +13,7 @@ mod entry;
 mod known_entries;
 pub mod pending;
 mod reference_data;
+pub mod stored;
 mod write;
 
 use sqlx::PgConnection;
@@ -20,6 +21,7 @@ use sqlx::PgConnection;
 use crate::dead_letter::Origin;
 use crate::decode::DecodeSettings;
 use crate::layer::interface::{Effects, Layer, LookupError};
+use crate::layer::stored::{Rebuilt, StoredError, StoredVersions, VersionFilter, VersionKey};
 use crate::output::Output;
 use crate::record::{Item, Record};
 use crate::rejection::Rejection;
@@ -75,5 +77,42 @@ impl Layer for Stg {
             Enrichment::Ready(output) => Some(output),
             Enrichment::Missing(_) => None,
         }
+    }
+}
+
+impl StoredVersions for Stg {
+    type OrderKey = i64;
+
+    async fn count(
+        &self,
+        connection: &mut PgConnection,
+        filter: &VersionFilter,
+    ) -> Result<Vec<(String, i64)>, sqlx::Error> {
+        stored::count(connection, filter).await
+    }
+
+    async fn page(
+        &self,
+        connection: &mut PgConnection,
+        filter: &VersionFilter,
+        after: Option<&VersionKey<i64>>,
+        limit: i64,
+    ) -> Result<Vec<VersionKey<i64>>, sqlx::Error> {
+        let source = self.origin.record_source();
+        stored::page(connection, Some(&source), filter, after, limit).await
+    }
+
+    async fn rebuild(
+        &self,
+        connection: &mut PgConnection,
+        keys: &[&VersionKey<i64>],
+    ) -> Result<Vec<Rebuilt>, StoredError> {
+        let enricher = stored::Enricher {
+            settings: &self.settings,
+            reference_data: &self.reference_data,
+            max_output_bytes: self.output_limit.bytes(),
+            origin: &self.origin,
+        };
+        stored::rebuild(connection, enricher, keys).await
     }
 }

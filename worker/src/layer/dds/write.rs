@@ -10,8 +10,9 @@ use super::fact::OrderWithFact;
 use crate::chunks::split_by_weight;
 use crate::layer::interface::Effects;
 use crate::record::Item;
+use crate::record_columns::bind_columns;
 use crate::statement;
-use crate::vault::{Column, MODEL, VaultLine, VaultOrder, VaultRows, hash_key, insert_statement};
+use crate::vault::{MODEL, VaultLine, VaultOrder, VaultRows, hash_key, insert_statement};
 use crate::version::Version;
 
 /// Statement that is generated once from the model. It contains only names of the model, never a value.
@@ -69,17 +70,8 @@ async fn insert_rows(
     for (item, version) in orders {
         rows.push(&vault_order(item), version);
     }
-    let mut query = statement::query(AssertSqlSafe(INSERT.as_str())).bind(record_source);
-    for column in rows.into_columns() {
-        query = match column {
-            Column::Uuid(values) => query.bind(values),
-            Column::Text(values) => query.bind(values),
-            Column::BigInt(values) | Column::Micros(values) => query.bind(values),
-            Column::Integer(values) => query.bind(values),
-            Column::Numeric(values) => query.bind(values),
-            Column::Bytes(values) => query.bind(values),
-        };
-    }
+    let query = statement::query(AssertSqlSafe(INSERT.as_str())).bind(record_source);
+    let query = bind_columns(query, rows.into_columns());
     query.execute(connection).await.map(drop)
 }
 

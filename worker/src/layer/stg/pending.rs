@@ -4,8 +4,9 @@
 )]
 //! Pending orders: stored, but not published yet, because a reference data entry is missing.
 //!
-//! Any worker of the stage may retry any of them. A worker locks a row only for one attempt, so another worker takes
-//! over the rows of a worker that crashed.
+//! They belong to the topic that they came from: any worker that reads it may retry any of them, whichever consumer group
+//! stored it. A worker locks a row only for one attempt, so another worker takes over the rows of a worker that crashed,
+//! and two groups never process a row at the same time.
 
 use sqlx::{PgConnection, Row as _};
 
@@ -45,7 +46,7 @@ SELECT EXISTS (SELECT FROM stg.order_events AS stored
 FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY AS redriven (object_id, version, ordinal)
 ORDER BY redriven.ordinal";
 
-/// Locks due orders and returns the first ones, up to `$4` bytes and at least one. The others are unlocked at the end of
+/// Locks due orders and returns the first ones, up to `$3` bytes and at least one. The others are unlocked at the end of
 /// the transaction. The sizes are read from the TOAST pointers, without the values.
 const LOCK_DUE: &str = "\
 WITH due AS MATERIALIZED (
@@ -53,8 +54,8 @@ WITH due AS MATERIALIZED (
         coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0) + 100 * cardinality(header_names)
             + (SELECT coalesce(sum(octet_length(header)), 0) FROM unnest(header_values) AS header) AS bytes
     FROM stg.pending_enrichment
-    WHERE consumer_group = $1 AND topic = $2 AND next_attempt_at <= now()
-    ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED
+    WHERE topic = $1 AND next_attempt_at <= now()
+    ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED
 ), page AS MATERIALIZED (
     SELECT object_id, version, sum(bytes) OVER (ORDER BY next_attempt_at, object_id, version) - bytes AS bytes_before
     FROM due
@@ -62,12 +63,12 @@ WITH due AS MATERIALIZED (
 SELECT object_id, version, missing_entries, topic_id, partition, \"offset\", key, value, header_names, header_values,
     record_timestamp_ms, attempts
 FROM page JOIN stg.pending_enrichment USING (object_id, version)
-WHERE bytes_before < $4
+WHERE bytes_before < $3
 ORDER BY next_attempt_at";
 
 const STATISTICS: &str = "\
 SELECT count(*), coalesce(extract(epoch FROM now() - min(pending_since)), 0)::double precision
-FROM stg.pending_enrichment WHERE consumer_group = $1 AND topic = $2";
+FROM stg.pending_enrichment WHERE topic = $1";
 
 const POSTPONE: &str = "\
 UPDATE stg.pending_enrichment AS pending
@@ -207,7 +208,6 @@ pub async fn lock_due(
     limits: PageLimits,
 ) -> Result<Vec<PendingOrder>, sqlx::Error> {
     let rows = statement::query(LOCK_DUE)
-        .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .bind(i64::try_from(limits.max_orders).unwrap_or(i64::MAX))
         .bind(i64::try_from(limits.max_bytes).unwrap_or(i64::MAX))
@@ -236,7 +236,6 @@ pub async fn statistics(
     origin: &Origin,
 ) -> Result<PendingStatistics, sqlx::Error> {
     let (count, oldest_age_seconds) = statement::query_as(STATISTICS)
-        .bind(&origin.consumer_group)
         .bind(&origin.topic)
         .fetch_one(connection)
         .await?;

@@ -1,0 +1,202 @@
+#![expect(clippy::disallowed_types, reason = "edge: reads the vault from PostgreSQL")]
+//! Stored versions of orders in the vault, as facts for the marts.
+//!
+//! A version belongs to one order, so the rows with the version have the names of that version.
+
+use crds::contract::{FactPayload, FactRef, ORDER_OBJECT_TYPE, OrderFact};
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use uuid::Uuid;
+
+use crate::layer::stored::{RebuildOutcome, Rebuilt, StoredError, VersionFilter, VersionKey};
+use crate::output::{Output, serialize_output};
+use crate::record_columns::Query;
+use crate::rejection::Rejection;
+use crate::statement;
+use crate::vault::hash_key;
+use crate::version::Version;
+
+const READ: &str = "\
+SELECT hub.order_id, status.version, status.status, ordered_by.h_user_pk, ordered_by.username, lines.products,
+    lines.product_names, sorts.categories, sorts.category_names
+FROM unnest($1::uuid[], $2::bytea[]) AS picked (h_order_pk, version)
+JOIN dds.h_order AS hub USING (h_order_pk)
+JOIN dds.s_order_status AS status USING (h_order_pk, version)
+LEFT JOIN LATERAL (
+    SELECT names.h_user_pk, names.username
+    FROM dds.l_order_user AS link
+    JOIN dds.s_user_names AS names ON names.h_user_pk = link.h_user_pk AND names.version = picked.version
+    WHERE link.h_order_pk = picked.h_order_pk
+) AS ordered_by ON true
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(names.h_product_pk), '{}') AS products,
+        coalesce(array_agg(names.name), '{}') AS product_names
+    FROM dds.l_order_product AS link
+    JOIN dds.s_product_names AS names ON names.h_product_pk = link.h_product_pk AND names.version = picked.version
+    WHERE link.h_order_pk = picked.h_order_pk
+) AS lines
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(category.h_category_pk), '{}') AS categories,
+        coalesce(array_agg(category.category_name), '{}') AS category_names
+    FROM dds.h_category AS category
+    WHERE category.h_category_pk IN (
+        SELECT link.h_category_pk
+        FROM unnest(lines.products) AS line (h_product_pk)
+        JOIN dds.s_product_category_effectivity AS stated
+            ON stated.h_product_pk = line.h_product_pk AND stated.version = picked.version
+        JOIN dds.l_product_category AS link USING (l_product_category_pk))
+) AS sorts
+ORDER BY picked.h_order_pk, picked.version";
+
+/// Counts the versions of the filter, by record source.
+pub(super) async fn count(
+    connection: &mut PgConnection,
+    filter: &VersionFilter,
+) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    let condition = filter.condition("h_order_pk");
+    let statement =
+        format!("SELECT load_src, count(*) FROM dds.s_order_status WHERE {condition} GROUP BY 1 ORDER BY 1");
+    let rows = bind_filter(&statement, filter).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
+}
+
+/// Returns the keys of the next versions of a record source, at most `limit`.
+pub(super) async fn page(
+    connection: &mut PgConnection,
+    record_source: &str,
+    filter: &VersionFilter,
+    after: Option<&VersionKey<Uuid>>,
+    limit: i64,
+) -> Result<Vec<VersionKey<Uuid>>, sqlx::Error> {
+    let condition = filter.condition("h_order_pk");
+    // A reference of a fact has a key of 36 bytes, a name and the names of its fields.
+    let statement = format!(
+        "SELECT page.h_order_pk, page.version, (
+            SELECT coalesce(sum(octet_length(names.name) + 100), 0)
+            FROM dds.l_order_product AS link
+            JOIN dds.s_product_names AS names
+                ON names.h_product_pk = link.h_product_pk AND names.version = page.version
+            WHERE link.h_order_pk = page.h_order_pk
+        )::bigint AS bytes
+        FROM (
+            SELECT h_order_pk, version FROM dds.s_order_status
+            WHERE load_src = $4 AND (h_order_pk, version) > ($5, $6) AND {condition}
+            ORDER BY h_order_pk, version LIMIT $7
+        ) AS page
+        ORDER BY page.h_order_pk, page.version"
+    );
+    let rows = bind_filter(&statement, filter)
+        .bind(record_source)
+        .bind(after.map_or(Uuid::nil(), |key| key.order))
+        .bind(after.map_or(&[][..], |key| &key.version))
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(VersionKey {
+                order: row.try_get("h_order_pk")?,
+                version: row.try_get("version")?,
+                bytes: usize::try_from(row.try_get::<i64, _>("bytes")?).unwrap_or(usize::MAX),
+                is_pending: false,
+            })
+        })
+        .collect()
+}
+
+/// Reads versions and builds their facts.
+pub(super) async fn rebuild(
+    connection: &mut PgConnection,
+    max_output_bytes: usize,
+    keys: &[&VersionKey<Uuid>],
+) -> Result<Vec<Rebuilt>, StoredError> {
+    let rows = statement::query(READ)
+        .bind(keys.iter().map(|key| key.order).collect::<Vec<_>>())
+        .bind(keys.iter().map(|key| key.version.as_slice()).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    let rebuilt = rows.iter().map(|row| {
+        let outcome = match fact_from_row(row, max_output_bytes)? {
+            Ok(output) => RebuildOutcome::Ready(output),
+            Err(rejection) => RebuildOutcome::Rejected(rejection),
+        };
+        let order_id = row.try_get("order_id")?;
+        Ok(Rebuilt { order_id, outcome })
+    });
+    rebuilt.collect()
+}
+
+/// Builds the fact of one version from its row of [`READ`].
+fn fact_from_row(row: &PgRow, max_output_bytes: usize) -> Result<Result<Output, Rejection>, sqlx::Error> {
+    let version: Vec<u8> = row.try_get("version")?;
+    let user: Option<(Uuid, String)> = Option::zip(row.try_get("h_user_pk")?, row.try_get("username")?);
+    let (Some(version), Some(user)) = (Version::from_bytes(&version), user) else {
+        let detail = "the vault has only a part of the version; run `worker verify`";
+        return Ok(Err(Rejection::contract_violation("", detail)));
+    };
+    let order_id = row.try_get("order_id")?;
+    let references = |keys: &str, names: &str| {
+        let (keys, names): (Vec<Uuid>, Vec<String>) = (row.try_get(keys)?, row.try_get(names)?);
+        Ok::<_, sqlx::Error>(keys.into_iter().zip(names).map(reference).collect())
+    };
+    let fact = OrderFact {
+        object_id: order_id,
+        object_type: ORDER_OBJECT_TYPE.to_owned(),
+        payload: FactPayload {
+            id: order_id,
+            update_ts: format_utc(version.update_ts()),
+            status: row.try_get("status")?,
+            user: reference(user),
+            products: references("products", "product_names")?,
+            categories: references("categories", "category_names")?,
+        },
+    };
+    Ok(serialize_output(order_id, version, &fact, max_output_bytes))
+}
+
+fn reference((id, name): (Uuid, String)) -> FactRef {
+    FactRef {
+        id: id.to_string(),
+        name,
+    }
+}
+
+/// Binds the filter as `$1` to `$3`, with the hub keys of its orders.
+fn bind_filter<'q>(statement: &str, filter: &VersionFilter) -> Query<'q> {
+    let orders = filter
+        .orders
+        .iter()
+        .map(|order| hash_key("h_order", &[&order.to_string()]));
+    statement::query(AssertSqlSafe(statement.to_owned()))
+        .bind(orders.collect::<Vec<_>>())
+        .bind(filter.since)
+        .bind(filter.until)
+}
+
+/// Formats a time in microseconds since the Unix epoch, such as `2024-02-24T12:00:05Z`.
+fn format_utc(micros: i64) -> String {
+    let epoch = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+    format!("{}Z", epoch.saturating_add(SignedDuration::from_micros(micros)))
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::timestamp::Timestamp;
+    use jiff::tz::TimeZone;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// All times from the year 1 to the year 9999.
+        #[test]
+        fn a_formatted_time_is_the_same_time(micros in -62_135_596_800_000_000..253_402_300_800_000_000_i64) {
+            let parsed = Timestamp::parse(&format_utc(micros), &TimeZone::UTC).expect("a timestamp");
+            prop_assert_eq!(parsed.as_microsecond(), micros);
+        }
+    }
+}
