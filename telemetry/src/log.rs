@@ -1,4 +1,5 @@
-//! Structured log lines on standard error. They carry IDs and counts, never payloads or secrets.
+//! Structured log lines on standard error. They carry IDs and counts, never payloads or secrets. A line that cannot be
+//! written, because the reader has closed the pipe, is dropped.
 
 use std::io::IsTerminal as _;
 
@@ -18,6 +19,7 @@ pub fn init(default_filter: &str) {
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
             .with_target(false)
+            .log_internal_errors(false)
             .init();
     } else {
         json_subscriber(filter, std::io::stderr).init();
@@ -35,6 +37,8 @@ pub fn json_subscriber(
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
+        // It would report a failed write on standard error too, and panic.
+        .log_internal_errors(false)
         .json()
         .flatten_event(true)
         .with_current_span(false)

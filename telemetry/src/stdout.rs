@@ -17,7 +17,7 @@ pub fn print(text: impl Display) -> io::Result<()> {
 /// Writes a line to standard output; drops it if the reader has closed the pipe.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_line(line: impl Display) -> io::Result<()> {
     print(format_args!("{line}\n"))
 }

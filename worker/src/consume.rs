@@ -154,7 +154,7 @@ impl Consumer {
     }
 
     /// Commits the last positions, leaves the group and waits for the polling thread; without an answer of Kafka, for
-    /// at most [`CLOSE_TIMEOUT`].
+    /// at most 8 s.
     ///
     /// # Errors
     /// The terminal error that ended the thread, if it was not a shutdown.

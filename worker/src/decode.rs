@@ -330,6 +330,35 @@ mod tests {
     }
 
     #[test]
+    fn a_negative_number_and_too_many_lines_are_rejected() {
+        let code = |result: Result<(), Rejection>| result.map_err(|rejection| rejection.code);
+        assert_eq!(code(check_not_negative("/object_id", 0)), Ok(()));
+        assert_eq!(
+            code(check_not_negative("/object_id", -1)),
+            Err(Code::ContractViolation)
+        );
+        assert_eq!(code(check_line_count("/lines", MAX_ITEMS)), Ok(()));
+        assert_eq!(
+            code(check_line_count("/lines", MAX_ITEMS + 1)),
+            Err(Code::TooLarge)
+        );
+    }
+
+    #[test]
+    fn a_value_may_have_the_maximum_size() {
+        let mut settings = settings("UTC");
+        let record = Record {
+            value: Some(b"{\"a\": 1}".to_vec()),
+            ..Record::default()
+        };
+        settings.max_record_bytes = 8;
+        assert!(settings.json_text(&record).is_ok());
+        settings.max_record_bytes = 7;
+        let rejection = settings.json_text(&record).expect_err("too large");
+        assert_eq!(rejection.code, Code::TooLarge);
+    }
+
+    #[test]
     fn a_failed_parse_names_the_pointer_and_the_code() {
         let message = |object_id: &str, user: &str, cost: &str, quantity: &str| {
             format!(

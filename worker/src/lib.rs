@@ -10,6 +10,7 @@ pub mod chunks;
 pub mod command;
 pub mod connect;
 pub mod consume;
+pub mod copy_task;
 pub mod dead_letter;
 pub mod decode;
 pub mod encoding;

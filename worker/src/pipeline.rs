@@ -85,6 +85,8 @@ impl<L: Layer> Pipeline<L> {
         loop {
             let _step = self.health.begin_step("prepare", "decode and enrich a batch");
             let lookup = tokio::select! {
+                // A batch without records, which advances a position before a shutdown, needs no lookup.
+                biased;
                 lookup = catch_panic(self.layer.look_up(items)) => lookup,
                 () = self.stop.cancelled() => return None,
             };

@@ -246,6 +246,41 @@ mod tests {
     }
 
     #[test]
+    fn the_plan_of_a_batch_has_every_partition_with_a_stored_position() {
+        let range = |from, to| OffsetRange {
+            topic_id: Uuid::nil(),
+            from,
+            to,
+        };
+        let ranges = OffsetRanges::from([(0, RANGE), (1, range(0, 5)), (2, range(7, 9)), (3, range(0, 1))]);
+        let stored = BTreeMap::from([(0, 15), (1, 5), (2, 6)]);
+        let plan = ApplyPlan::new(&ranges, &stored);
+        assert_eq!(plan.apply_from, BTreeMap::from([(0, 15)]));
+        assert_eq!(plan.seeks, BTreeMap::from([(2, 6)]));
+        assert!(plan.includes(0, 15) && plan.includes(0, 19));
+        assert!(!plan.includes(0, 14) && !plan.includes(1, 5) && !plan.includes(3, 0));
+    }
+
+    #[test]
+    fn a_stop_has_a_name_and_a_remedy() {
+        for reason in [StopReason::OffsetOutOfRange, StopReason::TopicRecreated] {
+            assert_eq!(StopReason::from_name(&reason.to_string()), Some(reason));
+        }
+        assert_eq!(StopReason::from_name("Another"), None);
+        let stop = Stop::out_of_range("orders", 3, 7, LogRange { start: 8, end: 9 });
+        let text = stop.to_string();
+        for part in [
+            "OffsetOutOfRange",
+            "orders, partition 3",
+            "is 7",
+            "8 to 9",
+            "worker reset-offsets",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
     fn a_consumer_can_start_at_the_log_end_offset_but_not_after_it() {
         let log = LogRange { start: 5, end: 9 };
         assert!(log.contains(5) && log.contains(9));

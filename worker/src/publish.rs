@@ -3,7 +3,7 @@
 //!
 //! Runs after the effects are written and before they are committed, so every committed effect has been published. If
 //! the commit fails, the retry publishes only what the brokers have not acknowledged yet. Dead letters are not part of
-//! this: [`crate::dead_letter::copy_task`] produces their copies after the commit.
+//! this: [`crate::copy_task`] produces their copies after the commit.
 
 mod deliveries;
 pub mod error;

@@ -69,7 +69,6 @@ pub fn bind_records<'q, R: Iterator<Item = &'q Record> + Clone>(
 }
 
 /// Binds the columns of the vault as the next parameters.
-#[must_use]
 pub fn bind_columns(query: Query<'_>, columns: impl IntoIterator<Item = Column>) -> Query<'_> {
     columns.into_iter().fold(query, |query, column| match column {
         Column::Uuid(values) => query.bind(values),

@@ -49,7 +49,7 @@ impl Sessions {
     }
 
     /// Begins a transaction with the role of the workers, in UTC. The server cancels a statement after `timeout`, a wait
-    /// for a lock after 10 s, and a transaction whose client is silent after 10 s.
+    /// for a lock after 10 s, and a transaction whose client is silent after 20 s.
     ///
     /// # Errors
     /// If no connection is free, or no host accepts writes. Names the hosts.
@@ -59,7 +59,7 @@ impl Sessions {
             SET LOCAL ROLE streamstage_worker;
             SET LOCAL timezone = 'UTC';
             SET LOCAL lock_timeout = '10s';
-            SET LOCAL idle_in_transaction_session_timeout = '10s';
+            SET LOCAL idle_in_transaction_session_timeout = '20s';
             SET LOCAL statement_timeout = {};
             {IS_READ_ONLY}",
             timeout.as_millis()
@@ -67,10 +67,10 @@ impl Sessions {
         self.begin_with(&begin).await
     }
 
-    /// Begins a transaction that reads one snapshot, as [`Self::begin`], with a longer limit for a silent client.
+    /// Begins a transaction that reads one snapshot, as [`Self::begin_as_worker`], with a longer limit for a silent client.
     ///
     /// # Errors
-    /// As [`Self::begin`].
+    /// As [`Self::begin_as_worker`].
     pub async fn begin_snapshot(&self, timeout: Duration) -> Result<Transaction, sqlx::Error> {
         let timeout = timeout.as_millis();
         // Read-only after the test whether the server accepts writes.
@@ -104,19 +104,17 @@ impl Sessions {
         let permit = permit.map_err(|_| failure("every connection of the stage is in use"))?;
         let idle = self.0.idle().pop();
         let connection = match idle {
-            Some(idle) => match begin_within_timeout(async { Ok(idle) }, begin).await {
-                Ok(connection) => Some(connection),
-                Err(_) => {
-                    // The server has closed this connection, is silent or read-only; so it is for the others.
-                    self.0.idle().clear();
-                    None
-                }
-            },
+            Some(idle) => begin_within_timeout(Box::pin(async { Ok(idle) }), begin)
+                .await
+                .ok(),
             None => None,
         };
-        let connection = match connection {
-            Some(connection) => connection,
-            None => self.0.connect(begin).await?,
+        let connection = if let Some(connection) = connection {
+            connection
+        } else {
+            // The server has closed an idle connection, is silent or read-only; so it is for the others.
+            self.0.idle().clear();
+            self.0.connect(begin).await?
         };
         Ok(Transaction {
             connection,
@@ -134,7 +132,7 @@ impl Shared {
         for index in 0..self.hosts.len() {
             let index = (preferred + index) % self.hosts.len();
             let host = &self.hosts[index];
-            match begin_within_timeout(host.connect(), begin).await {
+            match begin_within_timeout(Box::pin(host.connect()), begin).await {
                 Ok(connection) => {
                     self.preferred.store(index, Ordering::Relaxed);
                     return Ok(connection);
@@ -169,7 +167,7 @@ async fn begin_within_timeout(
     connection: impl Future<Output = Result<PgConnection, sqlx::Error>>,
     begin: &str,
 ) -> Result<PgConnection, sqlx::Error> {
-    with_deadline(CONNECT_TIMEOUT, async {
+    let beginning = Box::pin(async {
         let mut connection = connection.await?;
         let statements = sqlx::raw_sql(AssertSqlSafe(begin.to_owned()));
         let row = statements.fetch_one(&mut connection).await?;
@@ -179,8 +177,8 @@ async fn begin_within_timeout(
             ));
         }
         Ok(connection)
-    })
-    .await
+    });
+    with_deadline(CONNECT_TIMEOUT, beginning).await
 }
 
 /// A transaction. Unless it is committed, a drop closes its connection, and the server rolls it back.

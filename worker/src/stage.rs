@@ -22,8 +22,8 @@ use crate::connect::{self, ConnectError, Secrets};
 use crate::consume::{
     BatchLimits, ConsumeError, Consumer, ConsumerSettings, LogConfirmation, StartError, TrackedBatch,
 };
+use crate::copy_task::CopyTask;
 use crate::dead_letter::Origin;
-use crate::dead_letter::copy_task::CopyTask;
 use crate::decode::DecodeSettings;
 use crate::encoding::UnsupportedEncoding;
 use crate::health::{Dependency, Health};

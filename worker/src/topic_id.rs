@@ -3,9 +3,10 @@
     clippy::disallowed_methods,
     reason = "edge: asks Kafka for the ID of a topic, until a deadline"
 )]
-//! Topic IDs: the identity of a log. A topic that is deleted and created again has the same name and another ID.
+//! Topic IDs: the identity of a log. A topic that is deleted and created again has the same name and another ID. The same
+//! request reports the operations that a login may perform on the topic.
 //!
-//! All unsafe code of the worker is in this file. [`Owned`] owns each librdkafka object; the ID is copied before its
+//! All unsafe code of the worker is in this file. `Owned` owns each librdkafka object; a result is copied before its
 //! event is destroyed, and no pointer leaves the file.
 
 use std::ffi::CString;
@@ -17,6 +18,15 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataPartition;
 use uuid::Uuid;
+
+/// Operation that a login may perform on a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicOperation {
+    /// Fetch records.
+    Read,
+    /// Produce records.
+    Write,
+}
 
 /// Fetches the ID of a topic from the leader of one of its partitions, never from a cache. The nil UUID means that the
 /// brokers have no topic IDs (Kafka before 2.8). Blocks until the broker answers, at most for `timeout`.
@@ -31,13 +41,63 @@ pub fn fetch_topic_id<C: ClientContext>(
     topic: &str,
     timeout: Duration,
 ) -> Result<Uuid, KafkaError> {
+    fetch(client, topic, timeout, |description| {
+        // SAFETY: the description is live, and its ID lives as long.
+        unsafe {
+            let id = sys::rd_kafka_TopicDescription_topic_id(description);
+            Uuid::from_u64_pair(
+                sys::rd_kafka_Uuid_most_significant_bits(id).cast_unsigned(),
+                sys::rd_kafka_Uuid_least_significant_bits(id).cast_unsigned(),
+            )
+        }
+    })
+}
+
+/// Fetches the operations that the login of the client may perform on a topic; `None` if the broker does not report
+/// them. Blocks until the broker answers, at most for `timeout`.
+///
+/// # Errors
+/// As [`fetch_topic_id`].
+pub fn fetch_operations<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<Vec<TopicOperation>>, KafkaError> {
+    use sys::rd_kafka_AclOperation_t::{RD_KAFKA_ACL_OPERATION_READ, RD_KAFKA_ACL_OPERATION_WRITE};
+    fetch(client, topic, timeout, |description| {
+        let mut count = 0;
+        // SAFETY: the description is live, and its operations live as long; the array has `count` elements.
+        let operations = unsafe {
+            let operations =
+                sys::rd_kafka_TopicDescription_authorized_operations(description, &raw mut count);
+            if operations.is_null() || count == 0 {
+                return None;
+            }
+            std::slice::from_raw_parts(operations, count)
+        };
+        let known = operations.iter().filter_map(|operation| match *operation {
+            RD_KAFKA_ACL_OPERATION_READ => Some(TopicOperation::Read),
+            RD_KAFKA_ACL_OPERATION_WRITE => Some(TopicOperation::Write),
+            _ => None,
+        });
+        Some(known.collect())
+    })
+}
+
+/// Fetches the description of a topic, and returns what `read` copies from it.
+fn fetch<C: ClientContext, T>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+    read: impl FnOnce(*const sys::rd_kafka_TopicDescription_t) -> T,
+) -> Result<T, KafkaError> {
     let deadline = Instant::now() + timeout;
     let broker = find_leader(client, topic, timeout)?;
     let topic = CString::new(topic).map_err(|_| error(RDKafkaErrorCode::InvalidTopic))?;
     let event = describe_topic(client, &topic, broker, deadline)?;
-    // SAFETY: the event is live, and has this type, because its queue serves this request only. Descriptions, errors
-    // and IDs live as long as the event; the array has `count` elements.
-    unsafe {
+    // SAFETY: the event is live, and has this type, because its queue serves this request only. Descriptions and errors
+    // live as long as the event; the array has `count` elements.
+    let description = unsafe {
         check_code(sys::rd_kafka_event_error(event.as_ptr()))?;
         let result = sys::rd_kafka_event_DescribeTopics_result(event.as_ptr());
         let mut count = 0;
@@ -50,12 +110,9 @@ pub fn fetch_topic_id<C: ClientContext>(
         if !failure.is_null() {
             check_code(sys::rd_kafka_error_code(failure))?;
         }
-        let id = sys::rd_kafka_TopicDescription_topic_id(description);
-        Ok(Uuid::from_u64_pair(
-            sys::rd_kafka_Uuid_most_significant_bits(id).cast_unsigned(),
-            sys::rd_kafka_Uuid_least_significant_bits(id).cast_unsigned(),
-        ))
-    }
+        description
+    };
+    Ok(read(description))
 }
 
 /// Broker id of the leader of one partition.
@@ -111,6 +168,9 @@ fn describe_topic<C: ClientContext>(
         let remaining = milliseconds(deadline.saturating_duration_since(Instant::now()));
         sys::rd_kafka_AdminOptions_set_request_timeout(options, remaining, ptr::null_mut(), 0);
         sys::rd_kafka_AdminOptions_set_broker(options, broker, ptr::null_mut(), 0);
+        let failure = sys::rd_kafka_AdminOptions_set_include_authorized_operations(options, 1);
+        // The caller owns a returned error, and destroying null is allowed.
+        sys::rd_kafka_error_destroy(failure);
         sys::rd_kafka_DescribeTopics(client.native_ptr(), topics.as_ptr(), options, queue.as_ptr());
         let event = sys::rd_kafka_queue_poll(queue.as_ptr(), remaining);
         Owned::new(event, sys::rd_kafka_event_destroy)
@@ -159,6 +219,7 @@ fn milliseconds(duration: Duration) -> i32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_types, reason = "asks a mock cluster")]
 mod tests {
     use rdkafka::ClientConfig;
     use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -169,7 +230,6 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(10);
 
     #[test]
-    #[expect(clippy::disallowed_types, reason = "asks a mock cluster")]
     fn each_topic_has_its_id_and_an_unknown_topic_is_an_error() {
         let kafka = MockCluster::new(1).expect("a mock cluster");
         for topic in ["orders", "facts"] {

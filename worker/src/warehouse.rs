@@ -42,7 +42,7 @@ impl Warehouse {
     /// Begins a read-only transaction that reads one snapshot. Its statements take at most `timeout` each.
     ///
     /// # Errors
-    /// As [`Self::begin`].
+    /// As [`Self::begin_as_worker`].
     pub async fn begin_snapshot(&self, timeout: Duration) -> Result<Transaction, sqlx::Error> {
         self.sessions.begin_snapshot(timeout).await
     }

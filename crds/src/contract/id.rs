@@ -49,7 +49,25 @@ pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "pattern": NOT_BLANK_PATTERN})
 }
 
-/// Schema of a hash key: a UUID with hyphens.
+/// Deserializes a hash key: a UUID with hyphens. It is not normalized, because no person writes it.
+pub(super) fn deserialize_hash_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    const SHAPE: &[u8; 36] = b"00000000-0000-0000-0000-000000000000";
+    let text = String::deserialize(deserializer)?;
+    let has_shape = text.len() == SHAPE.len()
+        && text.bytes().zip(SHAPE).all(|(byte, shape)| match shape {
+            b'-' => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        });
+    if has_shape {
+        return Ok(text);
+    }
+    Err(de::Error::invalid_value(
+        de::Unexpected::Str(&text),
+        &"a UUID with hyphens",
+    ))
+}
+
+/// Schema of the texts that [`deserialize_hash_key`] accepts.
 pub(super) fn hash_key_schema(_: &mut SchemaGenerator) -> Schema {
     let pattern = "^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$";
     json_schema!({"type": "string", "pattern": pattern})

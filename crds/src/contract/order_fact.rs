@@ -58,7 +58,7 @@ pub struct FactPayload {
 #[schemars(inline)]
 pub struct FactRef {
     /// Hash key in UUID text form.
-    #[serde(deserialize_with = "id::deserialize")]
+    #[serde(deserialize_with = "id::deserialize_hash_key")]
     #[schemars(schema_with = "id::hash_key_schema")]
     pub id: String,
     /// Name in this version of the order.

@@ -7,15 +7,17 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::id;
+use super::{id, text};
 
 /// Entry of a user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "Reference data entry of a user")]
 pub struct UserEntry {
     /// User name.
+    #[schemars(schema_with = "text::schema")]
     pub name: String,
     /// Login name of the user.
+    #[schemars(schema_with = "text::schema")]
     pub login: String,
 }
 
@@ -24,6 +26,7 @@ pub struct UserEntry {
 #[schemars(title = "Reference data entry of a restaurant")]
 pub struct RestaurantEntry<P = MenuItem> {
     /// Restaurant name.
+    #[schemars(schema_with = "text::schema")]
     pub name: String,
     /// Products of the restaurant. A malformed product concerns only the orders that contain it.
     pub menu: Vec<P>,

@@ -107,6 +107,8 @@ async fn main() -> Result<()> {
         .with_ansi(ansi)
         .without_time()
         .with_target(false)
+        // It would report a failed write to a closed pipe on the same pipe, and panic.
+        .log_internal_errors(false)
         .init();
     let Cli { command, dir } = Cli::parse();
     let folder = dir.unwrap_or_else(|| std::env::temp_dir().join("streamstage-services"));

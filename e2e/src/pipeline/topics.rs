@@ -147,20 +147,31 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Sets a configuration of a topic, and waits until the broker applies it.
+    /// Sets a configuration of a topic, as [`Self::set_topic_configs`].
     ///
     /// # Errors
-    /// When Kafka rejects the request, or still has the old value after 30 seconds.
+    /// As [`Self::set_topic_configs`].
     pub async fn set_topic_config(&self, topic: &str, name: &str, value: &str) -> Result<()> {
-        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
+        self.set_topic_configs(topic, &[(name, value)]).await
+    }
+
+    /// Sets configurations of a topic, the others to their defaults, and waits until the broker applies them.
+    ///
+    /// # Errors
+    /// When Kafka rejects the request, or still has an old value after 30 seconds.
+    pub async fn set_topic_configs(&self, topic: &str, configs: &[(&str, &str)]) -> Result<()> {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        let change = configs
+            .iter()
+            .fold(change, |change, (name, value)| change.set(name, value));
         let options = admin_options();
         let altered = self.admin_client()?.alter_configs([&change], &options).await?;
         let altered = altered
             .into_iter()
             .next()
             .context("Kafka returned no result for the topic")?;
-        altered.map_err(|(_, code)| anyhow!("{topic}: {name} = {value}: {code}"))?;
-        wait_until(&format!("{topic}: {name} = {value}"), KAFKA_TIMEOUT, || async {
+        altered.map_err(|(_, code)| anyhow!("{topic}: {configs:?}: {code}"))?;
+        wait_until(&format!("{topic}: {configs:?}"), KAFKA_TIMEOUT, || async {
             let resources = [ResourceSpecifier::Topic(topic)];
             let options = admin_options();
             let described = self
@@ -169,8 +180,9 @@ impl Pipeline {
                 .await?;
             let described = described.into_iter().next().context("no such topic")?;
             let described = described.map_err(|code| anyhow!("{topic}: {code}"))?;
-            let current = described.get(name).and_then(|entry| entry.value.as_deref());
-            Ok(current == Some(value))
+            Ok(configs.iter().all(|(name, value)| {
+                described.get(name).and_then(|entry| entry.value.as_deref()) == Some(value)
+            }))
         })
         .await
     }

@@ -47,7 +47,7 @@ fn every_development_tool_finishes_although_its_output_is_a_closed_pipe() -> Res
     let services = Path::new(env!("CARGO_BIN_EXE_services"));
     let folder = tempfile::tempdir()?;
     let folder = folder.path().to_str().context("a path in UTF-8")?;
-    for command in ["status", "down", "--help"] {
+    for command in ["status", "--help"] {
         run_with_closed_pipes(Command::new(services).args(["--dir", folder, command]), true)?;
     }
     Ok(())

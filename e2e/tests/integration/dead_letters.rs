@@ -334,3 +334,42 @@ async fn parse_errors(pipeline: &Pipeline, count: usize) -> Result<Vec<DeadLette
     ensure!(rows.len() == count, "{rows:?}");
     Ok(rows)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_two_incarnations_of_a_topic_are_both_stored() -> Result<()> {
+    let services = start_services().await?;
+    let pipeline = Pipeline::create(&services, "incarnations", 1).await?;
+    let send = async |value: &str| {
+        let record = Record {
+            value: Some(value.as_bytes().to_vec()),
+            ..Record::default()
+        };
+        pipeline.send(pipeline.source_topic(), &[record]).await
+    };
+    send("first").await?;
+    let worker = pipeline.start_worker(&["stg"])?;
+    pipeline.wait_caught_up("stg", DEADLINE).await?;
+    worker.stop().await?;
+    pipeline.recreate_topic(pipeline.source_topic(), 1).await?;
+    send("second").await?;
+    // The stage stops, because the topic was recreated.
+    pipeline.start_worker(&["stg"])?.wait_exit().await?;
+    pipeline.run_command("reset-offsets", &["stg"], &["--to", "earliest", "--execute"])?;
+    let _worker = pipeline.start_worker(&["stg"])?;
+    pipeline.wait_caught_up("stg", DEADLINE).await?;
+    pipeline.wait_dead_letters_copied(DEADLINE).await?;
+
+    let stored: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("SELECT \"offset\", value FROM streamstage.dead_letter ORDER BY dead_lettered_at")
+            .fetch_all(pipeline.pool())
+            .await?;
+    assert_eq!(stored, [(0, b"first".to_vec()), (0, b"second".to_vec())]);
+    // Each of them can be selected by the ID of its topic.
+    let topic_id: String = pipeline
+        .query_scalar("SELECT topic_id::text FROM streamstage.dead_letter WHERE value = 'first'")
+        .await?;
+    let flags = ["--offset", "0", "--topic-id", &topic_id];
+    let shown = pipeline.run_command("dead-letters show", &["stg"], &flags)?;
+    ensure!(shown.contains("value        first"), "{shown}");
+    Ok(())
+}

@@ -1,7 +1,6 @@
 //! Dependencies that hang: their connections stay open, and nothing answers. A worker notices it, connects again, and ends
 //! in time at a SIGTERM. Nothing is lost or counted twice.
 #![expect(
-    clippy::disallowed_types,
     clippy::disallowed_methods,
     reason = "edge: forwards connections, and measures time"
 )]

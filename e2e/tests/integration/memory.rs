@@ -166,7 +166,7 @@ async fn dead_letters_of_the_maximum_size_fit_into_memory_when_written_and_at_a_
     )?;
     ensure!(worker.stop().await?.success(), "the worker did not stop properly");
 
-    let redrive = pipeline.start_command("redrive", &["stg"], &[])?;
+    let redrive = pipeline.start_command("dead-letters redrive", &["stg"], &["--execute"])?;
     assert_peak("redrive of large dead letters", peak_until_exit(redrive).await?)?;
     wait_count(&pipeline, PENDING, LARGE_ORDERS).await
 }

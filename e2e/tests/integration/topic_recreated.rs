@@ -168,3 +168,38 @@ async fn positions_of_a_previous_version_get_the_topic_id_at_the_next_start() ->
     send_orders(&pipeline, &mut generator, BEFORE).await?;
     assert_stops(&pipeline, pipeline.start_worker(&["stg"])?).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_one_offset_in_two_logs_are_both_stored() -> Result<()> {
+    let (_services, pipeline, _) = create_pipeline("two_logs").await?;
+    let send_bad = async |value: &str| {
+        let record = Record {
+            value: Some(value.as_bytes().to_vec()),
+            ..Record::default()
+        };
+        pipeline.send(pipeline.source_topic(), &[record]).await
+    };
+    for value in ["first", "second"] {
+        send_bad(value).await?;
+        let worker = pipeline.start_worker(&["stg"])?;
+        if value == "second" {
+            assert_stops(&pipeline, worker).await?;
+            pipeline.run_command("reset-offsets", &["stg"], &["--to", "earliest", "--execute"])?;
+            let worker = pipeline.start_worker(&["stg"])?;
+            pipeline.wait_stages_drained(&["stg"], DEADLINE).await?;
+            ensure!(worker.stop().await?.success(), "the worker did not stop properly");
+        } else {
+            pipeline.wait_stages_drained(&["stg"], DEADLINE).await?;
+            ensure!(worker.stop().await?.success(), "the worker did not stop properly");
+            pipeline
+                .recreate_topic(pipeline.source_topic(), PARTITIONS)
+                .await?;
+        }
+    }
+    let stored = "SELECT string_agg(convert_from(value, 'UTF8'), ',' ORDER BY dead_lettered_at) || ' '
+                  || count(DISTINCT topic_id) || ' ' || count(DISTINCT \"offset\")
+                  FROM streamstage.dead_letter
+                  WHERE topic_id <> '00000000-0000-0000-0000-000000000000'";
+    assert_eq!(pipeline.query_scalar::<String>(stored).await?, "first,second 2 1");
+    Ok(())
+}

@@ -182,12 +182,12 @@ async fn a_warehouse_of_the_former_layout_is_carried_over_and_a_replay_changes_n
     assert_eq!(pipeline.row_digests().await?, expected, "after the replay");
 
     // A message that was not read before the upgrade gets its send time from STG.
-    let vault: Vec<String> = expected
+    let satellites: Vec<String> = expected
         .keys()
-        .filter(|table| table.starts_with("dds."))
+        .filter(|table| is_satellite(table))
         .cloned()
         .collect();
-    let statement = format!("TRUNCATE {}", vault.join(", "));
+    let statement = format!("TRUNCATE {}", satellites.join(", "));
     sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
         .execute(pipeline.pool())
         .await?;
@@ -206,6 +206,13 @@ async fn a_warehouse_of_the_former_layout_is_carried_over_and_a_replay_changes_n
         "after a load of the former messages"
     );
     Ok(())
+}
+
+/// Returns true for a satellite of the vault: hubs and links also have ghost records, which no message brings.
+fn is_satellite(table: &str) -> bool {
+    table
+        .strip_prefix("dds.")
+        .is_some_and(|name| !name.starts_with("h_") && !name.starts_with("l_"))
 }
 
 async fn run_until_drained(pipeline: &Pipeline) -> Result<()> {

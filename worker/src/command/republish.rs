@@ -27,7 +27,7 @@ use crate::layer::stg::{ReferenceDataStore, Stg};
 use crate::layer::stored::{RebuildOutcome, Rebuilt, StoredVersions, VersionFilter, VersionKey, split_page};
 use crate::metrics::Metrics;
 use crate::output::Output;
-use crate::publish::{OutputLimit, Publisher};
+use crate::publish::Publisher;
 use crate::stage;
 use crate::warehouse::Warehouse;
 
@@ -112,13 +112,11 @@ async fn republish_stage(stage: &StreamStage, secrets: &Secrets, flags: &Republi
         }),
         publisher: &publisher,
     };
-    let limit = publisher.limit();
     match stage.spec.layer {
-        Layer::Stg => run.all_pages(&stg_layer(stage, secrets, limit)?).await,
+        Layer::Stg => run.all_pages(&stg_layer(stage, secrets)?).await,
         Layer::Dds => {
             let layer = Dds {
                 settings: stage::decode_settings(stage)?,
-                output_limit: limit,
                 record_source: stage::origin(stage).record_source(),
             };
             run.all_pages(&layer).await
@@ -128,7 +126,7 @@ async fn republish_stage(stage: &StreamStage, secrets: &Secrets, flags: &Republi
     }
 }
 
-fn stg_layer(stage: &StreamStage, secrets: &Secrets, output_limit: OutputLimit) -> anyhow::Result<Stg> {
+fn stg_layer(stage: &StreamStage, secrets: &Secrets) -> anyhow::Result<Stg> {
     let reference_data = stage.spec.reference_data.as_ref();
     let reference_data = reference_data.context("spec.referenceData: required for the layer stg")?;
     let redis = connect::redis_connection(reference_data, secrets)?;
@@ -137,7 +135,6 @@ fn stg_layer(stage: &StreamStage, secrets: &Secrets, output_limit: OutputLimit) 
     Ok(Stg {
         settings: stage::decode_settings(stage)?,
         reference_data: ReferenceDataStore::new(redis, stage.name(), metrics),
-        output_limit,
         origin: stage::origin(stage),
     })
 }
@@ -182,7 +179,7 @@ impl Run<'_> {
                 let rebuilt = self
                     .warehouse
                     .transact(async |connection| layer.rebuild(connection, &keys).await);
-                let outputs = report.add(self.stage, rebuilt.await?)?;
+                let outputs = report.add(self.stage, rebuilt.await?, self.publisher.limit().bytes())?;
                 if let Some(pace) = &self.pace {
                     self.publisher.publish_again(&outputs).await?;
                     pace.wait(report.ready).await;
@@ -289,14 +286,18 @@ struct Report {
 
 impl Report {
     /// Counts the outcomes of a chunk, prints the first versions that cannot be produced, and returns the messages.
-    fn add(&mut self, stage: &str, rebuilt: Vec<Rebuilt>) -> std::io::Result<Vec<Output>> {
+    fn add(&mut self, stage: &str, rebuilt: Vec<Rebuilt>, max_bytes: usize) -> std::io::Result<Vec<Output>> {
         let mut outputs = Vec::with_capacity(rebuilt.len());
         for Rebuilt { order_id, outcome } in rebuilt {
             let cause = match outcome {
                 RebuildOutcome::Ready(output) => {
-                    self.ready += 1;
-                    outputs.push(output);
-                    continue;
+                    let Some(rejection) = output.find_rejection(max_bytes) else {
+                        self.ready += 1;
+                        outputs.push(output);
+                        continue;
+                    };
+                    self.rejected += 1;
+                    rejection.to_string()
                 }
                 RebuildOutcome::DeadLettered => {
                     self.dead_lettered += 1;

@@ -267,4 +267,47 @@ mod tests {
         );
         assert_eq!(batch.state.records.len(), 2);
     }
+
+    #[test]
+    fn a_partition_without_records_is_extended_to_the_end_of_its_log() {
+        let (mut builder, now) = builder();
+        assert!(builder.is_empty() && builder.topic_id() == TOPIC_ID);
+        assert_eq!((builder.idle_offset(0), builder.idle_offset(7)), (Some(10), None));
+        builder.skip_to(0, 15, now);
+        builder.skip_to(7, 5, now);
+        assert!(!builder.is_empty() && builder.is_due(now + LIMITS.max_wait));
+        assert_eq!((builder.idle_offset(0), builder.idle_offset(1)), (None, Some(0)));
+        assert_eq!(builder.next_offsets(), &BTreeMap::from([(0, 15), (1, 0)]));
+        let batch = builder.take_batch();
+        assert_eq!(batch.ranges, OffsetRanges::from([(0, range(10, 15))]));
+        assert!(batch.state.records.is_empty() && builder.is_empty());
+    }
+
+    #[test]
+    fn a_removed_partition_takes_only_its_own_records_and_bytes_along() {
+        let (mut builder, now) = builder();
+        builder.push(record(0, 10, 60), now);
+        builder.push(record(1, 0, 60), now);
+        assert!(builder.is_due(now));
+        builder.remove(0);
+        assert!(!builder.is_due(now));
+        builder.push(record(0, 11, 60), now);
+        builder.push(record(1, 1, 40), now);
+        assert!(builder.is_due(now));
+        let batch = builder.take_batch();
+        assert!(batch.state.records.iter().all(|record| record.partition == 1));
+        assert_eq!(batch.ranges, OffsetRanges::from([(1, range(0, 2))]));
+        assert_eq!(builder.poll_timeout(now), MAX_POLL_WAIT);
+    }
+
+    #[test]
+    fn dropped_records_are_not_read_again_without_a_restart() {
+        let (mut builder, now) = builder();
+        builder.push(record(0, 10, 1), now);
+        builder.drop_records();
+        assert!(builder.is_empty());
+        assert_eq!(builder.next_offsets(), &BTreeMap::from([(1, 0)]));
+        builder.push(record(0, 11, 1), now);
+        assert!(builder.take_batch().state.records.is_empty());
+    }
 }

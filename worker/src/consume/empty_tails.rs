@@ -77,7 +77,7 @@ impl EmptyTails {
         for partition in due.map(|(&partition, _)| partition).collect::<Vec<_>>() {
             let next = builder.idle_offset(partition);
             let checked = next.map(|next| reread(kafka, topic, partition, next, REQUEST_TIMEOUT));
-            self.record_check(partition, checked, now);
+            self.record_check(partition, checked.as_ref(), now);
         }
     }
 
@@ -106,9 +106,9 @@ impl EmptyTails {
     }
 
     /// Records the result of a check: `None` if the open batch has records of the partition.
-    fn record_check<E>(&mut self, partition: i32, checked: Option<Result<Option<Tail>, E>>, now: Instant) {
+    fn record_check<E>(&mut self, partition: i32, checked: Option<&Result<Option<Tail>, E>>, now: Instant) {
         match checked {
-            Some(Ok(Some(rereading))) => drop(self.0.insert(partition, rereading)),
+            Some(Ok(Some(rereading))) => drop(self.0.insert(partition, *rereading)),
             Some(Ok(None)) => self.remove(partition),
             Some(Err(_)) => drop(self.0.insert(partition, Tail::Idle(now + RETRY_DELAY))),
             None => drop(self.0.insert(partition, Tail::Idle(now + IDLE_DELAY))),
@@ -157,6 +157,7 @@ mod tests {
         Instant::now()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the result of a check")]
     fn rereading(from: i64, end: i64) -> Option<Result<Option<Tail>, ()>> {
         Some(Ok(Some(Tail::Rereading { from, end })))
     }
@@ -168,7 +169,7 @@ mod tests {
         // The first end proves nothing about an end offset that is fetched later.
         tails.reach_end(0, &mut builder, now);
         assert_eq!(builder.idle_offset(0), Some(8));
-        tails.record_check(0, rereading(8, 9), now);
+        tails.record_check(0, rereading(8, 9).as_ref(), now);
         assert!(tails.is_rereading());
         tails.reach_end(0, &mut builder, now);
         let range = builder.take_batch().ranges[&0];
@@ -179,7 +180,7 @@ mod tests {
     #[test]
     fn a_record_in_the_tail_or_another_position_ends_the_check() {
         let (mut tails, mut builder, now) = (EmptyTails::default(), builder(), now());
-        tails.record_check(0, rereading(8, 20), now);
+        tails.record_check(0, rereading(8, 20).as_ref(), now);
         let record = Record {
             offset: 12,
             ..Record::default()
@@ -188,7 +189,7 @@ mod tests {
         tails.mark_unverified(0);
         tails.reach_end(0, &mut builder, now);
         assert_eq!(builder.take_batch().ranges[&0].to, 13);
-        tails.record_check(0, rereading(8, 20), now);
+        tails.record_check(0, rereading(8, 20).as_ref(), now);
         tails.reach_end(0, &mut builder, now);
         assert_eq!(
             builder.idle_offset(0),
@@ -202,9 +203,9 @@ mod tests {
         let (mut tails, now) = (EmptyTails::default(), now());
         tails.record_check::<()>(0, None, now);
         assert_eq!(tails.0[&0], Tail::Idle(now + IDLE_DELAY));
-        tails.record_check(0, Some(Err(())), now);
+        tails.record_check(0, Some(&Err(())), now);
         assert_eq!(tails.0[&0], Tail::Idle(now + RETRY_DELAY));
-        tails.record_check::<()>(0, Some(Ok(None)), now);
+        tails.record_check::<()>(0, Some(&Ok(None)), now);
         assert!(tails.0.is_empty());
     }
 }

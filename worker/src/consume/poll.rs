@@ -37,7 +37,7 @@ const BACKPRESSURE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of a request that the thread makes between two polls.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum time of a shutdown for the empty tails.
-const TAIL_TIMEOUT: Duration = Duration::from_millis(500);
+const TAIL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A request of the pipeline to the polling thread.
 pub(super) enum Command {

@@ -82,7 +82,7 @@ pub struct CopyResult {
     pub failure: Option<(String, Duration)>,
 }
 
-/// Claims up to `limit` copies that are due, the longest overdue first, of at most [`MAX_CLAIM_BYTES`] in sum.
+/// Claims up to `limit` copies that are due, the longest overdue first, of at most 4 MiB in sum.
 ///
 /// # Errors
 /// If PostgreSQL fails.

@@ -206,7 +206,7 @@ pub async fn fetch_first(
         .transpose()
 }
 
-/// Locks up to `limit` of the selected dead letters after the record `after`, of at most [`MAX_BATCH_BYTES`] in sum.
+/// Locks up to `limit` of the selected dead letters after the record `after`, of at most 8 MiB in sum.
 /// Returns their records with their numbers of attempts, by partition and offset.
 ///
 /// # Errors

@@ -11,10 +11,11 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::stg::entry::{Restaurant, User};
 use super::{cdm, dds, stg};
 use crate::decode::DecodeSettings;
 use crate::record::Record;
-use crate::rejection::Rejection;
+use crate::rejection::{Code, Rejection};
 
 const ORDER_EVENT: &str = r#"{"object_id": 322519, "object_type": "order", "sent_dttm": "2024-02-24 12:00:05",
  "payload": {
@@ -36,6 +37,10 @@ const ORDER_FACT: &str = r#"{"object_id": 322519, "object_type": "order",
    "user": {"id": "0190d6a5-8f6c-8e3a-9b1c-6f2d3e4a5b6c", "name": "Кира Голубева"},
    "products": [{"id": "1190d6a5-8f6c-8e3a-9b1c-6f2d3e4a5b6c", "name": "РОЛЛ"}],
    "categories": [{"id": "2190d6a5-8f6c-8e3a-9b1c-6f2d3e4a5b6c", "name": "Роллы"}]}}"#;
+
+const USER_ENTRY: &str = r#"{"name": "Кира Голубева", "login": "kira"}"#;
+
+const RESTAURANT_ENTRY: &str = r#"{"name": "Вкус Индии", "menu": [{"_id": "p", "category": "Роллы"}]}"#;
 
 /// JSON texts that are interesting in some field: other spellings of a number, other types, limits, white space.
 const TEXTS: &[&str] = &[
@@ -122,6 +127,7 @@ const TEXTS: &[&str] = &[
     "\"0190D6A5-8F6C-8E3A-9B1C-6F2D3E4A5B6C\"",
     "\"0190d6a58f6c8e3a9b1c6f2d3e4a5b6c\"",
     "\"{0190d6a5-8f6c-8e3a-9b1c-6f2d3e4a5b6c}\"",
+    "\" 0190d6a5-8f6c-8e3a-9b1c-6f2d3e4a5b6c\"",
     "\"urn:uuid:0190d6a5-8f6c-8e3a-9b1c-6f2d3e4a5b6c\"",
 ];
 
@@ -142,8 +148,19 @@ fn decode(name: &str, text: &str) -> Result<(), Rejection> {
     match name {
         "order_event" => stg::decode::decode_order(&settings, &record, i64::MAX).map(drop),
         "enriched_order" => dds::decode::decode_order(&settings, &record, i64::MAX).map(drop),
-        _ => cdm::decode::decode_fact(&settings, &record, i64::MAX).map(drop),
+        "order_fact" => cdm::decode::decode_fact(&settings, &record, i64::MAX).map(drop),
+        "user_entry" => User::parse(text.as_bytes()).map(drop).map_err(malformed),
+        _ => Restaurant::parse(text.as_bytes())
+            .and_then(|restaurant| {
+                let defects = restaurant.categories.into_values().filter_map(Result::err);
+                defects.chain(restaurant.unidentified).next().map_or(Ok(()), Err)
+            })
+            .map_err(malformed),
     }
+}
+
+fn malformed(defect: String) -> Rejection {
+    Rejection::new(Code::ReferenceDataMissing, defect)
 }
 
 /// A message type: its name, a valid message, and its schema.
@@ -153,11 +170,13 @@ struct Contract {
     schema: jsonschema::Validator,
 }
 
-static CONTRACTS: LazyLock<[Contract; 3]> = LazyLock::new(|| {
+static CONTRACTS: LazyLock<[Contract; 5]> = LazyLock::new(|| {
     [
         ("order_event", ORDER_EVENT),
         ("enriched_order", ENRICHED_ORDER),
         ("order_fact", ORDER_FACT),
+        ("user_entry", USER_ENTRY),
+        ("restaurant_entry", RESTAURANT_ENTRY),
     ]
     .map(|(name, message)| {
         let schemas = schemas();

@@ -91,6 +91,6 @@ impl StoredVersions for Dds {
         connection: &mut PgConnection,
         keys: &[&VersionKey<Uuid>],
     ) -> Result<Vec<Rebuilt>, StoredError> {
-        stored::rebuild(connection, self.output_limit.bytes(), keys).await
+        stored::rebuild(connection, keys).await
     }
 }

@@ -9,7 +9,7 @@
 
 pub(crate) mod decode;
 mod enrich;
-mod entry;
+pub(crate) mod entry;
 mod known_entries;
 pub mod pending;
 mod reference_data;
@@ -110,7 +110,6 @@ impl StoredVersions for Stg {
         let enricher = stored::Enricher {
             settings: &self.settings,
             reference_data: &self.reference_data,
-            max_output_bytes: self.output_limit.bytes(),
             origin: &self.origin,
         };
         stored::rebuild(connection, enricher, keys).await

@@ -1,4 +1,3 @@
-#![expect(clippy::disallowed_types, reason = "edge: sends requests to Redis")]
 //! Checks the reference data of a stage: sends the requests that `worker run` sends. Never changes a key.
 
 use crds::StreamStage;

@@ -73,21 +73,21 @@ fn rejected_outputs(name: &str, produced: u64, next: &StreamStage) -> Option<Fin
 mod tests {
     use super::*;
 
-    fn config(max_message_bytes: usize) -> Option<TopicConfig> {
-        Some(TopicConfig {
+    fn config(max_message_bytes: usize) -> TopicConfig {
+        TopicConfig {
             cleanup_policy: "delete".to_owned(),
             max_message_bytes,
             min_insync_replicas: 1,
-        })
+        }
     }
 
     /// Findings about `stg`, whose output `dds` reads, for the sizes of the source, the output and the dead letters.
     fn findings(source: usize, output: usize, dead_letters: usize) -> Vec<String> {
         let stages = crds::document::parse(include_str!("../../../../examples/local.yaml")).expect("stages");
         let topics = TopicConfigs {
-            source: config(source),
-            output: config(output),
-            dead_letters: config(dead_letters),
+            source: Some(config(source)),
+            output: Some(config(output)),
+            dead_letters: Some(config(dead_letters)),
         };
         let findings = check_sizes(&stages[0], &topics, stages[1..2].iter());
         findings.iter().map(ToString::to_string).collect()

@@ -1,6 +1,7 @@
 //! Rules for the topics of a stage: partitions, replicas, configuration and permissions. Pure.
 
 use super::finding::{Finding, Severity};
+use crate::topic_id::TopicOperation;
 
 /// Role of a topic in its stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,34 +28,27 @@ impl Role {
         self != Self::Source
     }
 
-    fn needed_operation(self) -> Operation {
+    fn needed_operation(self) -> TopicOperation {
         if self.is_written() {
-            Operation::Write
+            TopicOperation::Write
         } else {
-            Operation::Read
+            TopicOperation::Read
         }
     }
-}
-
-/// Operation of Kafka's authorization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operation {
-    /// Fetch records.
-    Read,
-    /// Produce records.
-    Write,
 }
 
 /// A topic as the brokers describe it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TopicDescription {
     pub brokers: usize,
+    /// True if the stage's login may not even describe the topic.
+    pub is_forbidden: bool,
     /// Empty if the topic does not exist.
     pub partitions: Vec<PartitionDescription>,
     /// `None` if the stage may not describe it.
     pub config: Option<TopicConfig>,
     /// Permissions of the stage's login; `None` if the brokers do not report them.
-    pub operations: Option<Vec<Operation>>,
+    pub operations: Option<Vec<TopicOperation>>,
 }
 
 /// A partition as the brokers describe it.
@@ -75,6 +69,13 @@ pub(super) struct TopicConfig {
 
 /// Returns the findings about one topic, apart from its size limits. `thing` names the topic.
 pub(super) fn check_topic(role: Role, thing: &str, topic: &TopicDescription) -> Vec<Finding> {
+    if topic.is_forbidden {
+        let needed = role.needed_operation();
+        let cause = format!(
+            "the login of the stage may not describe the topic; grant the operation {needed:?} by an ACL on the topic"
+        );
+        return vec![Finding::failed(thing, cause)];
+    }
     if topic.partitions.is_empty() {
         return vec![Finding::failed(thing, "the topic does not exist; create it")];
     }
@@ -216,7 +217,8 @@ mod tests {
                 max_message_bytes: 1_048_588,
                 min_insync_replicas: 2,
             }),
-            operations: Some(vec![Operation::Read, Operation::Write]),
+            operations: Some(vec![TopicOperation::Read, TopicOperation::Write]),
+            is_forbidden: false,
         }
     }
 
@@ -252,6 +254,23 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_that_may_not_be_described_fails_with_the_needed_operation() {
+        let forbidden = |topic: &mut TopicDescription| {
+            topic.is_forbidden = true;
+            topic.partitions.clear();
+        };
+        let [source, output, _] = findings(forbidden);
+        assert!(
+            source.len() == 1 && source[0].contains("operation Read by"),
+            "{source:?}"
+        );
+        assert!(
+            output.len() == 1 && output[0].contains("operation Write by"),
+            "{output:?}"
+        );
+    }
+
+    #[test]
     fn a_partition_without_a_leader_fails() {
         for lines in findings(|topic| topic.partitions[1].has_leader = false) {
             assert!(
@@ -263,7 +282,8 @@ mod tests {
 
     #[test]
     fn a_missing_permission_fails_for_the_role_that_needs_it() {
-        let [source, output, dead_letters] = findings(|topic| topic.operations = Some(vec![Operation::Read]));
+        let [source, output, dead_letters] =
+            findings(|topic| topic.operations = Some(vec![TopicOperation::Read]));
         assert_eq!(source, [OK]);
         for lines in [output, dead_letters] {
             assert!(
@@ -271,7 +291,7 @@ mod tests {
                 "{lines:?}"
             );
         }
-        let [source, output, _] = findings(|topic| topic.operations = Some(vec![Operation::Write]));
+        let [source, output, _] = findings(|topic| topic.operations = Some(vec![TopicOperation::Write]));
         assert!(source[0].contains("lacks the operation Read"), "{source:?}");
         assert_eq!(output, [OK]);
         assert_eq!(findings(|topic| topic.operations = None)[0], [OK]);

@@ -6,12 +6,14 @@ use std::time::Duration;
 use crds::StreamStage;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 
 use super::finding::Finding;
 use super::size_limits::{TopicConfigs, check_sizes};
 use super::topic_rules::{PartitionDescription, Role, TopicConfig, TopicDescription, check_topic};
 use crate::connect::{self, Secrets};
+use crate::topic_id::fetch_operations;
 
 /// Timeout of a request to Kafka.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -100,16 +102,21 @@ async fn describe(
 /// Reads the partitions of a topic. Blocks.
 fn partitions(admin: &AdminClient<DefaultClientContext>, name: &str) -> Result<TopicDescription, KafkaError> {
     let metadata = admin.inner().fetch_metadata(Some(name), REQUEST_TIMEOUT)?;
-    let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
     let partitions = partitions.map(|partition| PartitionDescription {
         has_leader: partition.leader() >= 0,
         replicas: partition.replicas().len(),
         in_sync: partition.isr().len(),
     });
+    let partitions: Vec<PartitionDescription> = partitions.collect();
+    let code = metadata.topics().first().and_then(MetadataTopic::error);
     Ok(TopicDescription {
         brokers: metadata.brokers().len(),
-        partitions: partitions.collect(),
-        ..TopicDescription::default()
+        is_forbidden: code.map(RDKafkaErrorCode::from) == Some(RDKafkaErrorCode::TopicAuthorizationFailed),
+        // Unknown without a partition that has a leader, which is reported as such.
+        operations: fetch_operations(admin.inner(), name, REQUEST_TIMEOUT).unwrap_or_default(),
+        partitions,
+        config: None,
     })
 }
 

@@ -1,5 +1,4 @@
 #![expect(
-    clippy::disallowed_types,
     clippy::disallowed_methods,
     reason = "edge: reads the clock, and counts dead letters in PostgreSQL"
 )]

@@ -156,13 +156,13 @@ pub(super) fn misplaced(readers: &[Reader]) -> Findings {
 
 /// Number of records between positions and the ends of their logs. A partition without a position has not been read.
 fn lag(positions: &BTreeMap<i32, StoredPosition>, logs: &BTreeMap<i32, LogRange>) -> i64 {
-    let lags = logs.iter().map(|(partition, log)| {
+    let unread = logs.iter().map(|(partition, log)| {
         let position = positions
             .get(partition)
             .map_or(log.start, |position| position.next_offset);
         log.end.saturating_sub(position).max(0)
     });
-    lags.sum()
+    unread.sum()
 }
 
 /// Fetches the topic ID and the log ranges of a stage's source topic.

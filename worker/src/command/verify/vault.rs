@@ -301,8 +301,10 @@ fn versions_missing(having: &Satellite, lacking: &Satellite) -> String {
     )
 }
 
-/// Versions of a hub that only one of two satellites has: that of the hub, or that of a link with it.
-fn hub_versions_missing(satellite: &Satellite, link: &Link, hub: &Hub, names: &Satellite) -> [String; 2] {
+/// Versions of a hub that only one of two satellites has: that of the hub, or that of a link with it. An order may have no
+/// line, so only a hub with a version per line is in the satellite of the link for certain.
+fn hub_versions_missing(satellite: &Satellite, link: &Link, hub: &Hub, names: &Satellite) -> Vec<String> {
+    let is_per_line = names.scope() == Scope::Line;
     let (satellite, link, hub, names) = (satellite.name, link.name, hub.name, names.name);
     let of_link = format!(
         "SELECT DISTINCT link.{hub}_pk, stored.version
@@ -316,10 +318,11 @@ fn hub_versions_missing(satellite: &Satellite, link: &Link, hub: &Hub, names: &S
             FROM ({having} EXCEPT {lacking}) AS missing"
         )
     };
-    [
-        missing(&of_link, &of_hub, names, satellite),
-        missing(&of_hub, &of_link, satellite, names),
-    ]
+    let mut queries = vec![missing(&of_link, &of_hub, names, satellite)];
+    if is_per_line {
+        queries.push(missing(&of_hub, &of_link, satellite, names));
+    }
+    queries
 }
 
 /// Pairs of hub keys with the same version that the link does not join.

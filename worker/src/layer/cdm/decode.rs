@@ -38,9 +38,8 @@ pub(crate) fn decode_fact(settings: &DecodeSettings, record: &Record, now: i64) 
     let mut hub_keys = |pointer: &str, entities: Vec<(String, String)>| {
         let mut keys = Vec::with_capacity(entities.len());
         for (id, name) in entities {
-            let key = parse_hub_key(&id).ok_or_else(|| {
-                Rejection::contract_violation(pointer, "not a hub key (a UUID with hyphens)")
-            })?;
+            let key = Uuid::try_parse(&id)
+                .map_err(|_| Rejection::contract_violation(pointer, "not a hub key (a UUID)"))?;
             keys.push(key);
             names.push((key, name));
         }
@@ -68,10 +67,4 @@ pub(crate) fn decode_fact(settings: &DecodeSettings, record: &Record, now: i64) 
         categories: counted(categories),
     };
     Ok(Fact { contribution, names })
-}
-
-/// Parses a UUID with hyphens; [`Uuid::try_parse`] alone accepts other forms too.
-fn parse_hub_key(text: &str) -> Option<Uuid> {
-    const LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
-    Uuid::try_parse(text).ok().filter(|_| text.len() == LENGTH)
 }

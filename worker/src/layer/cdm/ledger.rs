@@ -118,6 +118,13 @@ mod tests {
     }
 
     #[test]
+    fn a_contribution_has_as_many_entities_as_products_and_categories() {
+        let mut fact = contribution(1, 1, 7, &[1, 2, 3]);
+        fact.categories.truncate(2);
+        assert_eq!(fact.entity_count(), 5);
+    }
+
+    #[test]
     fn deltas_that_cancel_out_are_dropped() {
         let fact = contribution(1, 1, 7, &[1]);
         let mut deltas = CounterDeltas::default();

@@ -111,7 +111,6 @@ pub(super) async fn page(
 /// Reads versions and builds their facts.
 pub(super) async fn rebuild(
     connection: &mut PgConnection,
-    max_output_bytes: usize,
     keys: &[&VersionKey<Uuid>],
 ) -> Result<Vec<Rebuilt>, StoredError> {
     let rows = statement::query(READ)
@@ -120,7 +119,7 @@ pub(super) async fn rebuild(
         .fetch_all(connection)
         .await?;
     let rebuilt = rows.iter().map(|row| {
-        let outcome = match fact_from_row(row, max_output_bytes)? {
+        let outcome = match fact_from_row(row)? {
             Ok(output) => RebuildOutcome::Ready(output),
             Err(rejection) => RebuildOutcome::Rejected(rejection),
         };
@@ -131,7 +130,7 @@ pub(super) async fn rebuild(
 }
 
 /// Builds the fact of one version from its row of [`READ`].
-fn fact_from_row(row: &PgRow, max_output_bytes: usize) -> Result<Result<Output, Rejection>, sqlx::Error> {
+fn fact_from_row(row: &PgRow) -> Result<Result<Output, Rejection>, sqlx::Error> {
     let version: Vec<u8> = row.try_get("version")?;
     let user: Option<(Uuid, String)> = Option::zip(row.try_get("h_user_pk")?, row.try_get("username")?);
     let (Some(version), Some(user)) = (Version::from_bytes(&version), user) else {
@@ -155,7 +154,7 @@ fn fact_from_row(row: &PgRow, max_output_bytes: usize) -> Result<Result<Output, 
             categories: references("categories", "category_names")?,
         },
     };
-    Ok(serialize_output(order_id, version, &fact, max_output_bytes))
+    Ok(serialize_output(order_id, version, &fact))
 }
 
 fn reference((id, name): (Uuid, String)) -> FactRef {

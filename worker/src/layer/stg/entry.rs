@@ -57,7 +57,7 @@ impl<T> Entry<T> {
 
 impl User {
     /// Parses the entry of a user.
-    pub(super) fn parse(entry: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(entry: &[u8]) -> Result<Self, String> {
         let text = utf8(entry)?;
         let check = |user: &UserEntry| {
             check_text("/name", &user.name)?;
@@ -70,7 +70,7 @@ impl User {
 
 impl Restaurant {
     /// Parses the entry of a restaurant, each product of the menu on its own.
-    pub(super) fn parse(entry: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(entry: &[u8]) -> Result<Self, String> {
         let text = utf8(entry)?;
         let without_products = text_without_products(text);
         let check = |restaurant: &RestaurantEntry<&RawValue>| check_text("/name", &restaurant.name);

@@ -1,7 +1,3 @@
-#![expect(
-    clippy::disallowed_types,
-    reason = "edge: reads users and restaurants from Redis"
-)]
 //! Reference data in Redis: users, and restaurants with their menus, by normalized id.
 //!
 //! A batch needs at most one MGET, for the ids that are not in the cache of parsed entries, and one more request if an
@@ -265,8 +261,12 @@ impl ReferenceDataStore {
     /// Makes entries known that existed before the start of this worker.
     pub fn recall(&self, users: &[String], restaurants: &[String]) {
         let mut known = self.lock_known_entries();
-        users.iter().for_each(|id| known.remember_user(id));
-        restaurants.iter().for_each(|id| known.remember_restaurant(id));
+        for id in users {
+            known.remember_user(id);
+        }
+        for id in restaurants {
+            known.remember_restaurant(id);
+        }
     }
 
     /// Remembers the entries that have a value.

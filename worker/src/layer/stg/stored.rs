@@ -46,8 +46,6 @@ WHERE topic = $1 AND code = ANY($2) AND redriven_at IS NULL AND sha256(value) = 
 pub(super) struct Enricher<'l> {
     pub settings: &'l DecodeSettings,
     pub reference_data: &'l ReferenceDataStore,
-    /// Largest value that the output topic accepts.
-    pub max_output_bytes: usize,
     /// Stage whose dead letters a redrive will produce.
     pub origin: &'l Origin,
 }
@@ -85,8 +83,8 @@ pub(super) async fn rebuild(
     let mut missing = Vec::new();
     for Item { value: order, .. } in items {
         let (order_id, version) = (order.event.object_id, order.version);
-        let outcome = match enrich_order(order, &lookup, enricher.max_output_bytes) {
-            Ok(enriched) => match enriched.enrichment {
+        let outcome = match enrich_order(order, &lookup) {
+            Ok(order) => match order.enrichment {
                 Enrichment::Ready(output) => RebuildOutcome::Ready(output),
                 Enrichment::Missing(missing_entries) => {
                     missing.push((rebuilt.len(), version));

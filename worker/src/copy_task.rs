@@ -14,9 +14,9 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use tokio_util::sync::CancellationToken;
 
-use super::copy::{self, CopyResult, DueCopy};
-use super::headers::build_headers;
-use super::origin::Origin;
+use crate::dead_letter::Origin;
+use crate::dead_letter::copy::{self, CopyResult, DueCopy};
+use crate::dead_letter::headers::build_headers;
 use crate::health::{Health, PendingCopies};
 use crate::metrics::Metrics;
 use crate::publish::PublishError;
