@@ -36,6 +36,7 @@ use crate::rejection::{Code, Rejection};
 use crate::session::with_deadline;
 use crate::warehouse::{TRANSACTION_TIMEOUT, Warehouse};
 
+use error::panic_to_error;
 use rejection_hold::{HOLD_INTERVAL, HOLD_WRITE_INTERVAL};
 use transaction::{TransactionContext, WriteMode};
 
@@ -206,10 +207,7 @@ impl<L: Layer> Pipeline<L> {
         timeout: Duration,
     ) -> Option<Result<Batch<Published>, PipelineError>> {
         let context = self.transaction_context();
-        let attempt = async {
-            let attempt = catch_panic(Box::pin(context.run_transaction(batch, mode, timeout))).await;
-            attempt.unwrap_or_else(|rejection| Err(PipelineError::Panic(rejection)))
-        };
+        let attempt = panic_to_error(Box::pin(context.run_transaction(batch, mode, timeout)));
         tokio::select! {
             attempt = with_deadline(timeout, attempt) => Some(attempt),
             () = self.drain_timeout() => None,

@@ -3,11 +3,20 @@
 use crate::error_policy::ErrorPolicy;
 use crate::health::Dependency;
 use crate::layer::interface::LookupError;
+use crate::panic_guard::catch_panic;
 use crate::position::Stop;
 use crate::publish::PublishError;
 use crate::rejection::Rejection;
 use crate::session;
 use crate::warehouse;
+
+/// Runs an attempt, or a step of one. A panic is the error [`PipelineError::Panic`].
+pub(super) async fn panic_to_error<T, E: Into<PipelineError>>(
+    attempt: impl Future<Output = Result<T, E>>,
+) -> Result<T, PipelineError> {
+    let result = catch_panic(attempt).await.map_err(PipelineError::Panic)?;
+    result.map_err(Into::into)
+}
 
 /// Error of an attempt; nothing of the attempt is committed.
 #[derive(Debug, thiserror::Error)]

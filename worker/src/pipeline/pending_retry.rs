@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use sqlx::PgConnection;
 
 use super::bisect;
-use super::error::PipelineError;
+use super::error::{PipelineError, panic_to_error};
 use super::transaction::TransactionContext;
 use crate::batch::{Batch, OffsetUpdates, Published, RejectedRecord, Written};
 use crate::dead_letter::{self, ATTEMPTS_HEADER, RejectedFrom};
@@ -58,8 +58,7 @@ pub(super) async fn retry_page(
 ) -> Result<usize, PipelineError> {
     let retry = async |limits| {
         let attempt = retry_batch(context, metrics, max_wait, limits);
-        let retried = catch_panic(Box::pin(with_deadline(TRANSACTION_TIMEOUT, attempt))).await;
-        retried.unwrap_or_else(|rejection| Err(PipelineError::Panic(rejection)))
+        panic_to_error(Box::pin(with_deadline(TRANSACTION_TIMEOUT, attempt))).await
     };
     match retry(limits).await {
         Err(error) if is_record_error(&error) => {}
@@ -142,13 +141,11 @@ async fn apply_plan(
     connection: &mut PgConnection,
     plan: RetryPlan,
 ) -> Result<Batch<Published>, PipelineError> {
-    let applied = catch_panic(async {
+    let applied = panic_to_error(async {
         let written = write(context, connection, &plan).await?;
         context.publish(written).await
     });
-    applied
-        .await
-        .unwrap_or_else(|rejection| Err(PipelineError::Panic(rejection)))
+    applied.await
 }
 
 /// Plan for an order that failed in its own transaction: a dead letter, or a longer delay if the reason is unknown.

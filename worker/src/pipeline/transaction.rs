@@ -18,12 +18,11 @@ use jiff::Timestamp;
 use sqlx::PgConnection;
 
 use super::bisect;
-use super::error::PipelineError;
+use super::error::{PipelineError, panic_to_error};
 use crate::batch::{Batch, Enriched, OffsetUpdates, Published, RejectedRecord, Written, newest_timestamp};
 use crate::dead_letter::{self, Origin, RejectedFrom};
 use crate::hold::RejectionSample;
 use crate::layer::interface::{Effects, Layer};
-use crate::panic_guard::catch_panic;
 use crate::position::ApplyPlan;
 use crate::position_store;
 use crate::publish::Publisher;
@@ -149,8 +148,7 @@ impl<L: Layer> TransactionContext<'_, L> {
         if items.is_empty() {
             return Ok(Effects::default());
         }
-        let written = catch_panic(self.layer.write(connection, items)).await;
-        Ok(written.map_err(PipelineError::Panic)??)
+        panic_to_error(self.layer.write(connection, items)).await
     }
 
     /// Publishes the outputs, and waits for every acknowledgment.
