@@ -22,8 +22,9 @@ use telemetry::stdout::print_line;
 
 use super::stage_selection::StageSelection;
 use crate::connect::{self, Secrets};
-use crate::layer::dds::Dds;
-use crate::layer::stg::{ReferenceDataStore, Stg};
+use crate::layer::dds::stored::StoredFacts;
+use crate::layer::stg::ReferenceDataStore;
+use crate::layer::stg::stored::StoredOrders;
 use crate::layer::stored::{RebuildOutcome, Rebuilt, StoredVersions, VersionFilter, VersionKey, split_page};
 use crate::metrics::Metrics;
 use crate::output::Output;
@@ -113,26 +114,23 @@ async fn republish_stage(stage: &StreamStage, secrets: &Secrets, flags: &Republi
         publisher: &publisher,
     };
     match stage.spec.layer {
-        Layer::Stg => run.all_pages(&stg_layer(stage, secrets)?).await,
+        Layer::Stg => run.all_pages(&stored_orders(stage, secrets)?).await,
         Layer::Dds => {
-            let layer = Dds {
-                settings: stage::decode_settings(stage)?,
-                record_source: stage::origin(stage).record_source(),
-            };
-            run.all_pages(&layer).await
+            let record_source = run.source.clone();
+            run.all_pages(&StoredFacts { record_source }).await
         }
         // Rejected by the rules of the document: it has no output.
         Layer::Cdm => Ok(0),
     }
 }
 
-fn stg_layer(stage: &StreamStage, secrets: &Secrets) -> anyhow::Result<Stg> {
+fn stored_orders(stage: &StreamStage, secrets: &Secrets) -> anyhow::Result<StoredOrders> {
     let reference_data = stage.spec.reference_data.as_ref();
     let reference_data = reference_data.context("spec.referenceData: required for the layer stg")?;
     let redis = connect::redis_connection(reference_data, secrets)?;
     // Nothing serves them.
     let metrics = Metrics::register(&mut Registry::default());
-    Ok(Stg {
+    Ok(StoredOrders {
         settings: stage::decode_settings(stage)?,
         reference_data: ReferenceDataStore::new(redis, stage.name(), metrics),
         origin: stage::origin(stage),

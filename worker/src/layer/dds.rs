@@ -10,15 +10,13 @@
 
 pub(crate) mod decode;
 mod fact;
-mod stored;
+pub mod stored;
 mod write;
 
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use crate::decode::DecodeSettings;
 use crate::layer::interface::{Effects, Layer, LookupError};
-use crate::layer::stored::{Rebuilt, StoredError, StoredVersions, VersionFilter, VersionKey};
 use crate::output::Output;
 use crate::record::{Item, Record};
 use crate::rejection::Rejection;
@@ -62,35 +60,5 @@ impl Layer for Dds {
 
     fn output(enriched: &OrderWithFact) -> Option<&Output> {
         Some(&enriched.fact)
-    }
-}
-
-impl StoredVersions for Dds {
-    type OrderKey = Uuid;
-
-    async fn count(
-        &self,
-        connection: &mut PgConnection,
-        filter: &VersionFilter,
-    ) -> Result<Vec<(String, i64)>, sqlx::Error> {
-        stored::count(connection, filter).await
-    }
-
-    async fn page(
-        &self,
-        connection: &mut PgConnection,
-        filter: &VersionFilter,
-        after: Option<&VersionKey<Uuid>>,
-        limit: i64,
-    ) -> Result<Vec<VersionKey<Uuid>>, sqlx::Error> {
-        stored::page(connection, &self.record_source, filter, after, limit).await
-    }
-
-    async fn rebuild(
-        &self,
-        connection: &mut PgConnection,
-        keys: &[&VersionKey<Uuid>],
-    ) -> Result<Vec<Rebuilt>, StoredError> {
-        stored::rebuild(connection, keys).await
     }
 }

@@ -21,7 +21,6 @@ use sqlx::PgConnection;
 use crate::dead_letter::Origin;
 use crate::decode::DecodeSettings;
 use crate::layer::interface::{Effects, Layer, LookupError};
-use crate::layer::stored::{Rebuilt, StoredError, StoredVersions, VersionFilter, VersionKey};
 use crate::output::Output;
 use crate::record::{Item, Record};
 use crate::rejection::Rejection;
@@ -77,41 +76,5 @@ impl Layer for Stg {
             Enrichment::Ready(output) => Some(output),
             Enrichment::Missing(_) => None,
         }
-    }
-}
-
-impl StoredVersions for Stg {
-    type OrderKey = i64;
-
-    async fn count(
-        &self,
-        connection: &mut PgConnection,
-        filter: &VersionFilter,
-    ) -> Result<Vec<(String, i64)>, sqlx::Error> {
-        stored::count(connection, filter).await
-    }
-
-    async fn page(
-        &self,
-        connection: &mut PgConnection,
-        filter: &VersionFilter,
-        after: Option<&VersionKey<i64>>,
-        limit: i64,
-    ) -> Result<Vec<VersionKey<i64>>, sqlx::Error> {
-        let source = self.origin.record_source();
-        stored::page(connection, Some(&source), filter, after, limit).await
-    }
-
-    async fn rebuild(
-        &self,
-        connection: &mut PgConnection,
-        keys: &[&VersionKey<i64>],
-    ) -> Result<Vec<Rebuilt>, StoredError> {
-        let enricher = stored::Enricher {
-            settings: &self.settings,
-            reference_data: &self.reference_data,
-            origin: &self.origin,
-        };
-        stored::rebuild(connection, enricher, keys).await
     }
 }

@@ -10,7 +10,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use uuid::Uuid;
 
-use crate::layer::stored::{RebuildOutcome, Rebuilt, StoredError, VersionFilter, VersionKey};
+use crate::layer::stored::{RebuildOutcome, Rebuilt, StoredError, StoredVersions, VersionFilter, VersionKey};
 use crate::output::{Output, serialize_output};
 use crate::record_columns::Query;
 use crate::rejection::Rejection;
@@ -50,83 +50,93 @@ CROSS JOIN LATERAL (
 ) AS sorts
 ORDER BY picked.h_order_pk, picked.version";
 
-/// Counts the versions of the filter, by record source.
-pub(super) async fn count(
-    connection: &mut PgConnection,
-    filter: &VersionFilter,
-) -> Result<Vec<(String, i64)>, sqlx::Error> {
-    let condition = filter.condition("h_order_pk");
-    let statement =
-        format!("SELECT load_src, count(*) FROM dds.s_order_status WHERE {condition} GROUP BY 1 ORDER BY 1");
-    let rows = bind_filter(&statement, filter).fetch_all(connection).await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect()
+/// Order versions that the stage of one record source has stored in the vault.
+pub struct StoredFacts {
+    /// Record source of the versions: `kafka:<topic>`.
+    pub record_source: String,
 }
 
-/// Returns the keys of the next versions of a record source, at most `limit`.
-pub(super) async fn page(
-    connection: &mut PgConnection,
-    record_source: &str,
-    filter: &VersionFilter,
-    after: Option<&VersionKey<Uuid>>,
-    limit: i64,
-) -> Result<Vec<VersionKey<Uuid>>, sqlx::Error> {
-    let condition = filter.condition("h_order_pk");
-    // A reference of a fact has a key of 36 bytes, a name and the names of its fields.
-    let statement = format!(
-        "SELECT page.h_order_pk, page.version, (
-            SELECT coalesce(sum(octet_length(names.name) + 100), 0)
-            FROM dds.l_order_product AS link
-            JOIN dds.s_product_names AS names
-                ON names.h_product_pk = link.h_product_pk AND names.version = page.version
-            WHERE link.h_order_pk = page.h_order_pk
-        )::bigint AS bytes
-        FROM (
-            SELECT h_order_pk, version FROM dds.s_order_status
-            WHERE load_src = $4 AND (h_order_pk, version) > ($5, $6) AND {condition}
-            ORDER BY h_order_pk, version LIMIT $7
-        ) AS page
-        ORDER BY page.h_order_pk, page.version"
-    );
-    let rows = bind_filter(&statement, filter)
-        .bind(record_source)
-        .bind(after.map_or(Uuid::nil(), |key| key.order))
-        .bind(after.map_or(&[][..], |key| &key.version))
-        .bind(limit)
-        .fetch_all(connection)
-        .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(VersionKey {
-                order: row.try_get("h_order_pk")?,
-                version: row.try_get("version")?,
-                bytes: usize::try_from(row.try_get::<i64, _>("bytes")?).unwrap_or(usize::MAX),
-                is_pending: false,
+impl StoredVersions for StoredFacts {
+    type OrderKey = Uuid;
+
+    async fn count(
+        &self,
+        connection: &mut PgConnection,
+        filter: &VersionFilter,
+    ) -> Result<Vec<(String, i64)>, sqlx::Error> {
+        let condition = filter.condition("h_order_pk");
+        let statement = format!(
+            "SELECT load_src, count(*) FROM dds.s_order_status WHERE {condition} GROUP BY 1 ORDER BY 1"
+        );
+        let rows = bind_filter(&statement, filter).fetch_all(connection).await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect()
+    }
+
+    async fn page(
+        &self,
+        connection: &mut PgConnection,
+        filter: &VersionFilter,
+        after: Option<&VersionKey<Uuid>>,
+        limit: i64,
+    ) -> Result<Vec<VersionKey<Uuid>>, sqlx::Error> {
+        let condition = filter.condition("h_order_pk");
+        // A reference of a fact has a key of 36 bytes, a name and the names of its fields.
+        let statement = format!(
+            "SELECT page.h_order_pk, page.version, (
+                SELECT coalesce(sum(octet_length(names.name) + 100), 0)
+                FROM dds.l_order_product AS link
+                JOIN dds.s_product_names AS names
+                    ON names.h_product_pk = link.h_product_pk AND names.version = page.version
+                WHERE link.h_order_pk = page.h_order_pk
+            )::bigint AS bytes
+            FROM (
+                SELECT h_order_pk, version FROM dds.s_order_status
+                WHERE load_src = $4 AND (h_order_pk, version) > ($5, $6) AND {condition}
+                ORDER BY h_order_pk, version LIMIT $7
+            ) AS page
+            ORDER BY page.h_order_pk, page.version"
+        );
+        let rows = bind_filter(&statement, filter)
+            .bind(&self.record_source)
+            .bind(after.map_or(Uuid::nil(), |key| key.order))
+            .bind(after.map_or(&[][..], |key| &key.version))
+            .bind(limit)
+            .fetch_all(connection)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(VersionKey {
+                    order: row.try_get("h_order_pk")?,
+                    version: row.try_get("version")?,
+                    bytes: usize::try_from(row.try_get::<i64, _>("bytes")?).unwrap_or(usize::MAX),
+                    is_pending: false,
+                })
             })
-        })
-        .collect()
-}
+            .collect()
+    }
 
-/// Reads versions and builds their facts.
-pub(super) async fn rebuild(
-    connection: &mut PgConnection,
-    keys: &[&VersionKey<Uuid>],
-) -> Result<Vec<Rebuilt>, StoredError> {
-    let rows = statement::query(READ)
-        .bind(keys.iter().map(|key| key.order).collect::<Vec<_>>())
-        .bind(keys.iter().map(|key| key.version.as_slice()).collect::<Vec<_>>())
-        .fetch_all(connection)
-        .await?;
-    let rebuilt = rows.iter().map(|row| {
-        let outcome = match fact_from_row(row)? {
-            Ok(output) => RebuildOutcome::Ready(output),
-            Err(rejection) => RebuildOutcome::Rejected(rejection),
-        };
-        let order_id = row.try_get("order_id")?;
-        Ok(Rebuilt { order_id, outcome })
-    });
-    rebuilt.collect()
+    async fn rebuild(
+        &self,
+        connection: &mut PgConnection,
+        keys: &[&VersionKey<Uuid>],
+    ) -> Result<Vec<Rebuilt>, StoredError> {
+        let rows = statement::query(READ)
+            .bind(keys.iter().map(|key| key.order).collect::<Vec<_>>())
+            .bind(keys.iter().map(|key| key.version.as_slice()).collect::<Vec<_>>())
+            .fetch_all(connection)
+            .await?;
+        let rebuilt = rows.iter().map(|row| {
+            let outcome = match fact_from_row(row)? {
+                Ok(output) => RebuildOutcome::Ready(output),
+                Err(rejection) => RebuildOutcome::Rejected(rejection),
+            };
+            let order_id = row.try_get("order_id")?;
+            Ok(Rebuilt { order_id, outcome })
+        });
+        rebuilt.collect()
+    }
 }
 
 /// Builds the fact of one version from its row of [`READ`].

@@ -16,7 +16,7 @@ use super::enrich::{Enrichment, enrich_order};
 use super::reference_data::ReferenceDataStore;
 use crate::dead_letter::Origin;
 use crate::decode::DecodeSettings;
-use crate::layer::stored::{RebuildOutcome, Rebuilt, StoredError, VersionFilter, VersionKey};
+use crate::layer::stored::{RebuildOutcome, Rebuilt, StoredError, StoredVersions, VersionFilter, VersionKey};
 use crate::record::{Item, Record};
 use crate::record_columns::Query;
 use crate::rejection::{Code, Rejection};
@@ -41,67 +41,82 @@ const DEAD_LETTERED: &str = "\
 SELECT sha256(value) FROM streamstage.dead_letter
 WHERE topic = $1 AND code = ANY($2) AND redriven_at IS NULL AND sha256(value) = ANY($3)";
 
-/// Parts of the layer that enrich a stored version.
-#[derive(Clone, Copy)]
-pub(super) struct Enricher<'l> {
-    pub settings: &'l DecodeSettings,
-    pub reference_data: &'l ReferenceDataStore,
-    /// Stage whose dead letters a redrive will produce.
-    pub origin: &'l Origin,
+/// Order events that one stage has stored.
+pub struct StoredOrders {
+    /// Settings that decide which values the stage accepts.
+    pub settings: DecodeSettings,
+    /// Users, restaurants and menus in Redis.
+    pub reference_data: ReferenceDataStore,
+    /// Record source of the events, and stage whose dead letters a redrive will produce.
+    pub origin: Origin,
 }
 
-/// Counts the versions of the filter, by record source.
-pub(super) async fn count(
-    connection: &mut PgConnection,
-    filter: &VersionFilter,
-) -> Result<Vec<(String, i64)>, sqlx::Error> {
-    let condition = filter.condition("object_id");
-    let statement = format!(
-        "SELECT load_src, count(*) FROM (
-            SELECT load_src FROM stg.order_events WHERE {condition}
-            UNION ALL
-            SELECT load_src FROM stg.order_event_history WHERE {condition}
-        ) AS stored GROUP BY 1 ORDER BY 1"
-    );
-    let rows = bind_filter(&statement, filter).fetch_all(connection).await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect()
-}
+impl StoredVersions for StoredOrders {
+    type OrderKey = i64;
 
-/// Reads versions and enriches them with the present reference data.
-pub(super) async fn rebuild(
-    connection: &mut PgConnection,
-    enricher: Enricher<'_>,
-    keys: &[&VersionKey<i64>],
-) -> Result<Vec<Rebuilt>, StoredError> {
-    let (items, mut rebuilt) = read(connection, enricher.settings, keys).await?;
-    let lookup = enricher
-        .reference_data
-        .look_up(items.iter().map(|item| &item.value))
-        .await?;
-    let mut missing = Vec::new();
-    for Item { value: order, .. } in items {
-        let (order_id, version) = (order.event.object_id, order.version);
-        let outcome = match enrich_order(order, &lookup) {
-            Ok(order) => match order.enrichment {
-                Enrichment::Ready(output) => RebuildOutcome::Ready(output),
-                Enrichment::Missing(missing_entries) => {
-                    missing.push((rebuilt.len(), version));
-                    RebuildOutcome::Missing(missing_entries.entries)
-                }
-            },
-            Err(rejection) => RebuildOutcome::Rejected(rejection),
-        };
-        rebuilt.push(Rebuilt { order_id, outcome });
+    async fn count(
+        &self,
+        connection: &mut PgConnection,
+        filter: &VersionFilter,
+    ) -> Result<Vec<(String, i64)>, sqlx::Error> {
+        let condition = filter.condition("object_id");
+        let statement = format!(
+            "SELECT load_src, count(*) FROM (
+                SELECT load_src FROM stg.order_events WHERE {condition}
+                UNION ALL
+                SELECT load_src FROM stg.order_event_history WHERE {condition}
+            ) AS stored GROUP BY 1 ORDER BY 1"
+        );
+        let rows = bind_filter(&statement, filter).fetch_all(connection).await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect()
     }
-    let dead_lettered = dead_lettered(connection, &enricher.origin.topic, &missing).await?;
-    for (index, version) in missing {
-        if dead_lettered.contains(version.digest()) {
-            rebuilt[index].outcome = RebuildOutcome::DeadLettered;
+
+    async fn page(
+        &self,
+        connection: &mut PgConnection,
+        filter: &VersionFilter,
+        after: Option<&VersionKey<i64>>,
+        limit: i64,
+    ) -> Result<Vec<VersionKey<i64>>, sqlx::Error> {
+        let source = self.origin.record_source();
+        page(connection, Some(&source), filter, after, limit).await
+    }
+
+    async fn rebuild(
+        &self,
+        connection: &mut PgConnection,
+        keys: &[&VersionKey<i64>],
+    ) -> Result<Vec<Rebuilt>, StoredError> {
+        let (items, mut rebuilt) = read(connection, &self.settings, keys).await?;
+        let lookup = self
+            .reference_data
+            .look_up(items.iter().map(|item| &item.value))
+            .await?;
+        let mut missing = Vec::new();
+        for Item { value: order, .. } in items {
+            let (order_id, version) = (order.event.object_id, order.version);
+            let outcome = match enrich_order(order, &lookup) {
+                Ok(order) => match order.enrichment {
+                    Enrichment::Ready(output) => RebuildOutcome::Ready(output),
+                    Enrichment::Missing(missing_entries) => {
+                        missing.push((rebuilt.len(), version));
+                        RebuildOutcome::Missing(missing_entries.entries)
+                    }
+                },
+                Err(rejection) => RebuildOutcome::Rejected(rejection),
+            };
+            rebuilt.push(Rebuilt { order_id, outcome });
         }
+        let dead_lettered = dead_lettered(connection, &self.origin.topic, &missing).await?;
+        for (index, version) in missing {
+            if dead_lettered.contains(version.digest()) {
+                rebuilt[index].outcome = RebuildOutcome::DeadLettered;
+            }
+        }
+        Ok(rebuilt)
     }
-    Ok(rebuilt)
 }
 
 /// Returns the digests of those versions that have a dead letter because of missing reference data.
