@@ -258,7 +258,7 @@ async fn a_stage_waits_for_reference_data_of_which_most_is_missing() -> Result<(
 async fn a_batch_of_faulty_records_is_held_for_a_bounded_time() -> Result<()> {
     let services = start_services().await?;
     let mut pipeline = Pipeline::create(&services, "held", 1).await?;
-    pipeline.set_batch_settings("{maxHold: 10s}")?;
+    pipeline.set_batch_settings("{maxHold: 20s}")?;
     let faulty = Message {
         value: Some(b"not an order".to_vec()),
         expected: Expected::Bad("ParseError"),
@@ -298,7 +298,7 @@ async fn a_batch_of_faulty_records_is_held_for_a_bounded_time() -> Result<()> {
              FROM streamstage.dead_letter CROSS JOIN streamstage.hold",
         )
         .await?;
-    ensure!(held_for >= 9, "held for {held_for} s only");
+    ensure!(held_for >= 19, "held for {held_for} s only");
     Ok(())
 }
 

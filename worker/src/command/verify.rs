@@ -39,6 +39,13 @@ use crate::warehouse::Warehouse;
 /// Time that one statement may take; the checks of a large warehouse take longer than the statements of a batch.
 const STATEMENT_TIMEOUT: Duration = Duration::from_hours(1);
 
+/// Settings for queries that join whole tables: in the order in which they are written, never row by row. The server has
+/// no statistics of tables that were loaded in the last minute, and its estimates without them lead to joins that do not
+/// end.
+const JOIN_WHOLE_TABLES: &str = "SET LOCAL join_collapse_limit = 1; SET LOCAL enable_nestloop = off";
+/// Settings for queries that read rows by their keys.
+const JOIN_ROWS: &str = "SET LOCAL join_collapse_limit = DEFAULT; SET LOCAL enable_nestloop = DEFAULT";
+
 /// Flags of `worker verify`.
 #[derive(Debug, Args)]
 pub struct Verify {
@@ -76,6 +83,7 @@ pub async fn verify(flags: Verify) -> anyhow::Result<()> {
 async fn verify_warehouse(stages: &[StreamStage], secrets: &Secrets) -> anyhow::Result<u64> {
     let warehouse = stage::warehouse(&stages[0], secrets)?;
     let mut snapshot = warehouse.begin_snapshot(STATEMENT_TIMEOUT).await?;
+    execute(snapshot.connection(), JOIN_WHOLE_TABLES).await?;
     let readers = Reader::read_all(snapshot.connection(), stages, secrets).await?;
     let groups = plan::plan(stages)?;
     let mut report = Report::new(groups.iter().map(|group| group.checks.len()).sum())?;
@@ -109,13 +117,21 @@ async fn run(snapshot: &mut PgConnection, check: Check, report: &mut Report) -> 
         Check::Satellite(satellite) => vault::check_satellite(snapshot, satellite).await?,
         Check::OrderEvents(settings) => {
             report.extend(staging::count(snapshot).await?);
+            execute(snapshot, JOIN_ROWS).await?;
             let compared =
                 staging::compare_with_vault(snapshot, &settings, |rows| report.advance(rows)).await?;
+            execute(snapshot, JOIN_WHOLE_TABLES).await?;
             report.not_compared(compared.not_accepted)?;
             compared.findings
         }
         Check::Gap(_) => Findings::default(),
     })
+}
+
+/// Executes a statement without a result.
+async fn execute(snapshot: &mut PgConnection, statement: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(statement).execute(snapshot).await?;
+    Ok(())
 }
 
 /// Decides whether missing versions are a finding: not if their layer is behind. A layer with records to read gets time
