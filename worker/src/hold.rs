@@ -17,19 +17,31 @@ pub const MIN_RECORDS: usize = 100;
 pub struct RejectionSample {
     records: usize,
     rejected: BTreeMap<Code, usize>,
+    /// True if the next batch decides, however few records it has.
+    is_decisive: bool,
 }
 
 impl RejectionSample {
+    /// Sample of a worker that starts during a hold: its first batch decides, so that a restart lets nothing through.
+    pub fn during_hold() -> Self {
+        Self {
+            is_decisive: true,
+            ..Self::default()
+        }
+    }
+
     /// Adds a batch. Returns the cause of a hold if most records of the sample are rejected.
     ///
     /// A sample of [`MIN_RECORDS`] or more decides once; the next batch starts another one.
     pub fn add(&mut self, records: usize, rejected: impl Iterator<Item = Code>) -> Option<String> {
         self.records += records;
         rejected.for_each(|code| *self.rejected.entry(code).or_default() += 1);
-        if self.records < MIN_RECORDS {
+        if self.records < MIN_RECORDS && !self.is_decisive {
             return None;
         }
-        let Self { records, rejected } = std::mem::take(self);
+        let Self {
+            records, rejected, ..
+        } = std::mem::take(self);
         let total: usize = rejected.values().sum();
         let (code, _) = rejected.into_iter().max_by_key(|(_, count)| *count)?;
         (total * 2 > records)
@@ -66,6 +78,15 @@ mod tests {
         assert_eq!(cause.as_deref(), Some(expected));
         // The next sample starts empty.
         assert_eq!(add(&mut sample, 10, 10), None);
+    }
+
+    #[test]
+    fn the_first_batch_during_a_hold_decides() {
+        let mut sample = RejectionSample::during_hold();
+        let expected = "2 of 3 records would be dead-lettered, most of them as ParseError";
+        assert_eq!(add(&mut sample, 3, 2).as_deref(), Some(expected));
+        assert_eq!(add(&mut sample, 3, 2), None);
+        assert_eq!(add(&mut RejectionSample::during_hold(), 3, 1), None);
     }
 
     #[test]

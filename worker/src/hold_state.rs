@@ -22,6 +22,29 @@ SET cause = excluded.cause, last_cause_at = now(),
         ELSE stored.started_at END
 RETURNING greatest(0, extract(epoch FROM started_at - now())::double precision + $3)";
 
+/// True if the stage's hold has not ended. `$3` is its maximum in seconds.
+const IS_HELD: &str = "\
+SELECT EXISTS (
+    SELECT FROM streamstage.hold
+    WHERE consumer_group = $1 AND topic = $2 AND started_at > now() - $3::double precision * interval '1 second')";
+
+/// Returns true if the hold of the stage, which began at most `max_hold` ago, has not ended.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn is_held(
+    connection: &mut PgConnection,
+    origin: &Origin,
+    max_hold: Duration,
+) -> Result<bool, sqlx::Error> {
+    statement::query_scalar(IS_HELD)
+        .bind(&origin.consumer_group)
+        .bind(&origin.topic)
+        .bind(max_hold.as_secs_f64())
+        .fetch_one(connection)
+        .await
+}
+
 /// Returns the remaining time of the stage's hold; zero after `max_hold`. Begins a hold unless there is one.
 ///
 /// # Errors

@@ -218,6 +218,7 @@ async fn run_pipeline<L: Layer>(
     pipeline: Arc<Pipeline<L>>,
 ) -> Result<(), StageError> {
     ensure_not_stopped(&pipeline).await?;
+    startup::resume_hold(&pipeline).await;
     tokio::select! {
         _ = pipeline.publisher.refresh_limit() => {}
         () = pipeline.stop.cancelled() => return Ok(()),

@@ -49,6 +49,19 @@ impl RejectionHold {
         }
     }
 
+    /// Continues the hold of an earlier worker: the first batch decides.
+    ///
+    /// # Errors
+    /// If PostgreSQL fails.
+    pub async fn resume(&self) -> Result<(), sqlx::Error> {
+        let is_held =
+            async |connection: &mut _| hold_state::is_held(connection, &self.origin, self.max_hold).await;
+        if self.warehouse.transact(is_held).await? {
+            *self.sample.lock().unwrap_or_else(PoisonError::into_inner) = RejectionSample::during_hold();
+        }
+        Ok(())
+    }
+
     /// Holds a batch if most records of the last batches, including this one, are rejected; `None` after a shutdown.
     pub(super) async fn wait_if_rejected<T>(&self, batch: &Batch<Enriched<T>>) -> Option<()> {
         let Some(cause) = self.find_cause(batch) else {

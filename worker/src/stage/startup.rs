@@ -41,6 +41,11 @@ pub(super) async fn check_warehouse<L>(pipeline: &Pipeline<L>) -> Result<(), Uns
     checked.unwrap_or(Ok(()))
 }
 
+/// Continues the hold of an earlier worker. Retries until PostgreSQL answers, or a shutdown.
+pub(super) async fn resume_hold<L>(pipeline: &Pipeline<L>) {
+    let _ = retry(pipeline, || pipeline.hold.resume()).await;
+}
+
 /// Installs the thresholds of the tag rules. Retries until PostgreSQL answers, or a shutdown.
 pub(super) async fn install_thresholds(rules: &[TagRule], pipeline: &Pipeline<Cdm>) {
     let group = &pipeline.origin.consumer_group;
