@@ -4,15 +4,16 @@
 //! delay a probe or a shutdown.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -31,6 +32,23 @@ const MAX_CONNECTIONS: usize = 64;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Delay after a connection could not be accepted, for example because too many files are open.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Where a request comes from; every handler can extract it as an [`Extension`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// True for a process of the same host or pod, which includes `kubectl port-forward`.
+    pub is_local: bool,
+}
+
+impl From<IpAddr> for Caller {
+    /// Other loopback addresses do not count: a service mesh forwards the requests of other pods from them.
+    fn from(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        Self {
+            is_local: address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST,
+        }
+    }
+}
 
 /// Returns the routes `/livez`, which is 200 unless a step of the process is stalled, and `/metrics`.
 pub fn router(registry: Arc<Registry>, progress: Progress) -> Router {
@@ -51,8 +69,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             () = stop.cancelled() => return Ok(()),
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, caller) = match accepted {
+            Ok((stream, address)) => (stream, Caller::from(address.ip())),
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection, retrying");
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
@@ -64,7 +82,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         {
             oldest.abort();
         }
-        let service = TowerToHyperService::new(router.clone());
+        let service = TowerToHyperService::new(router.clone().layer(Extension(caller)));
         let connection = http1::Builder::new()
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service);
