@@ -5,23 +5,30 @@
 
 mod bytes;
 mod duration;
+mod names;
+mod pod_schema;
+mod pod_template;
 mod processing;
 mod rules;
 mod scaling;
 mod source;
 mod spec;
 mod validate;
+mod violations;
 mod warehouse;
 mod worker_pod;
 
 pub use self::{
     bytes::{Bytes, BytesError},
     duration::{Duration, DurationError},
+    names::{is_label_name, is_object_name},
+    pod_template::{PodOptions, PodTemplate, PodVolume, WORKER_CONTAINER, WorkerContainer},
     processing::{Batch, DeadLetter, Limits, Output, ReferenceData, TagRule},
     scaling::{OnLagUnknown, ScaleDown, ScaleUp, Scaling, ScalingMode, Target},
     source::{Source, StartFrom, StartFromError},
     spec::{Layer, StreamStage, StreamStageSpec},
-    validate::{Violation, validate},
+    validate::validate,
+    violations::Violation,
     warehouse::{SslMode, Warehouse},
     worker_pod::WorkerPod,
 };

@@ -30,7 +30,7 @@ use http::Method;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::runtime::events::Recorder;
-use operator::controller;
+use operator::controller::{self, Settings};
 use operator::defaults::WorkerDefaults;
 use operator::lag::offsets::{OffsetSnapshot, PartitionSnapshot};
 use operator::lag::tracker::{LagTracker, SnapshotContext};
@@ -103,8 +103,11 @@ async fn main() -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let controller = tokio::spawn(controller::run(
         client.clone(),
-        None,
-        defaults(),
+        Settings {
+            namespaces: Vec::new(),
+            defaults: defaults(),
+            allowed_hosts: Vec::new(),
+        },
         metrics,
         Arc::default(),
         recorder,
@@ -272,6 +275,8 @@ fn object(resource: &str, index: usize) -> anyhow::Result<Value> {
         secrets: std::collections::BTreeMap::default(),
         owned: OwnedObjects::default(),
         pods: Vec::new(),
+        pod_service_account: None,
+        allowed_hosts: Vec::new(),
         conflicting_stage: None,
         connection: None,
         view: drained_view(),

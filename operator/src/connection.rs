@@ -26,7 +26,7 @@ pub fn bootstrap_servers(stage: &StreamStage) -> Vec<String> {
 }
 
 /// Returns true if the host is the name of a Service without its namespace.
-fn is_short_name(host: &str) -> bool {
+pub(crate) fn is_short_name(host: &str) -> bool {
     host != "localhost"
         && host
             .bytes()

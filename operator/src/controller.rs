@@ -1,56 +1,77 @@
 #![expect(clippy::disallowed_types, reason = "edge: watches the cluster")]
 //! Controller of the kind `StreamStage`: maps triggers to stages and runs one reconcile per trigger.
 //!
+//! Each namespace has a queue of its own, so that a namespace whose reconciles hang or pile up delays no other.
 //! A stage is reconciled after a watch event of the stage, of an owned object or of a referenced Secret, after a
 //! status-relevant change of its lag, and at a resync. The reconcile itself is [`reconcile`].
 
 mod context;
+mod queues;
 mod reconciler;
 mod watch;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::channel::mpsc;
+use futures::{StreamExt as _, stream};
 use kube::Client;
-use kube::runtime::controller::{self, Config};
 use kube::runtime::events::Recorder;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::defaults::WorkerDefaults;
+use crate::hosts::HostPattern;
 use crate::lag::poller;
 use crate::lag::store::LagStore;
 use crate::metrics::Metrics;
 use crate::report::PublishedEvents;
-use crate::stage_summary::StageRef;
+use crate::stage_summary::StageStore;
 
 pub use self::context::Context;
 pub use self::reconciler::{ReconcileError, error_policy, reconcile};
 
 /// Timeout of the API server for one timed step of a reconcile.
 const API_TIMEOUT: Duration = Duration::from_secs(15);
-/// Maximum number of concurrent reconciles: each has the objects that it read in memory.
-const CONCURRENCY: u16 = 8;
-/// Time within which triggers of one stage are combined. A reconcile's own writes come back as watch events, and by then
-/// the cache should have the new status.
-const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Maximum number of concurrent reconciles of all namespaces: each has the objects that it read in memory.
+pub const MAX_RECONCILES: usize = 64;
 
-/// Reconciles the stages of `namespace`, or of all namespaces if it is `None`, until `stop`.
+/// What the operator watches, and what its stages may use.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Watched namespaces; empty for all namespaces.
+    pub namespaces: Vec<String>,
+    /// Defaults of the workers.
+    pub defaults: WorkerDefaults,
+    /// Hosts that stages may connect to; empty for all hosts.
+    pub allowed_hosts: Vec<HostPattern>,
+}
+
+/// Reconciles the stages of the watched namespaces until `stop`.
 pub async fn run(
     client: Client,
-    namespace: Option<&str>,
-    defaults: WorkerDefaults,
+    settings: Settings,
     metrics: Metrics,
     lag_store: Arc<LagStore>,
     recorder: Recorder,
     stop: CancellationToken,
 ) {
-    let (controller, stages) = watch::controller(&client, namespace);
+    let namespaces: Vec<Option<&str>> = match &settings.namespaces[..] {
+        [] => vec![None],
+        namespaces => namespaces
+            .iter()
+            .map(|namespace| Some(namespace.as_str()))
+            .collect(),
+    };
+    let watches = namespaces
+        .iter()
+        .map(|namespace| watch::watch(&client, *namespace));
+    let (triggers, stores): (Vec<_>, Vec<_>) = watches.unzip();
+    let stages = stores.iter().cloned().collect();
     let (request_reconcile, reconcile_requests) = mpsc::unbounded();
     let poller = poller::run(
         Arc::clone(&lag_store),
-        stages.clone(),
+        StageStore::clone(&stages),
         metrics.clone(),
         request_reconcile,
         stop.clone(),
@@ -59,7 +80,9 @@ pub async fn run(
     let context = Arc::new(Context {
         client,
         stages,
-        defaults,
+        defaults: settings.defaults,
+        allowed_hosts: settings.allowed_hosts,
+        permits: Semaphore::new(MAX_RECONCILES),
         metrics,
         recorder,
         published_events: PublishedEvents::default(),
@@ -67,22 +90,16 @@ pub async fn run(
         failures: Mutex::default(),
         api_timeout: API_TIMEOUT,
     });
-    let reconciles = controller
-        .reconcile_on(reconcile_requests)
-        .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
-        .graceful_shutdown_on(stop.cancelled_owned())
-        .run(reconcile, error_policy, Arc::clone(&context));
-    reconciles
-        .for_each(async |result| match result {
-            // The reconcile has logged its own failure.
-            Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
-            Err(controller::Error::ObjectNotFound(stage)) => {
-                let namespace = stage.namespace.unwrap_or_default();
-                let stage_ref = StageRef::new(&stage.name).within(&namespace);
-                context.metrics.stages.remove_stage(&stage_ref);
-                context.reset_failures(&format!("{namespace}/{}", stage.name));
-            }
-            Err(error) => tracing::warn!(%error, "watch failed, retrying"),
-        })
-        .await;
+    let stores = settings
+        .namespaces
+        .into_iter()
+        .map(Some)
+        .chain([None])
+        .zip(stores);
+    let triggers = stream::select(
+        stream::select_all(triggers),
+        reconcile_requests.map(|stage| Ok(stage.into())),
+    );
+    let triggers = triggers.take_until(stop.cancelled_owned()).boxed();
+    queues::run(triggers, stores.collect(), context).await;
 }

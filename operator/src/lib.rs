@@ -34,6 +34,7 @@
 //!
 //! Decisions are pure functions. A module that does I/O or reads a clock says `edge:` in its first lines.
 
+pub mod admission;
 pub mod apply;
 pub mod backoff;
 pub mod command;
@@ -42,6 +43,8 @@ pub mod controller;
 pub mod defaults;
 pub mod events;
 pub mod explain;
+pub mod grants;
+pub mod hosts;
 pub mod http;
 pub mod kafka;
 pub mod lag;

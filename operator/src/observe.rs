@@ -12,13 +12,15 @@ use std::collections::BTreeMap;
 use crds::StreamStage;
 use crds::status::ScalingStatus;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
-use sha2::{Digest as _, Sha256};
 
+use crate::admission::{SecretKeys, Secrets, check_secret, check_stage, named_service_account};
 use crate::connection::{KafkaConnection, bootstrap_servers};
+use crate::grants::Grant;
+use crate::hosts::HostPattern;
 use crate::lag::store::LagStore;
 use crate::lag::view::LagView;
 use crate::owned::rollout::RolloutProgress;
@@ -32,14 +34,19 @@ pub struct Observed {
     /// Stage as read from the API server.
     pub stage: StreamStage,
     /// Referenced Secrets by name; `None` for a Secret that does not exist.
-    pub secrets: BTreeMap<String, Option<SecretKeys>>,
+    pub secrets: Secrets,
+    /// Grant of the `ServiceAccount` that the pod template names; `None` without such a name or object.
+    pub pod_service_account: Option<Grant>,
+    /// Hosts that stages may connect to; empty for all hosts.
+    pub allowed_hosts: Vec<HostPattern>,
     /// Objects with the names of the owned objects. Another owner may have created them.
     pub owned: OwnedObjects,
     /// Pods of the stage; read only while some are not ready, else empty.
     pub pods: Vec<Pod>,
-    /// Older stage with the same topic and consumer group, as `namespace/name`.
+    /// Older stage of the namespace with the same topic and consumer group, as `namespace/name`.
     pub conflicting_stage: Option<String>,
-    /// Kafka connection; `None` if the Secret for it is missing or has an invalid key.
+    /// Kafka connection; `None` if the stage is not valid, or if the Secret for it is missing, not allowed or has an
+    /// invalid key.
     pub connection: Option<KafkaConnection>,
     /// Lag at the time of the reconcile.
     pub view: LagView,
@@ -82,15 +89,6 @@ fn current_replicas(stage: &StreamStage, deployment: Option<&Deployment>) -> Opt
     }
 }
 
-/// Keys of a Secret, without its values.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SecretKeys {
-    /// Key names, sorted.
-    pub names: Vec<String>,
-    /// SHA-256 of all names and values.
-    pub digest: Vec<u8>,
-}
-
 /// Reads the input of one reconcile of `stage`, and registers the stage with the lag poller.
 ///
 /// # Errors
@@ -99,21 +97,30 @@ pub async fn observe(
     stage: &StreamStage,
     stages: &StageStore,
     lag_store: &LagStore,
+    allowed_hosts: &[HostPattern],
     client: &Client,
 ) -> kube::Result<Observed> {
-    let (owned, secrets) = futures::try_join!(read_owned(stage, client), read_secrets(stage, client))?;
-    let connection = kafka_connection(stage, &secrets);
-    let secrets = secrets
-        .into_iter()
-        .map(|(name, secret)| (name, secret.as_ref().map(secret_keys)))
+    // The names in a stage that is not valid may address anything, and its hosts may be anyone's.
+    let is_admitted = check_stage(stage, allowed_hosts).is_ok();
+    let (owned, secrets, pod_service_account) = futures::try_join!(
+        read_owned(stage, client),
+        read_secrets(stage, is_admitted, client),
+        read_pod_service_account(stage, is_admitted, client),
+    )?;
+    let keys = secrets
+        .iter()
+        .map(|(name, secret)| (name.clone(), secret.as_ref().map(secret_keys)))
         .collect();
+    let connection = kafka_connection(stage, &secrets, &keys).filter(|_| is_admitted);
     let pods = match &owned.deployment {
         Some(deployment) if !is_ready(deployment) => read_pods(stage, client).await?,
         _ => Vec::new(),
     };
     Ok(Observed {
         stage: stage.clone(),
-        secrets,
+        secrets: keys,
+        pod_service_account,
+        allowed_hosts: allowed_hosts.to_vec(),
         owned,
         pods,
         conflicting_stage: conflicting_stage(stage, stages),
@@ -148,45 +155,63 @@ async fn read_owned(stage: &StreamStage, client: &Client) -> kube::Result<OwnedO
     })
 }
 
+/// Reads the referenced Secrets, unless the stage is not valid.
 async fn read_secrets(
     stage: &StreamStage,
+    is_admitted: bool,
     client: &Client,
 ) -> kube::Result<BTreeMap<String, Option<Secret>>> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), stage.namespace());
     let mut by_name = BTreeMap::new();
-    for (_, name) in stage.referenced_secrets() {
+    for (_, name) in stage.referenced_secrets().into_iter().filter(|_| is_admitted) {
         by_name.insert(name.to_owned(), secrets.get_opt(name).await?);
     }
     Ok(by_name)
 }
 
-/// Returns `None` if the Secret of the source is missing or has an invalid key; validation reports that.
+/// Reads the grant of the `ServiceAccount` that the pod template names; `None` if the stage is not valid.
+async fn read_pod_service_account(
+    stage: &StreamStage,
+    is_admitted: bool,
+    client: &Client,
+) -> kube::Result<Option<Grant>> {
+    let Some(name) = named_service_account(stage).filter(|_| is_admitted) else {
+        return Ok(None);
+    };
+    let service_accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), stage.namespace());
+    let service_account = service_accounts.get_opt(&name).await?;
+    Ok(service_account.map(|service_account| Grant::from_annotations(service_account.annotations())))
+}
+
+/// Returns `None` if the Secret of the source is missing, not allowed or has an invalid key; validation reports that.
 fn kafka_connection(
     stage: &StreamStage,
     secrets: &BTreeMap<String, Option<Secret>>,
+    keys: &Secrets,
 ) -> Option<KafkaConnection> {
     let source = &stage.spec.source;
     let empty = BTreeMap::new();
     let data = match &source.auth_secret_name {
         None => &empty,
-        Some(name) => secrets.get(name)?.as_ref()?.data.as_ref().unwrap_or(&empty),
+        Some(name) => {
+            check_secret(stage, "spec.source.authSecretName", name, keys).ok()?;
+            secrets.get(name)?.as_ref()?.data.as_ref().unwrap_or(&empty)
+        }
     };
     KafkaConnection::new(&bootstrap_servers(stage), data).ok()
 }
 
-fn secret_keys(secret: &Secret) -> SecretKeys {
-    let data = secret.data.iter().flatten();
-    let digest = data.clone().fold(Sha256::new(), |digest, (name, value)| {
-        let digest = digest
-            .chain_update((name.len() as u64).to_be_bytes())
-            .chain_update(name);
-        digest
-            .chain_update((value.0.len() as u64).to_be_bytes())
-            .chain_update(&value.0)
-    });
+pub(crate) fn secret_keys(secret: &Secret) -> SecretKeys {
+    let version = [secret.uid(), secret.resource_version()].map(Option::unwrap_or_default);
     SecretKeys {
-        names: data.map(|(name, _)| name.clone()).collect(),
-        digest: digest.finalize().to_vec(),
+        names: secret
+            .data
+            .iter()
+            .flatten()
+            .map(|(name, _)| name.clone())
+            .collect(),
+        version: version.join("/"),
+        grant: Grant::from_annotations(secret.annotations()),
     }
 }
 
@@ -209,7 +234,8 @@ async fn read_pods(stage: &StreamStage, client: &Client) -> kube::Result<Vec<Pod
     Ok(pods.list(&of_stage).await?.items)
 }
 
-/// Returns the oldest other stage with the same topic and consumer group, if it is older than `stage`.
+/// Returns the oldest other stage of the namespace with the same topic and consumer group, if it is older than `stage`.
+/// Stages of other namespaces do not count: nobody may stall them, or learn their names.
 fn conflicting_stage(stage: &StreamStage, stages: &StageStore) -> Option<String> {
     fn age(stage: &StageSummary) -> (Option<Timestamp>, Option<String>) {
         (stage.creation_timestamp().map(|time| time.0), stage.uid())
@@ -217,7 +243,9 @@ fn conflicting_stage(stage: &StreamStage, stages: &StageStore) -> Option<String>
     let this = StageSummary::from(stage.clone());
     let others = stages.state();
     let others = others.iter().filter_map(|cached| cached.0.as_ref().ok());
-    let conflicting = others.filter(|other| other.meta().uid != this.meta().uid && this.shares_group(other));
+    let conflicting = others
+        .filter(|other| other.namespace() == this.namespace())
+        .filter(|other| other.meta().uid != this.meta().uid && this.shares_group(other));
     conflicting
         .filter(|other| age(other) < age(&this))
         .min_by_key(|other| age(other))

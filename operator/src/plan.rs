@@ -7,6 +7,7 @@ mod deployment;
 mod disruption_budget;
 mod metadata;
 mod pod;
+mod pod_options;
 mod service;
 mod service_account;
 

@@ -24,7 +24,7 @@ pub fn classify(error: &kube::Error) -> Option<Refusal> {
     let (reason, remedy) = match status.code {
         403 => (
             Reason::Forbidden,
-            "grant this permission in the operator's ClusterRole, or remove the quota or admission rule that denies it",
+            "grant this permission in the operator's role, or remove the quota or admission rule that denies it",
         ),
         400 | 422 => (
             Reason::ObjectRejected,

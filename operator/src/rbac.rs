@@ -28,7 +28,8 @@ const fn policy_rule(
 const WATCH_VERBS: &[&str] = &["get", "list", "watch"];
 const APPLY_VERBS: &[&str] = &["get", "list", "watch", "create", "patch"];
 
-/// Rules for every namespace with stages: a `ClusterRole`, or a Role if the operator watches one namespace.
+/// Rules for every namespace with stages: a `ClusterRole`, or a Role in each if the operator watches
+/// a list of namespaces.
 ///
 /// `update` on `streamstages/finalizers` is for API servers with the admission plugin
 /// `OwnerReferencesPermissionEnforcement`: they require it for an owner reference that blocks deletion.
@@ -46,5 +47,7 @@ pub const STAGE_RULES: [PolicyRule; 11] = [
     policy_rule("events.k8s.io", "events", &["create", "patch"]),
 ];
 
-/// Rule for the namespace of the leader election Lease.
-pub const LEASE_RULE: PolicyRule = policy_rule("coordination.k8s.io", "leases", &["get", "create", "patch"]);
+/// Rule for the leader election Lease, by its name.
+pub const LEASE_RULE: PolicyRule = policy_rule("coordination.k8s.io", "leases", &["get", "patch"]);
+/// Rule for the namespace of the Lease: RBAC cannot restrict the creation of an object by its name.
+pub const LEASE_CREATE_RULE: PolicyRule = policy_rule("coordination.k8s.io", "leases", &["create"]);

@@ -6,6 +6,7 @@
 pub mod reported_status;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crds::StreamStage;
 use crds::stage::StartFrom;
@@ -22,10 +23,32 @@ use crate::scale::ScalingSettings;
 
 /// Cached stage; an error with the metadata if the stage has fields that this operator does not know.
 pub type CachedStage = DeserializeGuard<StageSummary>;
-/// All stages in the watched namespaces.
-pub type StageStore = Store<CachedStage>;
 /// Stage reference: namespace and name.
 pub type StageRef = ObjectRef<CachedStage>;
+
+/// All stages in the watched namespaces: one store for all namespaces, or one for each.
+#[derive(Clone, Debug)]
+pub struct StageStore(Vec<Store<CachedStage>>);
+
+impl StageStore {
+    /// Returns the cached stage.
+    #[must_use]
+    pub fn get(&self, stage: &StageRef) -> Option<Arc<CachedStage>> {
+        self.0.iter().find_map(|store| store.get(stage))
+    }
+
+    /// Returns every cached stage.
+    #[must_use]
+    pub fn state(&self) -> Vec<Arc<CachedStage>> {
+        self.0.iter().flat_map(Store::state).collect()
+    }
+}
+
+impl FromIterator<Store<CachedStage>> for StageStore {
+    fn from_iter<I: IntoIterator<Item = Store<CachedStage>>>(stores: I) -> Self {
+        Self(stores.into_iter().collect())
+    }
+}
 
 /// Cached part of a stage.
 #[derive(Clone, Debug, Deserialize)]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     bytes::Bytes,
     duration::Duration,
+    names::{MAX_OBJECT_NAME_LENGTH, OBJECT_NAME_PATTERN},
     rules::{duration_between, size_between},
 };
 
@@ -25,7 +26,7 @@ pub struct ReferenceData {
     /// Name of the Secret with the Redis credentials, in the same namespace; omit for Redis without authentication.
     /// Keys: `password`; optional: `username`, and `ca.crt` (trusted CA certificates for `rediss`, PEM).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = MAX_OBJECT_NAME_LENGTH), regex(pattern = OBJECT_NAME_PATTERN))]
     pub auth_secret_name: Option<String>,
 
     /// Maximum time that an order waits for a missing entry before it is dead-lettered; 0s to 168h. Default: 5m.

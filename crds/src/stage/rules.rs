@@ -45,6 +45,15 @@ pub(super) fn size_between(smallest: &str, largest: &str) -> [Rule; 1] {
 pub(super) mod message {
     pub(crate) const NAME: &str =
         "the name is longer than 52 characters; names of owned objects are derived from it: shorten it";
+    pub(crate) const NAME_CHARACTERS: &str = "the name must start with a letter and have only lower-case letters, digits and `-`, since names of objects and labels are derived from it: rename the stage";
+    pub(crate) const ANNOTATION: &str = "an annotation lowers the confinement of the pods: remove it";
+    pub(crate) const PRIORITY_CLASS: &str = "the priority class is one of Kubernetes itself: use another one";
+    pub(crate) const MOUNT_PATH: &str =
+        "must be an absolute path in normal form, outside of /etc/streamstage: use another one";
+    pub(crate) const VOLUME_NAME: &str =
+        "the volume names document and secret-… are the operator's: rename the volume";
+    pub(crate) const VOLUME_KIND: &str =
+        "exactly one of configMap and emptyDir is required: remove one, or add one";
     pub(crate) const OUTPUT: &str = "output is required for the layers stg and dds, not allowed for cdm: add output.topic, or remove output";
     pub(crate) const OUTPUT_TOPIC: &str = "the output topic equals the source topic, so the stage would consume its own output: use another topic";
     pub(crate) const REFERENCE_DATA: &str = "referenceData is required for the layer stg, not allowed for others: add referenceData.url, or remove referenceData";

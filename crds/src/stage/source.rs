@@ -10,7 +10,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
-use super::rules::{immutable, rule_at};
+use super::{
+    names::{MAX_OBJECT_NAME_LENGTH, OBJECT_NAME_PATTERN},
+    rules::{immutable, rule_at},
+};
 use crate::timestamp::{self, START_PATTERN};
 
 /// Kafka topic that the stage consumes.
@@ -39,7 +42,7 @@ pub struct Source {
     /// Consumer group of the stage. Its committed offsets follow the positions in PostgreSQL. Immutable.
     /// Default: `<namespace>.<name>` of the StreamStage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 255))]
+    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[^\x00-\x1f\x7f]+$"))]
     pub consumer_group: Option<String>,
 
     /// Start offset of a group without committed offsets: `Earliest` (log start), `Latest` (log end) or an RFC 3339
@@ -53,7 +56,7 @@ pub struct Source {
     /// default `SASL_SSL` with a `username`, else `SSL` with a `ca.crt` or `tls.crt`, else `PLAINTEXT`), and as PEM
     /// `ca.crt` (trusted CA certificates, instead of the system's), `tls.crt` and `tls.key` (client certificate and key).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = MAX_OBJECT_NAME_LENGTH), regex(pattern = OBJECT_NAME_PATTERN))]
     pub auth_secret_name: Option<String>,
 }
 

@@ -59,6 +59,10 @@ const DEFAULT_NAMESPACE: &str = "default";
     validation = rule(
         "size(self.metadata.name) <= 52",
         message::NAME,
+    ),
+    validation = rule(
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        message::NAME_CHARACTERS,
     )
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -4,37 +4,20 @@
 //! Never uses anything but the resource itself: a missing topic, for example, is detected at run time.
 //! First step after parsing; later steps process valid stages only.
 
-use std::{collections::BTreeSet, fmt, ops::RangeInclusive};
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use super::{
     bytes::Bytes,
     duration::Duration,
+    pod_template::PodTemplate,
     rules::message,
     scaling::ScalingMode,
     spec::{Layer, StreamStage},
+    violations::{MAX_TOPIC_NAME_LENGTH, Violation, Violations},
 };
 
 /// Maximum length of a stage name: leaves room for the suffixes of owned objects.
 const MAX_STAGE_NAME_LENGTH: usize = 52;
-/// Maximum length of a topic name in Kafka.
-const MAX_TOPIC_NAME_LENGTH: usize = 249;
-/// Maximum length of an object name in Kubernetes.
-const MAX_OBJECT_NAME_LENGTH: usize = 253;
-
-/// Violation of a rule by a field.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Path of the field, such as `spec.output.topic`.
-    pub field: String,
-    /// Cause and remedy.
-    pub message: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.message)
-    }
-}
 
 /// Checks all rules that depend on the resource alone.
 ///
@@ -50,64 +33,11 @@ pub fn validate(stage: &StreamStage) -> Result<(), Vec<Violation>> {
     violations.check_tags(stage);
     violations.check_processing(stage);
     violations.check_scaling(stage);
+    violations.check_pod_template(stage);
     violations.0.is_empty().then_some(()).ok_or(violations.0)
 }
 
-/// Violations found so far.
-#[derive(Default)]
-struct Violations(Vec<Violation>);
-
 impl Violations {
-    /// Adds a violation unless `condition` is true.
-    fn require(&mut self, condition: bool, field: &str, message: impl Into<String>) {
-        if !condition {
-            self.0.push(Violation {
-                field: field.to_owned(),
-                message: message.into(),
-            });
-        }
-    }
-
-    fn require_in_range<T: PartialOrd + fmt::Display>(
-        &mut self,
-        field: &str,
-        value: &T,
-        bounds: &RangeInclusive<T>,
-    ) {
-        let message = format!(
-            "{value} is out of range: must be between {} and {}",
-            bounds.start(),
-            bounds.end()
-        );
-        self.require(bounds.contains(value), field, message);
-    }
-
-    fn require_length(&mut self, field: &str, text: &str, max_length: usize) {
-        let message = format!(
-            "has {} characters: must have between 1 and {max_length}",
-            text.chars().count()
-        );
-        self.require((1..=max_length).contains(&text.chars().count()), field, message);
-    }
-
-    fn require_secret_name(&mut self, field: &str, name: Option<&String>) {
-        if let Some(name) = name {
-            self.require_length(field, name, MAX_OBJECT_NAME_LENGTH);
-        }
-    }
-
-    fn require_topic_name(&mut self, field: &str, topic: &str) {
-        self.require_length(field, topic, MAX_TOPIC_NAME_LENGTH);
-        let is_plain = topic
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-        self.require(
-            is_plain,
-            field,
-            format!("`{topic}` is not a valid topic name: use letters, digits, `.`, `_` and `-` only"),
-        );
-    }
-
     fn check_name(&mut self, stage: &StreamStage) {
         self.require(
             !stage.name().is_empty(),
@@ -119,14 +49,10 @@ impl Violations {
             "metadata.name",
             message::NAME,
         );
-        let is_label = stage
-            .name()
-            .bytes()
-            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
         self.require(
-            is_label,
+            stage.name().is_empty() || is_stage_name(stage.name()),
             "metadata.name",
-            "contains characters other than lower-case letters, digits and `-`: replace them",
+            message::NAME_CHARACTERS,
         );
     }
 
@@ -144,7 +70,14 @@ impl Violations {
             self.require(is_broker_address(server), &field, message);
         }
         self.require_topic_name("spec.source.topic", &source.topic);
-        self.require_length("spec.source.consumerGroup", &stage.consumer_group(), 255);
+        let group = stage.consumer_group();
+        self.require_length("spec.source.consumerGroup", &group, 255);
+        let message = "has control characters: remove them";
+        self.require(
+            !group.contains(|c: char| c.is_ascii_control()),
+            "spec.source.consumerGroup",
+            message,
+        );
         self.require_secret_name("spec.source.authSecretName", source.auth_secret_name.as_ref());
     }
 
@@ -339,6 +272,18 @@ impl Violations {
         );
     }
 
+    fn check_pod_template(&mut self, stage: &StreamStage) {
+        let field = "spec.worker.podTemplate";
+        match PodTemplate::parse(&stage.spec.worker.pod_template) {
+            Err(message) => self.require(false, field, message),
+            Ok(template) => {
+                for (path, message) in template.invalid_fields() {
+                    self.require(false, &format!("{field}.{path}"), message);
+                }
+            }
+        }
+    }
+
     fn check_target(&mut self, stage: &StreamStage) {
         let target = &stage.spec.scaling.target;
         let exactly_one = target.drain_seconds.is_some() != target.lag_per_replica.is_some();
@@ -355,6 +300,14 @@ impl Violations {
             &(1..=1_000_000),
         );
     }
+}
+
+/// Returns true for a lower-case letter, followed by letters, digits and `-` that do not end with `-`.
+fn is_stage_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(is_allowed)
+        && !name.ends_with('-')
 }
 
 fn seconds_range(from: u64, to: u64) -> RangeInclusive<Duration> {

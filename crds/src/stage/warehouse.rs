@@ -6,7 +6,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rules::{message, rule_at};
+use super::{
+    names::{MAX_OBJECT_NAME_LENGTH, OBJECT_NAME_PATTERN},
+    rules::{message, rule_at},
+};
 
 /// PostgreSQL database that the stage writes to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,7 +44,7 @@ pub struct Warehouse {
     /// `tls.crt` and `tls.key` (client certificate and key, PEM).
     /// If omitted, the worker uses `PGUSER`, `PGPASSWORD` and the other libpq variables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = MAX_OBJECT_NAME_LENGTH), regex(pattern = OBJECT_NAME_PATTERN))]
     pub auth_secret_name: Option<String>,
 
     /// Connections per worker: 1, or 2 to write one batch while the next one starts. Default: 2.

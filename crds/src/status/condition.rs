@@ -62,7 +62,14 @@ pub enum Reason {
     ConfigInvalid,
     /// Stalled: a referenced Secret, or a key of it, is missing.
     SecretNotFound,
-    /// Stalled: an older stage consumes the same topic with the same consumer group.
+    /// Stalled: the owner of a referenced Secret does not allow this use of it.
+    SecretNotAllowed,
+    /// Stalled: the owner of the `ServiceAccount` of the pod template does not allow stages to use it.
+    ServiceAccountNotAllowed,
+    /// Stalled: the operator's allow-list does not contain a host of the stage.
+    HostNotAllowed,
+    /// Stalled: an older stage of the namespace consumes the same topic with the same consumer group, or the group has
+    /// the prefix of another namespace.
     ConsumerGroupConflict,
     /// Stalled: an object with the required name exists and belongs to another owner.
     ResourceExists,

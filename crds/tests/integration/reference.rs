@@ -64,6 +64,10 @@ fn append_rows(text: &mut String, path: &str, schema: &Value) {
             type_label(property)
         )
         .expect("a string");
+        // Types of Kubernetes, which its own reference describes.
+        if ["affinity", "tolerations", "topologySpreadConstraints"].contains(&field.as_str()) {
+            continue;
+        }
         append_rows(text, &path, property);
         if property["items"].is_object() {
             append_rows(text, &format!("{path}[]"), &property["items"]);

@@ -38,7 +38,12 @@ async fn corrected_credentials_are_used_immediately_without_an_operator_restart(
     let story = Story::create("credentials", 2).await?;
     let before = operator_restarts(&story).await?;
     assert!(!before.is_empty(), "no operator is running");
-    let secret = |protocol: &str| json!({"metadata": {"name": SECRET_NAME}, "stringData": {"security.protocol": protocol}});
+    let secret = |protocol: &str| {
+        json!({
+            "metadata": {"name": SECRET_NAME, "annotations": {"streamstage.dev/allow-stages": "true"}},
+            "stringData": {"security.protocol": protocol},
+        })
+    };
     let secrets = story.api::<Secret>();
     let wrong: Secret = serde_json::from_value(secret("SSL"))?;
     secrets.create(&PostParams::default(), &wrong).await?;

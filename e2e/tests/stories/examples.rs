@@ -38,6 +38,17 @@ fn connect_services(namespace: &str) -> Result<()> {
             "--namespace",
             namespace,
         ],
+    )?;
+    run(
+        "kubectl",
+        &[
+            "annotate",
+            "secret",
+            "orders-postgres",
+            "streamstage.dev/allow-stages=true",
+            "--namespace",
+            namespace,
+        ],
     )
     .map(drop)
 }

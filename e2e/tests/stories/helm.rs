@@ -7,17 +7,17 @@ use anyhow::{Context as _, Result};
 use crds::status::ConditionType;
 use e2e::pipeline::STAGES;
 
-const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../chart");
+pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../chart");
 const CRD: &str = "customresourcedefinition/streamstages.streamstage.dev";
 
 /// Guard of the release; dropping it installs the release again, also after a failure, for later stories.
-struct Release {
+pub(crate) struct Release {
     values: PathBuf,
 }
 
 impl Release {
     /// Saves the values of the installed release.
-    fn save(folder: &Path) -> Result<Self> {
+    pub(crate) fn save(folder: &Path) -> Result<Self> {
         let values = folder.join("values.yaml");
         let installed = run(
             "helm",
@@ -36,10 +36,15 @@ impl Release {
 
     /// Installs a chart, or upgrades to it.
     fn install(&self, chart: &str) -> Result<String> {
+        self.install_with(chart, &[])
+    }
+
+    /// As [`Self::install`], with more flags.
+    pub(crate) fn install_with(&self, chart: &str, flags: &[&str]) -> Result<String> {
         let values = self.values.display().to_string();
         let upgrade = ["upgrade", "--install", "streamstage", chart, "--values", &values];
         let wait = ["--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout=120s"];
-        run("helm", &[&upgrade[..], &wait].concat())
+        run("helm", &[&upgrade[..], &wait, flags].concat())
     }
 }
 

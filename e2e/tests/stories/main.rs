@@ -26,3 +26,4 @@ mod rules;
 mod scale;
 mod secrets;
 mod suspend;
+mod tenants;

@@ -18,12 +18,12 @@ use kube::{Api, Client};
 use telemetry::stdout::print_line;
 
 use super::scope::Scope;
-use crate::rbac::{LEASE_RULE, PolicyRule, STAGE_RULES};
+use crate::rbac::{LEASE_CREATE_RULE, LEASE_RULE, PolicyRule, STAGE_RULES};
 
 /// Flags of `operator check`: those of `operator run` that the checks depend on.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Watched namespace and leader election Lease.
+    /// Watched namespaces and leader election Lease.
     #[command(flatten)]
     pub scope: Scope,
 }
@@ -52,7 +52,13 @@ pub async fn check(client: Client, flags: &Check) -> anyhow::Result<()> {
             print_line(format_args!("FAILED  {label}: {cause}"))
         }
     };
-    let watched = flags.scope.watch_namespace.as_deref();
+    let watched: Vec<Option<&str>> = match &flags.scope.watch_namespaces[..] {
+        [] => vec![None],
+        namespaces => namespaces
+            .iter()
+            .map(|namespace| Some(namespace.as_str()))
+            .collect(),
+    };
     let own_namespace = client.default_namespace();
     let lease_namespace = flags
         .scope
@@ -61,17 +67,22 @@ pub async fn check(client: Client, flags: &Check) -> anyhow::Result<()> {
         .unwrap_or(own_namespace)
         .to_owned();
 
-    report("CRD StreamStage", check_crd(&client, watched).await)?;
-    for rule in &STAGE_RULES {
+    for namespace in watched {
+        report("CRD StreamStage", check_crd(&client, namespace).await)?;
+        for rule in &STAGE_RULES {
+            report(
+                &permission_label(rule, namespace),
+                check_permission(&client, namespace, rule, None).await,
+            )?;
+        }
+    }
+    let lease_name = flags.scope.lease_name.as_str();
+    for (rule, name) in [(&LEASE_CREATE_RULE, None), (&LEASE_RULE, Some(lease_name))] {
         report(
-            &permission_label(rule),
-            check_permission(&client, watched, rule).await,
+            &permission_label(rule, None),
+            check_permission(&client, Some(&lease_namespace), rule, name).await,
         )?;
     }
-    report(
-        &permission_label(&LEASE_RULE),
-        check_permission(&client, Some(&lease_namespace), &LEASE_RULE).await,
-    )?;
     report(
         &format!("lease {}", flags.scope.lease_name),
         check_lease(&client, &lease_namespace, &flags.scope.lease_name).await,
@@ -80,8 +91,9 @@ pub async fn check(client: Client, flags: &Check) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn permission_label(rule: &PolicyRule) -> String {
-    format!("permissions on {}", rule.resource)
+fn permission_label(rule: &PolicyRule, namespace: Option<&str>) -> String {
+    let place = namespace.map_or_else(String::new, |namespace| format!(" in {namespace}"));
+    format!("permissions on {}{place}", rule.resource)
 }
 
 async fn check_crd(client: &Client, namespace: Option<&str>) -> Result<String, String> {
@@ -97,11 +109,13 @@ async fn check_crd(client: &Client, namespace: Option<&str>) -> Result<String, S
     }
 }
 
-/// Checks every verb of `rule` with a `SelfSubjectAccessReview`; `namespace` is `None` for all namespaces.
+/// Checks every verb of `rule` with a `SelfSubjectAccessReview`; `namespace` is `None` for all namespaces, `name` for all
+/// objects.
 async fn check_permission(
     client: &Client,
     namespace: Option<&str>,
     rule: &PolicyRule,
+    name: Option<&str>,
 ) -> Result<String, String> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let (resource, subresource) = match rule.resource.split_once('/') {
@@ -118,6 +132,7 @@ async fn check_permission(
                     resource: Some(resource.to_owned()),
                     subresource: subresource.clone(),
                     verb: Some((*verb).to_owned()),
+                    name: name.map(str::to_owned),
                     ..ResourceAttributes::default()
                 }),
                 ..SelfSubjectAccessReviewSpec::default()

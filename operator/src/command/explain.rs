@@ -20,11 +20,14 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
 use telemetry::stdout::print;
 
+use crate::admission::{check_secret, check_stage};
 use crate::connection::{KafkaConnection, bootstrap_servers};
 use crate::explain::explain;
+use crate::hosts::HostPattern;
 use crate::kafka::Cluster;
 use crate::lag::offsets::{GroupTopic, OffsetSnapshot};
 use crate::lag::tracker::{LagTracker, SnapshotContext};
+use crate::observe::secret_keys;
 use crate::owned;
 use crate::owned::rollout::RolloutProgress;
 use crate::scale::{ScalingInput, ScalingSettings, decide_by_lag};
@@ -40,6 +43,14 @@ pub struct Explain {
     /// Namespace of the stage [default: the current namespace]
     #[arg(long, short, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
+    /// Hosts that stages may connect to, as in `operator run`
+    #[arg(
+        long,
+        env = "STREAMSTAGE_ALLOWED_HOSTS",
+        value_name = "HOST",
+        value_delimiter = ','
+    )]
+    pub allowed_hosts: Vec<HostPattern>,
 }
 
 /// Polls the lag of the stage twice, one poll interval apart, and prints the resulting decision.
@@ -58,6 +69,7 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
     let stage = Api::<StreamStage>::namespaced(client.clone(), &namespace)
         .get(&flags.stage)
         .await?;
+    check_stage(&stage, &flags.allowed_hosts).map_err(|refusal| anyhow::anyhow!(refusal.message))?;
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
     let deployment = deployments.get_opt(&owned::object_name(&stage)).await?;
     let cluster = connect(&stage, client, &namespace).await?;
@@ -140,11 +152,13 @@ fn empty_tails(
 async fn connect(stage: &StreamStage, client: Client, namespace: &str) -> anyhow::Result<Cluster> {
     let source = &stage.spec.source;
     let data = match &source.auth_secret_name {
-        Some(name) => Api::<Secret>::namespaced(client, namespace)
-            .get(name)
-            .await?
-            .data
-            .unwrap_or_default(),
+        Some(name) => {
+            let secret = Api::<Secret>::namespaced(client, namespace).get_opt(name).await?;
+            let keys = BTreeMap::from([(name.clone(), secret.as_ref().map(secret_keys))]);
+            check_secret(stage, "spec.source.authSecretName", name, &keys)
+                .map_err(|refusal| anyhow::anyhow!(refusal.message))?;
+            secret.and_then(|secret| secret.data).unwrap_or_default()
+        }
         None => BTreeMap::new(),
     };
     let connection = KafkaConnection::new(&bootstrap_servers(stage), &data).map_err(|invalid| {

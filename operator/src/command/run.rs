@@ -21,7 +21,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::scope::Scope;
+use crate::controller::Settings;
 use crate::defaults::{ResourceQuantities, WorkerDefaults};
+use crate::hosts::HostPattern;
 use crate::lag::store::LagStore;
 use crate::metrics::Metrics;
 use crate::metrics::stages::StageMetricsCollector;
@@ -72,7 +74,15 @@ pub struct Run {
         default_value = "memory=256Mi"
     )]
     pub worker_limits: ResourceQuantities,
-    /// Watched namespace and leader election Lease.
+    /// Hosts that stages may connect to, as HOST, HOST:PORT or *.DOMAIN [default: all hosts]
+    #[arg(
+        long,
+        env = "STREAMSTAGE_ALLOWED_HOSTS",
+        value_name = "HOST",
+        value_delimiter = ','
+    )]
+    pub allowed_hosts: Vec<HostPattern>,
+    /// Watched namespaces and leader election Lease.
     #[command(flatten)]
     pub scope: Scope,
     /// Identity in the leader election [default: HOSTNAME-PID]
@@ -163,17 +173,12 @@ async fn lead(
             instance: Some(flags.identity.clone()),
         },
     );
-    let watch_namespace = flags.scope.watch_namespace.as_deref();
-    let defaults = worker_defaults(flags);
-    let controller = controller::run(
-        client,
-        watch_namespace,
-        defaults,
-        metrics,
-        lags,
-        recorder,
-        stop.clone(),
-    );
+    let settings = Settings {
+        namespaces: flags.scope.watch_namespaces.clone(),
+        defaults: worker_defaults(flags),
+        allowed_hosts: flags.allowed_hosts.clone(),
+    };
+    let controller = controller::run(client, settings, metrics, lags, recorder, stop.clone());
     tokio::select! {
         () = controller => leadership.release().await,
         reason = leadership.wait_lost() => anyhow::bail!("lost lease {lease}: {reason}; exiting"),

@@ -1,13 +1,18 @@
-//! Flags that `operator run` and `operator check` share: the watched namespace and the leader election Lease.
+//! Flags that `operator run` and `operator check` share: the watched namespaces and the leader election Lease.
 
 use clap::Args;
 
-/// Watched namespace and leader election Lease.
+/// Watched namespaces and leader election Lease.
 #[derive(Debug, Args)]
 pub struct Scope {
-    /// Watch stages in this namespace only [default: all namespaces]
-    #[arg(long, env = "STREAMSTAGE_WATCH_NAMESPACE", value_name = "NAMESPACE")]
-    pub watch_namespace: Option<String>,
+    /// Watch stages in these namespaces only [default: all namespaces]
+    #[arg(
+        long = "watch-namespace",
+        env = "STREAMSTAGE_WATCH_NAMESPACE",
+        value_name = "NAMESPACE",
+        value_delimiter = ','
+    )]
+    pub watch_namespaces: Vec<String>,
     /// Name of the leader election Lease
     #[arg(
         long,

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use kube::Client;
 use kube::runtime::events::Recorder;
+use tokio::sync::Semaphore;
 
 use crate::defaults::WorkerDefaults;
+use crate::hosts::HostPattern;
 use crate::lag::store::LagStore;
 use crate::metrics::Metrics;
 use crate::report::PublishedEvents;
@@ -22,6 +24,10 @@ pub struct Context {
     pub stages: StageStore,
     /// Defaults of the workers.
     pub defaults: WorkerDefaults,
+    /// Hosts that stages may connect to; empty for all hosts.
+    pub allowed_hosts: Vec<HostPattern>,
+    /// One permit per reconcile at a time: each has the objects that it read in memory.
+    pub permits: Semaphore,
     /// Metrics of the operator.
     pub metrics: Metrics,
     /// Recorder that publishes events to the API server.

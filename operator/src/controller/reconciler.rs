@@ -60,6 +60,7 @@ pub enum ReconcileError {
 /// # Errors
 /// Fails if the stage must be requeued; the failure is logged and, unless it is short, reported in the status.
 pub async fn reconcile(cached: Arc<CachedStage>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let permit = context.permits.acquire().await;
     // At the level `error` no filter that shows a line of the reconcile hides the span.
     let span = tracing::error_span!(
         "reconcile",
@@ -67,9 +68,11 @@ pub async fn reconcile(cached: Arc<CachedStage>, context: Arc<Context>) -> Resul
         stage = cached.name_any(),
         reconcile_id = %Uuid::new_v4(),
     );
-    Box::pin(reconcile_measured(&cached, &context))
+    let action = Box::pin(reconcile_measured(&cached, &context))
         .instrument(span)
-        .await
+        .await;
+    drop(permit);
+    action
 }
 
 /// Reconciles one stage, records the result in metrics and log, and returns when to reconcile it again.
@@ -123,7 +126,8 @@ async fn reconcile_latest(
 ) -> Result<Option<StreamStageStatus>, ReconcileError> {
     let namespace = cached.namespace().unwrap_or_default();
     let stages: Api<DeserializeGuard<StreamStage>> = Api::namespaced(context.client.clone(), &namespace);
-    let Some(latest) = stages.get_opt(&cached.name_any()).await? else {
+    let name = cached.name_any();
+    let Some(latest) = with_timeout(context.api_timeout, stages.get_opt(&name)).await? else {
         return Ok(None);
     };
     match latest.0 {
@@ -139,7 +143,13 @@ async fn reconcile_stage(
     context: &Context,
 ) -> Result<StreamStageStatus, ReconcileError> {
     let before = stage.status.clone().unwrap_or_default();
-    let observing = observe(stage, &context.stages, &context.lag_store, &context.client);
+    let observing = observe(
+        stage,
+        &context.stages,
+        &context.lag_store,
+        &context.allowed_hosts,
+        &context.client,
+    );
     let observed = match with_timeout(context.api_timeout, Box::pin(observing)).await {
         Ok(observed) => observed,
         Err(error) => return Err(report_failure(stage, None, error, context).await),
@@ -161,7 +171,8 @@ async fn reconcile_stage(
         decision: &decision,
     };
     let after = status(stage, outcome, decision_context, observed.view.now);
-    report::write_status(stage, &after, &context.client, &context.metrics).await?;
+    let writing = report::write_status(stage, &after, &context.client, &context.metrics);
+    with_timeout(context.api_timeout, writing).await?;
     let stage_ref = StageRef::new(stage.name()).within(stage.namespace());
     context
         .metrics
@@ -258,7 +269,8 @@ async fn report_failure(
         }
         None => return error,
     };
-    if let Err(error) = report::write_status(stage, &after, &context.client, &context.metrics).await {
+    let writing = report::write_status(stage, &after, &context.client, &context.metrics);
+    if let Err(error) = with_timeout(context.api_timeout, writing).await {
         tracing::warn!(%error, "failed to write status");
     }
     let events = events_between(&before, &after);

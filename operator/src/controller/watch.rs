@@ -6,25 +6,30 @@
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use futures::Stream;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::{NamespaceResourceScope, PartialObjectMeta};
-use kube::runtime::controller::Controller;
-use kube::runtime::reflector;
+use kube::runtime::controller::{ReconcileRequest, trigger_owners, trigger_self, trigger_with};
+use kube::runtime::reflector::{self, Store};
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
 use crate::owned::{FIELD_MANAGER, MANAGED_BY_LABEL};
-use crate::stage_summary::{CachedStage, StageRef, StageStore};
+use crate::stage_summary::{CachedStage, StageRef};
 
 /// Objects per page of a list: a page is in memory at once, for every watch.
 const LIST_PAGE_SIZE: u32 = 50;
 
-/// Builds the controller and the store of the stages that it watches. `namespace` is `None` to watch all namespaces.
-pub(super) fn controller(client: &Client, namespace: Option<&str>) -> (Controller<CachedStage>, StageStore) {
+/// Requests to reconcile, and errors of the watches, which are retried.
+pub(super) type Triggers = BoxStream<'static, watcher::Result<ReconcileRequest<CachedStage>>>;
+
+/// Watches `namespace`, or all namespaces if it is `None`. Returns the triggers, and the store of the watched stages,
+/// which is filled while the triggers are polled.
+pub(super) fn watch(client: &Client, namespace: Option<&str>) -> (Triggers, Store<CachedStage>) {
     let (stages, writer) = reflector::store();
     let pages = watcher::Config::default().page_size(LIST_PAGE_SIZE);
     let stage_events = watcher(api(client, namespace), pages.clone())
@@ -35,17 +40,17 @@ pub(super) fn controller(client: &Client, namespace: Option<&str>) -> (Controlle
         .touched_objects()
         .predicate_filter(spec_identity, PredicateConfig::default());
     let cached = stages.clone();
-    let controller = Controller::for_stream(stage_events, stages.clone())
-        .owns_stream(watch_owned::<Deployment>(client, namespace))
-        .owns_stream(watch_owned::<ConfigMap>(client, namespace))
-        .owns_stream(watch_owned::<Service>(client, namespace))
-        .owns_stream(watch_owned::<ServiceAccount>(client, namespace))
-        .owns_stream(watch_owned::<PodDisruptionBudget>(client, namespace))
-        .watches_stream(
-            watch_metadata::<Secret>(client, namespace, pages),
-            move |secret| stages_referencing(&cached, &secret),
-        );
-    (controller, stages)
+    let secrets = watch_metadata::<Secret>(client, namespace, pages);
+    let triggers = stream::select_all([
+        trigger_self(stage_events, ()).boxed(),
+        watch_owned::<Deployment>(client, namespace),
+        watch_owned::<ConfigMap>(client, namespace),
+        watch_owned::<Service>(client, namespace),
+        watch_owned::<ServiceAccount>(client, namespace),
+        watch_owned::<PodDisruptionBudget>(client, namespace),
+        trigger_with(secrets, move |secret| stages_referencing(&cached, &secret)).boxed(),
+    ]);
+    (triggers.boxed(), stages)
 }
 
 /// Hash of what a user changes: a change of the status alone triggers no reconcile.
@@ -70,11 +75,8 @@ where
     }
 }
 
-/// Watches the objects of one kind that have the operator's label.
-fn watch_owned<K>(
-    client: &Client,
-    namespace: Option<&str>,
-) -> impl Stream<Item = watcher::Result<PartialObjectMeta<K>>> + Send + use<K>
+/// Watches the objects of one kind that have the operator's label, and triggers the stages that own them.
+fn watch_owned<K>(client: &Client, namespace: Option<&str>) -> Triggers
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -86,7 +88,7 @@ where
     let config = watcher::Config::default()
         .page_size(LIST_PAGE_SIZE)
         .labels(&format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}"));
-    watch_metadata::<K>(client, namespace, config)
+    trigger_owners(watch_metadata::<K>(client, namespace, config), (), ()).boxed()
 }
 
 /// Watches the metadata of one kind, and yields every added, changed or deleted object.
@@ -109,7 +111,7 @@ where
 }
 
 /// Returns the stages that reference a Secret, which are all in its namespace.
-fn stages_referencing(stages: &StageStore, secret: &PartialObjectMeta<Secret>) -> Vec<StageRef> {
+fn stages_referencing(stages: &Store<CachedStage>, secret: &PartialObjectMeta<Secret>) -> Vec<StageRef> {
     let (namespace, name) = (secret.namespace(), secret.name_any());
     let cached = stages.state();
     let readable = cached.iter().filter_map(|stage| stage.0.as_ref().ok());

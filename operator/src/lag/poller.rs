@@ -351,7 +351,7 @@ mod tests {
             connection,
             tail_check_permits: Arc::new(Semaphore::new(MAX_TAIL_CHECKS)),
             lag_store,
-            stages,
+            stages: [stages].into_iter().collect(),
             metrics: Metrics::register(&mut Registry::default()),
             reconcile_requests,
         };

@@ -1,6 +1,5 @@
 //! Deployment of the workers, without `spec.replicas`: [`crate::apply`] applies the replicas separately.
 
-use k8s_openapi::DeepMerge as _;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -40,31 +39,26 @@ pub(super) fn plan(valid: &Valid<'_>, defaults: &WorkerDefaults) -> Deployment {
     }
 }
 
-/// Pod template of the workers, merged with `spec.worker.podTemplate`. The labels come last: a user must not override
-/// the selector's.
+/// Pod template of the workers with the options of the stage. The operator's labels and annotations come last: a user
+/// must not override them, least of all those of the selector.
 fn template(valid: &Valid<'_>, defaults: &WorkerDefaults) -> PodTemplateSpec {
+    let options = &valid.pod_template;
     let document = short_digest(&Sha256::digest(&valid.document));
     let secrets = valid
         .secrets_digest
         .clone()
         .map(|digest| (SECRETS_ANNOTATION.to_owned(), digest));
-    let mut template = PodTemplateSpec {
+    let mut annotations = options.metadata.annotations.clone();
+    annotations.insert(DOCUMENT_ANNOTATION.to_owned(), document);
+    annotations.extend(secrets);
+    let mut pod_labels = options.metadata.labels.clone();
+    pod_labels.extend(labels(valid.stage));
+    PodTemplateSpec {
         metadata: Some(ObjectMeta {
-            annotations: Some(
-                [(DOCUMENT_ANNOTATION.to_owned(), document)]
-                    .into_iter()
-                    .chain(secrets)
-                    .collect(),
-            ),
+            annotations: Some(annotations),
+            labels: Some(pod_labels),
             ..ObjectMeta::default()
         }),
-        spec: Some(pod::plan(valid.stage, defaults)),
-    };
-    template.merge_from(valid.overlay.clone());
-    let metadata = template.metadata.get_or_insert_default();
-    metadata
-        .labels
-        .get_or_insert_default()
-        .extend(labels(valid.stage));
-    template
+        spec: Some(pod::plan(valid.stage, &options.spec, defaults)),
+    }
 }

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 
 use crds::StreamStage;
+use crds::stage::{PodOptions, WORKER_CONTAINER};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, LocalObjectReference,
-    PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
-    SecurityContext, Toleration, TopologySpreadConstraint, Volume, VolumeMount,
+    PodSecurityContext, PodSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext, Toleration,
+    TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::config_map::STAGE_FILE;
+use super::pod_options;
 use crate::defaults::WorkerDefaults;
 use crate::owned::{object_name, selector};
 
@@ -19,8 +21,6 @@ use crate::owned::{object_name, selector};
 pub(super) const HTTP_PORT: i32 = 8080;
 /// Name of [`HTTP_PORT`] in the pod and in the Service.
 pub(super) const HTTP_PORT_NAME: &str = "metrics";
-/// Container name; `spec.worker.podTemplate` merges into the container by this name.
-const CONTAINER_NAME: &str = "worker";
 /// User and group id of the published images.
 const USER_ID: i64 = 65_532;
 /// File mode of a mounted Secret: readable by owner and group.
@@ -33,10 +33,15 @@ const NODE_FAILURE_TOLERATION_SECONDS: i64 = 30;
 /// Taints that Kubernetes sets on a node that failed or is unreachable.
 const NODE_FAILURE_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
-pub(super) fn plan(stage: &StreamStage, defaults: &WorkerDefaults) -> PodSpec {
+/// Builds the pod spec with the options of the stage.
+pub(super) fn plan(stage: &StreamStage, options: &PodOptions, defaults: &WorkerDefaults) -> PodSpec {
+    pod_options::apply(base(stage, options, defaults), options)
+}
+
+fn base(stage: &StreamStage, options: &PodOptions, defaults: &WorkerDefaults) -> PodSpec {
     let pull_secrets = defaults.image_pull_secrets.iter().cloned();
     PodSpec {
-        containers: vec![container(stage, defaults)],
+        containers: vec![container(stage, options, defaults)],
         service_account_name: Some(object_name(stage)),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -79,7 +84,7 @@ fn toleration(taint: &str) -> Toleration {
     }
 }
 
-fn container(stage: &StreamStage, defaults: &WorkerDefaults) -> Container {
+fn container(stage: &StreamStage, options: &PodOptions, defaults: &WorkerDefaults) -> Container {
     let worker = &stage.spec.worker;
     let image = if worker.image.is_empty() {
         &defaults.image
@@ -93,7 +98,7 @@ fn container(stage: &StreamStage, defaults: &WorkerDefaults) -> Container {
         "--listen=0.0.0.0:8080",
     ];
     Container {
-        name: CONTAINER_NAME.to_owned(),
+        name: WORKER_CONTAINER.to_owned(),
         image: Some(image.clone()),
         image_pull_policy: Some(defaults.image_pull_policy.clone()),
         args: Some(arguments.map(str::to_owned).to_vec()),
@@ -103,7 +108,11 @@ fn container(stage: &StreamStage, defaults: &WorkerDefaults) -> Container {
             protocol: Some("TCP".to_owned()),
             ..ContainerPort::default()
         }]),
-        resources: Some(resources(&worker.resources, &defaults.resources)),
+        resources: Some(pod_options::resources(
+            &worker.resources,
+            options,
+            &defaults.resources,
+        )),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -122,15 +131,6 @@ fn container(stage: &StreamStage, defaults: &WorkerDefaults) -> Container {
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(mounts(stage)),
         ..Container::default()
-    }
-}
-
-/// Requests and limits of the stage; the defaults apply to requests or limits that the stage leaves out.
-fn resources(stage: &ResourceRequirements, defaults: &ResourceRequirements) -> ResourceRequirements {
-    ResourceRequirements {
-        requests: stage.requests.clone().or_else(|| defaults.requests.clone()),
-        limits: stage.limits.clone().or_else(|| defaults.limits.clone()),
-        ..ResourceRequirements::default()
     }
 }
 

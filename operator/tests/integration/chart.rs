@@ -13,13 +13,14 @@ use clap::Parser as _;
 use crds::stage::Layer;
 use k8s_openapi::api::core::v1::{ConfigMap, PodSpec};
 use operator::command::{self, Cli, Command};
-use operator::rbac::{LEASE_RULE, PolicyRule, STAGE_RULES};
+use operator::rbac::{LEASE_CREATE_RULE, LEASE_RULE, PolicyRule, STAGE_RULES};
 use serde_json::{Value, json};
 
 use self::helm::{ALL_FEATURES, find_object, helm, pod_specs, render, render_objects, repository_path};
 
 const NAME: &str = "streamstage-operator";
-const NAMESPACED: &[&str] = &["watchNamespace=orders"];
+const TWO_TENANTS: &[&str] = &["watchNamespaces[0]=team-a", "watchNamespaces[1]=team-b"];
+const NAMESPACED: &[&str] = &["watchNamespaces[0]=orders"];
 
 fn read_file(path: &str) -> String {
     std::fs::read_to_string(repository_path(path)).expect("read a file of the repository")
@@ -95,9 +96,17 @@ fn granted_permissions(role: &Value) -> BTreeSet<[String; 3]> {
     let mut permissions = BTreeSet::new();
     for rule in role["rules"].as_array().expect("the role has rules") {
         let fields = rule.as_object().expect("the rule is an object").len();
+        // The Lease is the only object whose name is known.
+        let is_lease = rule["resourceNames"] == json!([NAME]) && rule["resources"] == json!(["leases"]);
         assert_eq!(
-            fields, 3,
+            fields,
+            3 + usize::from(is_lease),
             "a rule has apiGroups, resources and verbs only: {rule}"
+        );
+        let verbs = strings(rule, "verbs");
+        assert!(
+            rule["resources"] != json!(["leases"]) || is_lease || verbs == ["create"],
+            "{rule}"
         );
         for group in strings(rule, "apiGroups") {
             for resource in strings(rule, "resources") {
@@ -133,7 +142,7 @@ fn the_operator_has_exactly_the_required_permissions() {
                 "Role",
                 format!("{NAME}-lease"),
                 &json!("streamstage"),
-                &[LEASE_RULE],
+                &[LEASE_RULE, LEASE_CREATE_RULE],
             ),
         ] {
             let object: Value = find_object(&objects, kind, &name);
@@ -155,13 +164,40 @@ fn the_operator_has_exactly_the_required_permissions() {
 }
 
 #[test]
-fn an_operator_for_one_namespace_has_no_cluster_wide_permission() {
-    let objects = render_objects(NAMESPACED);
-    assert!(
-        objects
-            .iter()
-            .all(|object| object["kind"] != "ClusterRoleBinding")
+fn an_operator_for_a_list_of_namespaces_has_no_permission_in_others() {
+    let objects = render_objects(TWO_TENANTS);
+    let roles = |kind: &str| -> Vec<String> {
+        let of_kind = objects.iter().filter(|object| object["kind"] == kind);
+        of_kind
+            .map(|object| {
+                let metadata = &object["metadata"];
+                format!(
+                    "{}/{}",
+                    metadata["namespace"].as_str().unwrap_or("*"),
+                    metadata["name"]
+                )
+            })
+            .collect()
+    };
+    for kind in ["Role", "RoleBinding"] {
+        let mut found = roles(kind);
+        found.sort();
+        assert_eq!(
+            found,
+            [
+                "streamstage/\"streamstage-operator-lease\"",
+                "team-a/\"streamstage-operator\"",
+                "team-b/\"streamstage-operator\"",
+            ],
+            "{kind}"
+        );
+    }
+    assert_eq!(
+        roles("ClusterRole"),
+        Vec::<String>::new(),
+        "no right of users by default"
     );
+    assert_eq!(roles("ClusterRoleBinding"), Vec::<String>::new());
 }
 
 /// Checks the Pod Security Standard "restricted", a read-only root file system and resources. An error names the rule.
@@ -266,7 +302,8 @@ fn the_operator_gets_the_flags_of_the_values() {
     let flags = run_flags(&[]);
     assert_eq!(flags.worker_image, "streamstage/worker:0.1.0");
     assert_eq!(flags.image_pull_secrets, Vec::<String>::new());
-    assert_eq!(flags.scope.watch_namespace, None);
+    assert_eq!(flags.scope.watch_namespaces, Vec::<String>::new());
+    assert_eq!(flags.allowed_hosts, []);
     assert_eq!(flags.scope.lease_name, NAME);
     assert_eq!(flags.scope.lease_namespace.as_deref(), Some("streamstage"));
     assert_eq!(
@@ -279,8 +316,8 @@ fn the_operator_gets_the_flags_of_the_values() {
     );
 
     assert_eq!(
-        run_flags(NAMESPACED).scope.watch_namespace.as_deref(),
-        Some("orders")
+        run_flags(TWO_TENANTS).scope.watch_namespaces,
+        ["team-a", "team-b"]
     );
     let flags = run_flags(&[
         "image.registry=registry.example.com/team/",
@@ -306,7 +343,7 @@ fn helm_test_checks_with_the_flags_of_the_operator() {
         let Command::Check(check) = pod_command(values, "Pod streamstage-operator-check") else {
             panic!("the test pod runs another command");
         };
-        assert_eq!(check.scope.watch_namespace, flags.scope.watch_namespace);
+        assert_eq!(check.scope.watch_namespaces, flags.scope.watch_namespaces);
         assert_eq!(check.scope.lease_name, flags.scope.lease_name);
         assert_eq!(check.scope.lease_namespace, flags.scope.lease_namespace);
     }
@@ -346,7 +383,9 @@ fn invalid_values_are_rejected_by_name() {
         (&["operator.replicas=many"], "/operator/replicas"),
         (&["image.pullPolicy=Sometimes"], "/image/pullPolicy"),
         (&["imagePullSecrets[0]=registry"], "/imagePullSecrets/0"),
-        (&["watchNamespace=Orders"], "/watchNamespace"),
+        (&["watchNamespaces[0]=Orders"], "/watchNamespaces/0"),
+        (&["watchNamespace=orders"], "'watchNamespace' not allowed"),
+        (&["allowedHosts[0]=*"], "/allowedHosts/0"),
         (
             &["worker.resources.limits.memory=lots"],
             "/worker/resources/limits/memory",

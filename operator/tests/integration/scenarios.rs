@@ -17,3 +17,4 @@ mod pod_failures;
 mod refusals;
 mod replicas;
 mod running;
+mod tenants;

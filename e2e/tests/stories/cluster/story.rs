@@ -81,7 +81,7 @@ impl Story {
     /// When the API server rejects the request.
     pub async fn create_secret(&self) -> Result<()> {
         let secret: Secret = serde_json::from_value(json!({
-            "metadata": {"name": SECRET_NAME},
+            "metadata": {"name": SECRET_NAME, "annotations": {"streamstage.dev/allow-stages": "true"}},
             "stringData": {"username": "postgres", "password": "streamstage"},
         }))?;
         self.api().create(&PostParams::default(), &secret).await?;

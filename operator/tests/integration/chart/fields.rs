@@ -2,6 +2,9 @@
 //!
 //! The types of `k8s-openapi` ignore unknown fields, so such a field is missing after a round trip.
 
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
@@ -29,6 +32,12 @@ pub(crate) fn field_errors(object: &Value) -> Vec<String> {
         ("batch/v1", "Job") => round_trip_errors::<Job>(object),
         ("networking.k8s.io/v1", "NetworkPolicy") => round_trip_errors::<NetworkPolicy>(object),
         ("policy/v1", "PodDisruptionBudget") => round_trip_errors::<PodDisruptionBudget>(object),
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy") => {
+            round_trip_errors::<ValidatingAdmissionPolicy>(object)
+        }
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding") => {
+            round_trip_errors::<ValidatingAdmissionPolicyBinding>(object)
+        }
         ("rbac.authorization.k8s.io/v1", "ClusterRole") => round_trip_errors::<ClusterRole>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
             round_trip_errors::<ClusterRoleBinding>(object)

@@ -26,6 +26,8 @@ fn worker_template() -> Value {
         secrets: BTreeMap::default(),
         owned: OwnedObjects::default(),
         pods: Vec::new(),
+        pod_service_account: None,
+        allowed_hosts: Vec::new(),
         conflicting_stage: None,
         connection: None,
         view: LagView::default(),
@@ -76,5 +78,29 @@ fn the_pod_monitor_selects_the_pods_and_the_port_of_the_workers() {
     assert_eq!(
         monitor["spec"]["podMetricsEndpoints"][0]["port"],
         pod["spec"]["containers"][0]["ports"][0]["name"]
+    );
+}
+
+#[test]
+fn a_worker_cannot_flood_the_monitoring_or_pose_as_the_operator() {
+    let monitor: Value = find_object(&render_objects(ALL_FEATURES), "PodMonitor", "streamstage-workers");
+    let spec = &monitor["spec"];
+    for limit in [
+        "sampleLimit",
+        "labelLimit",
+        "labelNameLengthLimit",
+        "labelValueLengthLimit",
+    ] {
+        assert!(
+            spec[limit].as_u64().is_some_and(|limit| limit > 0),
+            "{limit}: {spec}"
+        );
+    }
+    let endpoint = &spec["podMetricsEndpoints"][0];
+    assert_eq!(endpoint["honorLabels"], false);
+    assert_eq!(endpoint["metricRelabelings"][0]["action"], "keep");
+    assert_eq!(
+        endpoint["metricRelabelings"][0]["regex"],
+        "(streamstage_worker|process)_.*"
     );
 }

@@ -48,6 +48,12 @@ struct Inner {
     store: Store,
     writes: Vec<Write>,
     faults: Vec<Fault>,
+    /// Path and query of every request.
+    requests: Vec<String>,
+    /// Namespace whose owned objects cannot be read: the requests never complete.
+    hanging_namespace: Option<&'static str>,
+    /// Number of requests that hang.
+    hanging_requests: usize,
     /// Number of writes until the client is killed; `None` if it is not to be killed.
     writes_until_kill: Option<usize>,
 }
@@ -120,6 +126,35 @@ impl ApiServer {
         self.inner().faults.clear();
     }
 
+    /// Lets every later read of an object in `namespace` but its stages hang.
+    pub(crate) fn hang(&self, namespace: &'static str) {
+        self.inner().hanging_namespace = Some(namespace);
+    }
+
+    /// Number of requests that hang, or did until their client gave up.
+    pub(crate) fn hanging_requests(&self) -> usize {
+        self.inner().hanging_requests
+    }
+
+    /// Returns true, and counts the request, if it is one that hangs.
+    fn hangs(&self, request: &ApiRequest) -> bool {
+        let mut inner = self.inner();
+        let hangs = request.verb == "get"
+            && request.key.resource != "streamstages"
+            && inner.hanging_namespace == Some(request.key.namespace.as_str());
+        inner.hanging_requests += usize::from(hangs);
+        drop(inner);
+        if hangs {
+            self.version.send_modify(|_| {});
+        }
+        hangs
+    }
+
+    /// Path and query of every request so far.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.inner().requests.clone()
+    }
+
     /// Resource version of the latest change.
     pub(crate) fn version(&self) -> u64 {
         self.inner().store.version()
@@ -131,10 +166,12 @@ impl ApiServer {
     }
 
     pub(crate) fn get(&self, resource: &str, name: &str) -> Option<Value> {
-        self.inner()
-            .store
-            .get(&Key::new(resource, "orders", name))
-            .cloned()
+        self.get_in("orders", resource, name)
+    }
+
+    pub(crate) fn get_in(&self, namespace: &str, resource: &str, name: &str) -> Option<Value> {
+        let key = Key::new(resource, namespace, name);
+        self.inner().store.get(&key).cloned()
     }
 
     pub(crate) fn list(&self, resource: &str) -> Vec<Value> {
@@ -147,7 +184,19 @@ impl ApiServer {
 
     /// Updates an object as another client than the operator; `change` gets a new object if it does not exist.
     pub(crate) fn edit(&self, resource: &str, name: &str, manager: &str, change: impl FnOnce(&mut Value)) {
-        let key = Key::new(resource, "orders", name);
+        self.edit_in("orders", resource, name, manager, change);
+    }
+
+    /// As [`Self::edit`], in another namespace.
+    pub(crate) fn edit_in(
+        &self,
+        namespace: &str,
+        resource: &str,
+        name: &str,
+        manager: &str,
+        change: impl FnOnce(&mut Value),
+    ) {
+        let key = Key::new(resource, namespace, name);
         self.inner().store.update(&key, manager, change);
         self.notify_watches();
     }
@@ -312,6 +361,10 @@ impl ApiRequest {
 
 async fn handle(State(server): State<ApiServer>, request: Request) -> Response {
     let api_request = ApiRequest::from_http(&request);
+    server.inner().requests.push(request.uri().to_string());
+    if server.hangs(&api_request) {
+        return std::future::pending().await;
+    }
     let body = to_bytes(request.into_body(), usize::MAX)
         .await
         .expect("read the body");

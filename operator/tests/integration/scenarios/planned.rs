@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use crds::StreamStage;
 use crds::status::ScalingStatus;
 use k8s_openapi::jiff::Timestamp;
+use operator::admission::SecretKeys;
+use operator::grants::Grant;
 use operator::lag::view::LagView;
-use operator::observe::{Observed, SecretKeys};
+use operator::observe::Observed;
 use operator::owned::OwnedObjects;
 use operator::plan::plan;
 use operator::scale::{ReplicaDecision, ScalingInput, ScalingSettings, decide_replicas};
@@ -24,7 +26,12 @@ fn observed(stage: &Value) -> Observed {
     let stage: StreamStage = serde_json::from_value(stage.clone()).expect("parse the stage");
     let keys = SecretKeys {
         names: ["username", "password"].map(str::to_owned).to_vec(),
-        digest: vec![1, 2, 3, 4, 5, 6, 7, 8],
+        version: "uid/1".to_owned(),
+        grant: Grant {
+            allows_stages: true,
+            allows_clear_text: true,
+            ..Grant::default()
+        },
     };
     let secrets: BTreeMap<String, Option<SecretKeys>> = stage
         .referenced_secrets()
@@ -36,6 +43,8 @@ fn observed(stage: &Value) -> Observed {
         secrets,
         owned: OwnedObjects::default(),
         pods: Vec::new(),
+        pod_service_account: None,
+        allowed_hosts: Vec::new(),
         conflicting_stage: None,
         connection: None,
         view: LagView::default(),

@@ -8,13 +8,14 @@ use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{self, ObjectRef, store::Writer};
 use kube::runtime::watcher::Event;
-use operator::controller::{Context, ReconcileError, reconcile};
+use operator::controller::{Context, MAX_RECONCILES, ReconcileError, reconcile};
 use operator::defaults::{ResourceQuantities, WorkerDefaults};
 use operator::metrics::Metrics;
 use operator::report::PublishedEvents;
 use operator::stage_summary::CachedStage;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::api_server::{ApiServer, Write};
@@ -55,8 +56,10 @@ impl Process {
             context: Arc::new(Context {
                 recorder: Recorder::new(client.clone(), "streamstage-operator".into()),
                 client,
-                stages,
+                stages: [stages].into_iter().collect(),
                 defaults: defaults(),
+                allowed_hosts: Vec::new(),
+                permits: Semaphore::new(MAX_RECONCILES),
                 metrics: Metrics::register(&mut registry),
                 published_events: PublishedEvents::default(),
                 lag_store: Arc::default(),

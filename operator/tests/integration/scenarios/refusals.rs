@@ -241,7 +241,7 @@ async fn a_rule_that_an_old_crd_lacks_is_validated_by_the_operator() {
 }
 
 #[tokio::test]
-async fn an_unknown_field_of_the_pod_template_is_reported_with_its_path() {
+async fn a_field_that_a_pod_template_may_not_have_is_reported_with_its_path() {
     for (template, path) in [
         (
             json!({"spec": {"nodeSelectors": {"a": "b"}}}),
@@ -255,6 +255,11 @@ async fn an_unknown_field_of_the_pod_template_is_reported_with_its_path() {
             json!({"spec": {"containers": "worker"}}),
             "spec.worker.podTemplate",
         ),
+        (json!({"spec": {"hostNetwork": true}}), "spec.hostNetwork"),
+        (
+            json!({"spec": {"containers": [{"name": "proxy"}]}}),
+            "spec.containers[0].name",
+        ),
     ] {
         let (server, process) = start(&cdm("cdm", &json!({"worker": {"podTemplate": template}})));
         assert_stalled(&server, &process, "ConfigInvalid", &[path]).await;
@@ -264,14 +269,16 @@ async fn an_unknown_field_of_the_pod_template_is_reported_with_its_path() {
 }
 
 #[tokio::test]
-async fn a_pod_template_is_merged_but_cannot_override_the_owned_labels() {
+async fn pod_options_are_added_but_cannot_override_what_the_operator_sets() {
     let template = json!({
-        "metadata": {"labels": {"streamstage.dev/stage": "other", "team": "orders"}},
+        "metadata": {
+            "labels": {"streamstage.dev/stage": "other", "team": "orders"},
+            "annotations": {"streamstage.dev/document": "forged", "note": "kept"},
+        },
         "spec": {
             "nodeSelector": {"disk": "ssd"},
             "containers": [
                 {"name": "worker", "env": [{"name": "RUST_LOG", "value": "debug"}]},
-                {"name": "proxy", "image": "proxy:1"},
             ],
         },
     });
@@ -294,14 +301,17 @@ async fn a_pod_template_is_merged_but_cannot_override_the_owned_labels() {
             .find(|container| container["name"] == name)
             .expect("the container exists")
     };
-    assert_eq!(containers.len(), 2);
+    assert_eq!(live["metadata"]["annotations"]["note"], "kept");
+    assert_ne!(
+        live["metadata"]["annotations"]["streamstage.dev/document"],
+        "forged"
+    );
+    assert_eq!(live["spec"]["serviceAccountName"], "cdm-worker");
+    assert_eq!(live["spec"]["automountServiceAccountToken"], false);
+    assert_eq!(containers.len(), 1);
     assert_eq!(
         container_named("worker")["env"],
         json!([{"name": "RUST_LOG", "value": "debug"}])
     );
     assert_eq!(container_named("worker")["image"], "streamstage/worker:1");
-    assert_eq!(
-        *container_named("proxy"),
-        json!({"name": "proxy", "image": "proxy:1"})
-    );
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use operator::controller;
+use operator::controller::{self, Settings};
 use operator::metrics::Metrics;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -14,16 +14,32 @@ use super::process::{condition, defaults, roll_out, wait_until};
 use super::stages::{OWNED, cdm, change, create, put_secret};
 
 /// Starts the controller as `operator run` does, without the command line and the leader election.
-fn start_controller(server: &ApiServer) -> (CancellationToken, JoinHandle<()>) {
+pub(crate) fn start_controller(server: &ApiServer) -> (CancellationToken, JoinHandle<()>) {
+    start_controller_for(server, &[])
+}
+
+/// As [`start_controller`], for a list of namespaces; all namespaces if it is empty.
+pub(crate) fn start_controller_for(
+    server: &ApiServer,
+    namespaces: &[&str],
+) -> (CancellationToken, JoinHandle<()>) {
     let stop = CancellationToken::new();
     let (client, controller_stop) = (server.client(), stop.clone());
     let recorder = kube::runtime::events::Recorder::new(client.clone(), "streamstage-operator".into());
+    let namespaces = namespaces
+        .iter()
+        .map(|namespace| (*namespace).to_owned())
+        .collect();
     let controller = tokio::spawn(async move {
         let metrics = Metrics::register(&mut Registry::default());
+        let settings = Settings {
+            namespaces,
+            defaults: defaults(),
+            allowed_hosts: Vec::new(),
+        };
         controller::run(
             client,
-            None,
-            defaults(),
+            settings,
             metrics,
             Arc::default(),
             recorder,
