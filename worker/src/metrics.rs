@@ -215,14 +215,22 @@ impl Metrics {
         }
     }
 
+    /// Exports the counters of malformed entries as 0, so that the first one is an increase.
+    pub fn start_malformed_entries(&self, stage: &str) {
+        for kind in ["user", "restaurant", "product"] {
+            self.add_malformed_entries(stage, kind, 0);
+        }
+    }
+
     /// Counts a lookup that found a malformed entry. `kind` is `user`, `restaurant` or `product`.
     pub fn record_malformed_entry(&self, stage: &str, kind: &'static str) {
-        self.malformed_entries
-            .get_or_create(&EntryLabels {
-                stage: stage.to_owned(),
-                kind,
-            })
-            .inc();
+        self.add_malformed_entries(stage, kind, 1);
+    }
+
+    fn add_malformed_entries(&self, stage: &str, kind: &'static str, count: u64) {
+        let stage = stage.to_owned();
+        let counter = self.malformed_entries.get_or_create(&EntryLabels { stage, kind });
+        counter.inc_by(count);
     }
 
     /// Sets the number and the age of the pending orders.
@@ -313,5 +321,16 @@ mod tests {
             })
             .collect();
         assert_eq!(exported, documented, "{text}");
+    }
+    #[test]
+    fn malformed_entries_are_exported_before_the_first_one() {
+        let mut registry = Registry::default();
+        Metrics::register(&mut registry).start_malformed_entries("stg");
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        for kind in ["user", "restaurant", "product"] {
+            let series = format!("{MALFORMED_ENTRIES}_total{{stage=\"stg\",kind=\"{kind}\"}} 0\n");
+            assert!(text.contains(&series), "{text}");
+        }
     }
 }

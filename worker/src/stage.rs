@@ -105,6 +105,7 @@ async fn run_layer(stage: &StreamStage, context: &StageContext) -> Result<(), St
             let reference_data = stage.spec.reference_data.clone();
             let reference_data = reference_data.ok_or(StageError::NoReferenceData)?;
             let redis = connect::redis_connection(&reference_data, &context.secrets)?;
+            context.metrics.start_malformed_entries(stage.name());
             let store = ReferenceDataStore::new(redis, stage.name(), context.metrics.clone());
             // An outage is not an error here: the lookups report it.
             if context.stop.run_until_cancelled(store.is_cluster()).await == Some(true) {
