@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     condition::{ConditionType, Reason},
     lag::{Lag, PartitionLag},
-    scaling::{Decision, LimitedBy, Recommendation, ScalingStatus},
+    scaling::{Capacity, Decision, LimitedBy, Recommendation, ScalingStatus, Trial},
 };
 
 /// Observed state of a stage.

@@ -24,7 +24,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::get;
 use crds::StreamStage;
-use crds::status::ScalingStatus;
+use crds::status::LimitedBy;
 use futures::{StreamExt as _, stream};
 use http::Method;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -205,20 +205,17 @@ fn drained_view() -> LagView {
             committed: None,
         }],
     };
-    let context = SnapshotContext {
-        ready_replicas: 1,
-        stuck_after: SignedDuration::from_mins(10),
-    };
+    let context = SnapshotContext::with_hidden_members(1, SignedDuration::from_mins(10));
     let mut tracker = LagTracker::default();
     for second in 0..2 {
         let now = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(second);
-        tracker.record(&snapshot, now, context);
+        tracker.record(&snapshot, now, &context);
     }
     LagView {
         now: Timestamp::UNIX_EPOCH,
         tracker: Some(Arc::new(tracker)),
         poll_interval: SignedDuration::from_secs(5),
-        is_rebalancing: false,
+        ..LagView::default()
     }
 }
 
@@ -282,10 +279,9 @@ fn object(resource: &str, index: usize) -> anyhow::Result<Value> {
         view: drained_view(),
     };
     let valid = validate(&observed).map_err(|refusal| anyhow::anyhow!(refusal.message))?;
-    let previous = ScalingStatus::default();
     let input = ScalingInput {
         current_replicas: Some(1),
-        ..observed.scaling_input(&previous)
+        ..observed.scaling_input(LimitedBy::None)
     };
     let decision = decide_replicas(&ScalingSettings::from(&observed.stage), &input);
     let planned = plan(&valid, &defaults(), decision.clone());

@@ -7,7 +7,8 @@ use std::fmt::{Display, Write as _};
 use crds::StreamStage;
 use crds::stage::{ScalingMode, Target};
 
-use crate::scale::demand::{Demand, need};
+use crate::scale::demand::{Demand, Needs};
+use crate::scale::gate::Rollout;
 use crate::scale::load::Load;
 use crate::scale::{LagDecision, LagState, ScalingInput};
 
@@ -79,50 +80,49 @@ fn push_inputs(text: &mut String, load: &Load) {
         "processing rate",
         format_args!("{:.1} records/s", load.processed_per_second),
     );
-    let label = "throughput per worker";
-    match load.worker_rate {
-        Some(rate) => push_line(text, label, format_args!("{rate:.0} records/s")),
-        None => push_line(text, label, "not measured yet"),
-    }
 }
 
 /// Appends the terms of the formula, those of the partitions with the largest lag first.
 fn push_terms(text: &mut String, target: &Target, load: &Load, demand: &Demand) {
-    let mut lagging: Vec<_> = load
-        .partitions
-        .iter()
-        .filter(|partition| partition.lag > 0)
-        .collect();
-    lagging.sort_by_key(|partition| std::cmp::Reverse(partition.lag));
-    for partition in lagging.iter().take(MAX_LISTED_PARTITIONS) {
+    let needs = Needs::new(load, target.drain_seconds.unwrap_or(1));
+    let partitions = load.partitions.iter().enumerate();
+    let mut lagging: Vec<_> = partitions.filter(|(_, partition)| partition.lag > 0).collect();
+    lagging.sort_by_key(|(_, partition)| std::cmp::Reverse(partition.lag));
+    for &(index, partition) in lagging.iter().take(MAX_LISTED_PARTITIONS) {
         let label = format_args!("partition {}", partition.partition);
         let (lag, arrival) = (partition.lag, partition.arrival_per_second);
         if partition.is_stuck {
             push_line(text, label, format_args!("excluded: lag {lag}, stuck"));
             continue;
         }
-        let need = need(target, partition);
-        let unit = demand.unit;
+        let need = needs.needs.get(index).copied().unwrap_or_default();
+        let text_of_lag = format_args!("lag {lag}, arrival rate {arrival:.1} records/s");
+        match target.lag_per_replica {
+            Some(_) => push_line(text, label, text_of_lag),
+            None => push_line(
+                text,
+                label,
+                format_args!("needs {need:.1} records/s: {text_of_lag}"),
+            ),
+        }
+    }
+    match demand.capacity {
+        Some(capacity) => push_line(
+            text,
+            "capacity per worker",
+            format_args!("{capacity:.1} records/s"),
+        ),
+        None => push_line(text, "capacity per worker", "not measured yet"),
+    }
+    if let Some(terms) = demand.terms {
+        push_line(text, "for the backlog", format_args!("{} workers", terms.urgent));
         push_line(
             text,
-            label,
-            format_args!("needs {need:.1} {unit}: lag {lag}, arrival rate {arrival:.1} records/s"),
+            "for the arrivals",
+            format_args!("{} workers, {} at high load", terms.plan, terms.high),
         );
     }
-    push_line(text, "need", format_args!("{:.1} {}", demand.need, demand.unit));
-    push_line(
-        text,
-        "capacity per worker",
-        format_args!("{:.1} {}", demand.capacity, demand.unit),
-    );
-    push_line(
-        text,
-        "demand",
-        format_args!(
-            "{} ({} if several workers could read one partition)",
-            demand.replicas, demand.unsaturated
-        ),
-    );
+    push_line(text, "demand", demand.replicas);
     push_line(
         text,
         "stuck, excluded",
@@ -145,14 +145,14 @@ fn push_bounds(text: &mut String, stage: &StreamStage, decision: &LagDecision) {
 
 fn push_gates(text: &mut String, input: &ScalingInput<'_>, decision: &LagDecision) {
     let seconds_since = |time| input.now.duration_since(time).as_secs();
-    push_line(text, "rollout", yes_or_no(input.is_rolling));
-    push_line(text, "rebalancing", yes_or_no(input.is_rebalancing));
+    push_line(text, "rollout", yes_or_no(input.rollout != Rollout::None));
+    push_line(text, "rebalancing", yes_or_no(input.rebalancing_since.is_some()));
     let label = "last scaling step";
-    match input.previous.last_scale_time {
+    match input.state.last_scale_time {
         Some(last) => push_line(text, label, format_args!("{} s ago", seconds_since(last))),
         None => push_line(text, label, "never"),
     }
-    let recommendations = decision.recommendations.iter().map(|recommendation| {
+    let recommendations = decision.state.recommendations.iter().map(|recommendation| {
         format!(
             "{} for {} s",
             recommendation.replicas,
@@ -172,11 +172,12 @@ fn yes_or_no(value: bool) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use crds::status::ScalingStatus;
+    use crds::status::Capacity;
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
     use crate::scale::load::PartitionLoad;
+    use crate::scale::state::ScalingState;
     use crate::scale::{ScalingSettings, decide_by_lag};
 
     #[test]
@@ -197,7 +198,13 @@ mod tests {
             partitions: partitions.collect(),
             ..Load::default()
         };
-        let previous = ScalingStatus::default();
+        let previous = ScalingState {
+            capacity: Some(Capacity {
+                records_per_second: 1000.0,
+                ..Capacity::default()
+            }),
+            ..ScalingState::default()
+        };
         let input = ScalingInput {
             current_replicas: Some(1),
             lag: LagState::Fresh(&load),

@@ -20,8 +20,10 @@
 //! | --- | --- |
 //! | lag: poll interval, offsets, rates, stuck partitions | [`lag`], from [`lag::poller`] to [`lag::view`] |
 //! | requests to Kafka | [`kafka`], over a [`connection`] |
+//! | throughput of each worker, and who is behind | [`lag::tracker`] |
 //! | scaling formula: recommended workers for a lag | [`scale::demand`], with the bounds of [`scale::ceiling`] |
 //! | stabilization windows, cooldown, rollout and rebalance gates | [`scale::gate`], [`scale::stabilization`] |
+//! | state of the algorithm, and how a new leader continues with it | [`scale::state`] |
 //! | trigger of a reconcile after a lag poll | [`status::needs_reconcile`] |
 //! | conditions, and the values of the printer columns | [`status`] |
 //! | schema, CEL rules and printer columns of the CRD | [`crds::stage`] |

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use crds::StreamStage;
-use crds::status::ScalingStatus;
+use crds::status::LimitedBy;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
@@ -26,6 +26,7 @@ use crate::lag::view::LagView;
 use crate::owned::rollout::RolloutProgress;
 use crate::owned::{self, FIELD_MANAGER, OwnedObjects, SCALE_FIELD_MANAGER, STAGE_LABEL};
 use crate::scale::ScalingInput;
+use crate::scale::gate::Rollout;
 use crate::stage_summary::{StageStore, StageSummary};
 
 /// Input of one reconcile.
@@ -53,21 +54,29 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Input of the scaling decision; `previous` is `status.scaling` of the last reconcile.
+    /// Input of the scaling decision; `limited_by` is that of the last reconcile.
     #[must_use]
-    pub fn scaling_input<'o>(&'o self, previous: &'o ScalingStatus) -> ScalingInput<'o> {
+    pub fn scaling_input(&self, limited_by: LimitedBy) -> ScalingInput<'_> {
         let deployment = self.owned.deployment.as_ref();
         let deployment =
             deployment.filter(|deployment| owned::is_owned_by(&self.stage, &deployment.metadata));
         ScalingInput {
-            now: self.view.now,
             current_replicas: current_replicas(&self.stage, deployment),
             lag: self.view.lag_state(),
-            is_rolling: deployment
-                .is_some_and(|deployment| RolloutProgress::from_deployment(deployment).is_rolling()),
-            is_rebalancing: self.view.is_rebalancing,
-            previous,
+            rollout: deployment.map_or(Rollout::None, rollout),
+            rebalancing_since: self.view.rebalancing_since,
+            limited_by,
+            ..ScalingInput::new(self.view.now, &self.view.scaling)
         }
+    }
+}
+
+/// Rollout of the Deployment, as a scaling decision sees it.
+pub(crate) fn rollout(deployment: &Deployment) -> Rollout {
+    match RolloutProgress::from_deployment(deployment) {
+        progress if !progress.is_rolling() => Rollout::None,
+        _ if owned::rollout::exceeded_deadline(deployment) => Rollout::Stalled,
+        _ => Rollout::InProgress,
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod conditions;
 mod lag_conditions;
 mod pod_failure;
 mod ready;
+pub mod report_policy;
 mod rollout;
 
 use crds::status::{ConditionType, Decision, LimitedBy, Reason, ScalingStatus};
@@ -22,6 +23,8 @@ use crate::lag::view::LagView;
 use crate::owned::STAGE_LABEL;
 use crate::owned::rollout::RolloutProgress;
 use crate::plan::{Applied, Resources};
+use crate::scale::load::Load;
+use crate::scale::state::{ScalingState, ScalingStep};
 use crate::scale::{LagState, ReplicaDecision};
 use crate::validate::Refusal;
 
@@ -78,10 +81,7 @@ pub fn status(
         context.decision,
     ));
     let (lag, lagging_partitions) = lag_conditions::lag_status(&before, context.view);
-    let step = before
-        .desired_replicas
-        .zip(progress.desired)
-        .filter(|(from, to)| from != to);
+    let step = scaling_step(&before, progress.desired);
     StreamStageStatus {
         observed_generation: stage.metadata.generation.unwrap_or_default(),
         replicas: progress.replicas,
@@ -97,7 +97,7 @@ pub fn status(
         image,
         lag,
         lagging_partitions,
-        scaling: Some(scaling_status(outcome, &before, context, step.map(|_| now))),
+        scaling: Some(scaling_status(outcome, &before, context, (step, now))),
         decisions: decisions(&before, context, step, now),
         conditions: merge_conditions(stage, &before, updates, now),
     }
@@ -115,16 +115,15 @@ pub fn status_with_retry(stage: &StreamStage, error: &str, now: Timestamp) -> St
     status
 }
 
-/// Computes `status.scaling`. `scaled_at` is the time of the scaling step, if there was one.
+/// Computes `status.scaling`, after `step` if there was one.
 fn scaling_status(
     outcome: ReconcileOutcome<'_>,
     before: &StreamStageStatus,
     context: DecisionContext<'_>,
-    scaled_at: Option<Timestamp>,
+    (step, now): (Option<(u32, u32)>, Timestamp),
 ) -> ScalingStatus {
     let previous = before.scaling.clone().unwrap_or_default();
     let DecisionContext { view, decision } = context;
-    let worker_rate = view.load().and_then(|load| load.worker_rate);
     // The message contains the lag, so it is updated together with `status.lag`. After a change of leader the message of
     // the previous leader remains until the lag has been polled.
     let is_reported = match decision.reason {
@@ -135,20 +134,54 @@ fn scaling_status(
         Reason::LagPending => !previous.message.is_empty(),
         _ => false,
     };
-    ScalingStatus {
-        limited_by: match outcome {
-            ReconcileOutcome::Applied(..) => decision.limited_by,
-            _ => previous.limited_by,
-        },
-        message: if is_reported && scaled_at.is_none() {
-            previous.message
-        } else {
-            decision.message.clone()
-        },
-        last_scale_time: scaled_at.or(previous.last_scale_time),
-        records_per_second_per_worker: worker_rate.or(previous.records_per_second_per_worker),
-        recommendations: decision.recommendations.clone(),
+    let limited_by = match outcome {
+        ReconcileOutcome::Applied(..) => decision.limited_by,
+        _ => previous.limited_by,
+    };
+    let message = if is_reported && step.is_none() {
+        previous.message
+    } else {
+        decision.message.clone()
+    };
+    let recommendation = decision.recommendation.or(previous.recommendation);
+    state_after(context, step, now).to_status(limited_by, message, recommendation)
+}
+
+/// Scaling state after a reconcile that made `step`, if there was one.
+fn state_after(context: DecisionContext<'_>, step: Option<(u32, u32)>, now: Timestamp) -> ScalingState {
+    let DecisionContext { view, decision } = context;
+    let mut state = decision.state.clone();
+    if let Some((from, to)) = step {
+        let step = ScalingStep {
+            time: now,
+            from,
+            to,
+            limited_by: decision.limited_by,
+        };
+        // Only a scale-up by the lag is judged by its effect on the lag.
+        let load = view
+            .fresh_load()
+            .filter(|_| decision.reason == Reason::FollowsLag);
+        state.record_step(step, load);
     }
+    state
+}
+
+/// Scaling state after a reconcile that changed the status from `before` to `after`.
+#[must_use]
+pub fn scaling_state_after(
+    before: &StreamStageStatus,
+    after: &StreamStageStatus,
+    context: DecisionContext<'_>,
+) -> ScalingState {
+    let step = scaling_step(before, after.desired_replicas);
+    state_after(context, step, context.view.now)
+}
+
+/// Change of the desired replicas.
+fn scaling_step(before: &StreamStageStatus, desired: Option<u32>) -> Option<(u32, u32)> {
+    let step = before.desired_replicas.zip(desired);
+    step.filter(|(from, to)| from != to)
 }
 
 /// Returns the last [`MAX_DECISIONS`] scaling steps, newest first; `step` is the one of this reconcile.
@@ -164,7 +197,8 @@ fn decisions(
         from,
         to,
         reason: context.decision.message.clone(),
-        lag: load.map(crate::scale::load::Load::total_lag),
+        limited_by: context.decision.limited_by,
+        lag: load.map(Load::total_lag),
         drain_seconds: lag_conditions::drain_seconds(load),
     });
     newest

@@ -124,11 +124,11 @@ pub struct Target {
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub lag_per_replica: Option<u32>,
 
-    /// Assumed throughput per worker until it has been measured, in records per second. Applies to `drainSeconds`;
-    /// 1 to 1000000. Default: 1000.
-    #[serde(default = "default_initial_rate")]
+    /// Deprecated: the operator measures the capacity of a worker within 25 s. Assumed capacity of a worker until it has
+    /// been measured, in records per second. Applies to `drainSeconds`; 1 to 1000000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
-    pub initial_rate: u32,
+    pub initial_rate: Option<u32>,
 }
 
 impl Default for Target {
@@ -136,7 +136,7 @@ impl Default for Target {
         Self {
             drain_seconds: Some(60),
             lag_per_replica: None,
-            initial_rate: default_initial_rate(),
+            initial_rate: None,
         }
     }
 }
@@ -194,8 +194,4 @@ pub enum OnLagUnknown {
     Hold,
     /// Scales down to `minReplicas`.
     Min,
-}
-
-fn default_initial_rate() -> u32 {
-    1000
 }

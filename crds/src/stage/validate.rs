@@ -294,11 +294,9 @@ impl Violations {
         if let Some(lag) = target.lag_per_replica {
             self.require_in_range("spec.scaling.target.lagPerReplica", &lag, &(1..=1_000_000_000));
         }
-        self.require_in_range(
-            "spec.scaling.target.initialRate",
-            &target.initial_rate,
-            &(1..=1_000_000),
-        );
+        if let Some(rate) = target.initial_rate {
+            self.require_in_range("spec.scaling.target.initialRate", &rate, &(1..=1_000_000));
+        }
     }
 }
 

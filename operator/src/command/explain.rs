@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use crds::status::LimitedBy;
 use crds::{StreamStage, StreamStageStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
@@ -27,9 +28,10 @@ use crate::hosts::HostPattern;
 use crate::kafka::Cluster;
 use crate::lag::offsets::{GroupTopic, OffsetSnapshot};
 use crate::lag::tracker::{LagTracker, SnapshotContext};
-use crate::observe::secret_keys;
+use crate::observe::{rollout, secret_keys};
 use crate::owned;
-use crate::owned::rollout::RolloutProgress;
+use crate::scale::gate::Rollout;
+use crate::scale::state::ScalingState;
 use crate::scale::{ScalingInput, ScalingSettings, decide_by_lag};
 
 /// Timeout of a request to Kafka.
@@ -79,16 +81,20 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
     let tracker = poll_twice(&cluster, &stage, &group_topic, &status).await?;
     let group = group_topic.group.as_str();
     let rebalancing = cluster.rebalancing_groups(&[group], KAFKA_TIMEOUT);
-    let (now, previous) = (Timestamp::now(), status.scaling.unwrap_or_default());
+    let (now, scaling) = (Timestamp::now(), ScalingState::from(&status));
     let poll_interval = SignedDuration::try_from(stage.spec.scaling.poll_interval.as_std())?;
     let input = ScalingInput {
         current_replicas: status.desired_replicas,
         lag: tracker.lag_state(now, poll_interval),
-        is_rolling: deployment
+        rollout: deployment.as_ref().map_or(Rollout::None, rollout),
+        rebalancing_since: rebalancing
+            .is_ok_and(|groups| groups.contains(group))
+            .then_some(now),
+        limited_by: status
+            .scaling
             .as_ref()
-            .is_some_and(|deployment| RolloutProgress::from_deployment(deployment).is_rolling()),
-        is_rebalancing: rebalancing.is_ok_and(|groups| groups.contains(group)),
-        ..ScalingInput::new(now, &previous)
+            .map_or(LimitedBy::None, |scaling| scaling.limited_by),
+        ..ScalingInput::new(now, &scaling)
     };
     let decision = decide_by_lag(&ScalingSettings::from(&stage), &input);
     Ok(print(explain(&stage, &input, &decision))?)
@@ -101,10 +107,8 @@ async fn poll_twice(
     group_topic: &GroupTopic,
     status: &StreamStageStatus,
 ) -> anyhow::Result<LagTracker> {
-    let context = SnapshotContext {
-        ready_replicas: status.ready_replicas,
-        stuck_after: SignedDuration::try_from(stage.spec.scaling.stuck_after.as_std())?,
-    };
+    let stuck_after = SignedDuration::try_from(stage.spec.scaling.stuck_after.as_std())?;
+    let context = SnapshotContext::with_hidden_members(status.ready_replicas, stuck_after);
     let poll = || {
         let result = cluster
             .fetch_snapshots(std::slice::from_ref(group_topic), KAFKA_TIMEOUT)
@@ -123,7 +127,7 @@ async fn poll_twice(
         match result {
             Ok(mut snapshot) => {
                 snapshot.mark_fully_read(&empty);
-                tracker.record(&snapshot, at, context);
+                tracker.record(&snapshot, at, &context);
             }
             Err(error) => tracker.record_failure(error),
         }

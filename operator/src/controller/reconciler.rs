@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crds::status::LimitedBy;
 use crds::{StreamStage, StreamStageStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::jiff::Timestamp;
@@ -26,12 +27,17 @@ use crate::events::{credentials_rotated, events_between};
 use crate::lag::view::LagView;
 use crate::observe::{Observed, observe};
 use crate::owned;
+use crate::owned::rollout::RolloutProgress;
 use crate::plan::{Applied, Resources, plan};
 use crate::policy;
 use crate::report;
+use crate::scale::state::ScalingState;
 use crate::scale::{ReplicaDecision, ScalingInput, ScalingSettings, decide_replicas};
 use crate::stage_summary::{CachedStage, StageRef};
-use crate::status::{DecisionContext, ReconcileOutcome, is_converged, is_stalled, status, status_with_retry};
+use crate::status::{
+    DecisionContext, ReconcileOutcome, is_converged, is_stalled, scaling_state_after, status,
+    status_with_retry,
+};
 use crate::validate::{Refusal, validate};
 
 /// Maximum time until the next reconcile of a converged stage: a watch may have missed an event.
@@ -155,8 +161,12 @@ async fn reconcile_stage(
         Err(error) => return Err(report_failure(stage, None, error, context).await),
     };
     let deployment = own_deployment(&observed);
-    let scaling = before.scaling.clone().unwrap_or_default();
-    let decision = decide_replicas(&ScalingSettings::from(stage), &observed.scaling_input(&scaling));
+    let input = observed.scaling_input(limited_by(&before));
+    let mut decision = decide_replicas(&ScalingSettings::from(stage), &input);
+    let is_outdated = |deployment| RolloutProgress::from_deployment(deployment).has_outdated_workers();
+    if deployment.is_some_and(is_outdated) {
+        decision.state.expect_another_capacity();
+    }
     let applying = validate_and_apply(&observed, decision.clone(), context);
     let result = match with_timeout(context.api_timeout, Box::pin(applying)).await {
         Ok(result) => result,
@@ -174,6 +184,8 @@ async fn reconcile_stage(
     let writing = report::write_status(stage, &after, &context.client, &context.metrics);
     with_timeout(context.api_timeout, writing).await?;
     let stage_ref = StageRef::new(stage.name()).within(stage.namespace());
+    let scaling = scaling_state_after(&before, &after, decision_context);
+    context.lag_store.replace_scaling(&stage_ref, scaling);
     context
         .metrics
         .stages
@@ -187,6 +199,13 @@ async fn reconcile_stage(
         .collect();
     report::publish(stage, events, &context.recorder, &context.published_events).await;
     Ok(after)
+}
+
+fn limited_by(status: &StreamStageStatus) -> LimitedBy {
+    status
+        .scaling
+        .as_ref()
+        .map_or(LimitedBy::None, |scaling| scaling.limited_by)
 }
 
 /// Fails a step that takes longer than `timeout`: the API server does not answer.
@@ -239,14 +258,14 @@ async fn report_failure(
 ) -> ReconcileError {
     let now = Timestamp::now();
     let before = stage.status.clone().unwrap_or_default();
-    let scaling = before.scaling.clone().unwrap_or_default();
     let empty_view = LagView {
         now,
+        scaling: Arc::new(ScalingState::from(&before)),
         ..LagView::default()
     };
     let (view, input) = match observed {
-        Some(observed) => (&observed.view, observed.scaling_input(&scaling)),
-        None => (&empty_view, ScalingInput::new(now, &scaling)),
+        Some(observed) => (&observed.view, observed.scaling_input(limited_by(&before))),
+        None => (&empty_view, ScalingInput::new(now, &empty_view.scaling)),
     };
     let decision = decide_replicas(&ScalingSettings::from(stage), &input);
     let decision_context = DecisionContext {

@@ -27,6 +27,7 @@ use super::view::LagView;
 use crate::connection::KafkaConnection;
 use crate::kafka::Cluster;
 use crate::metrics::Metrics;
+use crate::scale::decide_replicas;
 use crate::stage_summary::{CachedStage, StageRef, StageStore, StageSummary};
 use crate::status::{needs_reconcile, would_scale};
 
@@ -231,10 +232,13 @@ impl PollRound {
         let rebalancing = self.rebalancing_groups(&scaling).await;
         for (target, cached) in due {
             let Ok(stage) = &cached.0 else { continue };
-            self.lag_store
-                .set_rebalancing(&target, rebalancing.contains(&target.group_topic.group));
+            let is_rebalancing = rebalancing.contains(&target.group_topic.group);
+            self.lag_store.set_rebalancing(&target, is_rebalancing, now);
             let view = self.lag_store.current_view(&target, now);
-            if needs_reconcile(&stage.scaling_settings, &stage.reported, &view) {
+            let decision = decide_replicas(&stage.scaling_settings, &stage.reported.scaling_input(&view));
+            self.lag_store
+                .advance_scaling(&target, &view, decision.state.clone());
+            if needs_reconcile(&stage.reported, &view, &decision) {
                 // The receiver is dropped only while the operator shuts down.
                 self.reconcile_requests
                     .unbounded_send(StageRef::clone(&target.stage))
@@ -246,7 +250,7 @@ impl PollRound {
     /// Returns true if the stage would scale, provided that its group is not rebalancing.
     fn would_scale(&self, target: &PollTarget, stage: &StageSummary, now: Timestamp) -> bool {
         let view = LagView {
-            is_rebalancing: false,
+            rebalancing_since: None,
             ..self.lag_store.current_view(target, now)
         };
         would_scale(&stage.scaling_settings, &stage.reported, &view)

@@ -19,6 +19,7 @@ use super::tracker::{LagTracker, SnapshotContext};
 use super::view::LagView;
 use crate::backoff;
 use crate::connection::KafkaConnection;
+use crate::scale::state::ScalingState;
 use crate::stage_summary::reported_status::WorkerCounts;
 use crate::stage_summary::{StageRef, StageSummary};
 
@@ -39,7 +40,8 @@ struct StageEntry {
     worker_counts: WorkerCounts,
     poll_interval: Duration,
     tracker: Arc<LagTracker>,
-    is_rebalancing: bool,
+    rebalancing_since: Option<Timestamp>,
+    scaling: Arc<ScalingState>,
     /// Last checked tail of each partition id.
     checked_tails: BTreeMap<u32, CheckedTail>,
     /// Alive while a check of the tails is running.
@@ -101,8 +103,10 @@ impl LagStore {
         let target = poll_target(stage);
         let Some(connection) = connection else {
             self.remove(&target.stage);
+            let status = stage.status.clone().unwrap_or_default();
             return LagView {
                 now,
+                scaling: Arc::new(ScalingState::from(&status)),
                 ..LagView::default()
             };
         };
@@ -111,9 +115,9 @@ impl LagStore {
         let connection = shared_connection(&entries, &target.stage, connection);
         let entry = entries
             .entry(Arc::clone(&target.stage))
-            .or_insert_with(|| Box::new(StageEntry::new(stage, &connection)));
+            .or_insert_with(|| Box::new(StageEntry::new(stage, &connection, now)));
         if *entry.target != target {
-            **entry = StageEntry::new(stage, &connection);
+            **entry = StageEntry::new(stage, &connection, now);
         }
         if entry.connection != connection || entry.poll_interval != poll_interval {
             entry.connection = connection;
@@ -242,12 +246,10 @@ impl LagStore {
         }
         entry.worker_counts = stage.reported.workers;
         let tracker = Arc::make_mut(&mut entry.tracker);
-        let context = SnapshotContext {
-            ready_replicas: entry.worker_counts.ready,
-            stuck_after: to_signed(stage.scaling_settings.scaling.stuck_after.as_std()),
-        };
+        let stuck_after = to_signed(stage.scaling_settings.scaling.stuck_after.as_std());
+        let context = SnapshotContext::with_hidden_members(entry.worker_counts.ready, stuck_after);
         match result {
-            Ok(snapshot) => tracker.record(&snapshot, now, context),
+            Ok(snapshot) => tracker.record(&snapshot, now, &context),
             Err(error) => tracker.record_failure(error),
         }
         let delay = match tracker.consecutive_failures() {
@@ -268,9 +270,27 @@ impl LagStore {
         }
     }
 
-    pub(super) fn set_rebalancing(&self, target: &PollTarget, is_rebalancing: bool) {
-        if let Some(entry) = self.lock().get_mut(&target.stage) {
-            entry.is_rebalancing = is_rebalancing;
+    /// Records whether the group of a stage rebalances at `now`.
+    pub(super) fn set_rebalancing(&self, target: &PollTarget, is_rebalancing: bool, now: Timestamp) {
+        if let Some(entry) = entry_for(&mut self.lock(), target) {
+            let since = entry.rebalancing_since.unwrap_or(now);
+            entry.rebalancing_since = is_rebalancing.then_some(since);
+        }
+    }
+
+    /// Stores the state that a decision on `view` left, unless a reconcile has replaced it since.
+    pub(super) fn advance_scaling(&self, target: &PollTarget, view: &LagView, state: ScalingState) {
+        if let Some(entry) = entry_for(&mut self.lock(), target)
+            && Arc::ptr_eq(&entry.scaling, &view.scaling)
+        {
+            entry.scaling = Arc::new(state);
+        }
+    }
+
+    /// Replaces the state by the one that a reconcile left: it alone knows of scaling steps and rollouts.
+    pub(crate) fn replace_scaling(&self, stage: &StageRef, scaling: ScalingState) {
+        if let Some(entry) = self.lock().get_mut(stage) {
+            entry.scaling = Arc::new(scaling);
         }
     }
 
@@ -291,7 +311,7 @@ impl LagStore {
 
 impl StageEntry {
     /// Entry of a new or recreated stage, due at once.
-    fn new(stage: &StreamStage, connection: &Arc<KafkaConnection>) -> Self {
+    fn new(stage: &StreamStage, connection: &Arc<KafkaConnection>, now: Timestamp) -> Self {
         let status = stage.status.clone().unwrap_or_default();
         Self {
             connection: Arc::clone(connection),
@@ -299,7 +319,8 @@ impl StageEntry {
             worker_counts: WorkerCounts::from(&status),
             poll_interval: stage.spec.scaling.poll_interval.as_std(),
             tracker: Arc::new(LagTracker::from_status(&status)),
-            is_rebalancing: false,
+            rebalancing_since: None,
+            scaling: Arc::new(ScalingState::resume(&status, now)),
             checked_tails: BTreeMap::new(),
             tail_check: Weak::new(),
             next_poll: Some(Instant::now()),
@@ -311,7 +332,8 @@ impl StageEntry {
             now,
             tracker: Some(Arc::clone(&self.tracker)),
             poll_interval: to_signed(self.poll_interval),
-            is_rebalancing: self.is_rebalancing,
+            rebalancing_since: self.rebalancing_since,
+            scaling: Arc::clone(&self.scaling),
         }
     }
 }

@@ -1,23 +1,30 @@
-//! Compares successive offset snapshots of one stage: lag, rates, stuck partitions, throughput per worker.
+//! Compares successive offset snapshots of one stage: lag, rates, stuck partitions, throughput of the workers.
 //!
-//! Pure: snapshots and times are passed in. A new leader restores the worker rate and the stuck partitions from the
-//! status, so a change of leader loses neither.
+//! Pure: snapshots and times are passed in. A new leader restores the stuck partitions from the status, so a change of
+//! leader does not lose them; it measures the rest again.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod group;
+mod progress;
+
+use std::collections::VecDeque;
 
 use crds::StreamStageStatus;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use self::group::{GroupTracker, Interval, PartitionInterval};
+use self::progress::ProgressTracker;
+use super::members::GroupMembers;
 use super::offsets::{LagError, OffsetSnapshot, PartitionSnapshot};
 use crate::scale::LagState;
-use crate::scale::load::{Load, PartitionLoad};
+use crate::scale::load::{Load, PartitionLoad, to_f64};
 
-/// Weight of the newest value in an exponentially smoothed rate.
-const SMOOTHING_FACTOR: f64 = 0.5;
-/// Consecutive samples needed before the rate per worker is used: the first batches of a worker are atypical.
-const MIN_RATE_SAMPLES: u32 = 3;
+/// Time constant of the smoothed arrival rates, in seconds.
+const ARRIVAL_SMOOTHING_SECONDS: f64 = 20.0;
 /// Minimum time between two snapshots that a rate is computed from.
 const MIN_SAMPLE_INTERVAL: SignedDuration = SignedDuration::from_millis(100);
+/// A partition is late when the group has not committed what had arrived this long ago, or two poll intervals ago if
+/// that is longer: a commit every 8 s at a poll interval of 5 s is no delay.
+const LATE_AFTER: SignedDuration = SignedDuration::from_secs(10);
 /// Age after which a snapshot is stale, in poll intervals.
 const STALE_AFTER_INTERVALS: i32 = 3;
 /// Minimum age of a stale snapshot: one slow poll must not make the lag of a short interval unknown.
@@ -26,16 +33,30 @@ const MIN_STALE_AGE: SignedDuration = SignedDuration::from_secs(15);
 const REPORT_AFTER_FAILURES: u32 = 2;
 /// Consecutive failures after which `onLagUnknown` applies, if the last snapshot is stale too.
 const ACT_AFTER_FAILURES: u32 = 3;
-/// Smoothed arrival rates below this become 0 once nothing arrives, in records per second. Halving never reaches 0.
-const MIN_ARRIVAL_RATE: f64 = 0.1;
+/// Smoothed arrival rates below this become 0 once nothing arrives, in records per second. Smoothing never reaches 0.
+const MIN_ARRIVAL_RATE: f64 = 0.01;
 
 /// State of a stage that a snapshot is evaluated against.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SnapshotContext {
     /// Ready workers at the time of the snapshot.
     pub ready_replicas: u32,
+    /// Members of the consumer group.
+    pub members: GroupMembers,
     /// `spec.scaling.stuckAfter`: time without progress after which a partition with lag is stuck.
     pub stuck_after: SignedDuration,
+}
+
+impl SnapshotContext {
+    /// Context of a group whose members may not be seen.
+    #[must_use]
+    pub fn with_hidden_members(ready_replicas: u32, stuck_after: SignedDuration) -> Self {
+        Self {
+            ready_replicas,
+            members: GroupMembers::Hidden(ready_replicas),
+            stuck_after,
+        }
+    }
 }
 
 /// Poll results of one stage, reduced to what the next poll and a scaling decision need.
@@ -46,68 +67,50 @@ pub struct LagTracker {
     /// Error of the last poll; `None` if it succeeded.
     last_error: Option<LagError>,
     consecutive_failures: u32,
-    /// Progress of the partitions with lag, by partition id.
-    progress: BTreeMap<u32, PartitionProgress>,
-    /// Records per second per worker.
-    worker_rate: Option<f64>,
-    rate_samples: Vec<f64>,
-    seconds_since_sample: f64,
+    progress: ProgressTracker,
+    group: GroupTracker,
+    /// End offsets of the last snapshots, oldest first, by partition id.
+    ends: VecDeque<(Timestamp, Vec<u64>)>,
 }
 
 /// The last snapshot, with the smoothed arrival rate of each partition in records per second.
 #[derive(Clone, Debug)]
 struct PreviousSnapshot {
     time: Timestamp,
-    ready_replicas: u32,
     partitions: Vec<PartitionSnapshot>,
     /// Indexed by partition id; empty after the first snapshot.
     arrival_rates: Vec<f64>,
 }
 
-/// Position of a partition, and the time since which it is unchanged.
-#[derive(Clone, Copy, Debug)]
-struct PartitionProgress {
-    position: u64,
-    /// `Timestamp::MIN` if a predecessor reported the partition as stuck.
-    unchanged_since: Timestamp,
-}
-
 impl LagTracker {
-    /// Restores the worker rate and the stuck partitions from the status that the previous leader wrote.
+    /// Restores the stuck partitions from the status that the previous leader wrote.
     #[must_use]
     pub fn from_status(status: &StreamStageStatus) -> Self {
-        let scaling = status.scaling.as_ref();
         let stuck = status
             .lagging_partitions
             .iter()
             .filter(|partition| partition.stuck);
-        let progress = stuck.map(|partition| {
-            let progress = PartitionProgress {
-                position: partition.committed_offset,
-                unchanged_since: Timestamp::MIN,
-            };
-            (partition.partition, progress)
-        });
         Self {
-            worker_rate: scaling.and_then(|scaling| scaling.records_per_second_per_worker),
-            progress: progress.collect(),
+            progress: ProgressTracker::from_stuck(stuck),
             ..Self::default()
         }
     }
 
     /// Records a complete snapshot. The first one yields no rates, and so no load.
-    pub fn record(&mut self, snapshot: &OffsetSnapshot, now: Timestamp, context: SnapshotContext) {
+    pub fn record(&mut self, snapshot: &OffsetSnapshot, now: Timestamp, context: &SnapshotContext) {
         self.consecutive_failures = 0;
         self.last_error = None;
-        let stuck = self.update_progress(snapshot, now, context);
+        let stuck = self
+            .progress
+            .update(snapshot, now, (context.ready_replicas, context.stuck_after));
         let current = PreviousSnapshot {
             time: now,
-            ready_replicas: context.ready_replicas,
             partitions: snapshot.partitions.clone(),
             arrival_rates: Vec::new(),
         };
-        let Some(previous) = self.previous.take() else {
-            self.previous = Some(current);
+        // After a step back of the clock no interval has a known duration.
+        let Some(previous) = self.previous.take().filter(|previous| previous.time <= now) else {
+            self.restart(current, &context.members);
             return;
         };
         let elapsed = now.duration_since(previous.time);
@@ -115,33 +118,105 @@ impl LagTracker {
             self.previous = Some(previous);
             return;
         }
-        let seconds = elapsed.as_secs_f64();
-        let partitions = snapshot.partitions.iter();
-        let arrival_rates: Vec<f64> = partitions
-            .clone()
-            .map(|partition| previous.arrival_rate(partition, seconds))
+        let arrival_rates: Vec<f64> = snapshot
+            .partitions
+            .iter()
+            .map(|partition| previous.arrival_rate(partition, elapsed.as_secs_f64()))
             .collect();
-        let processed = previous.total_committed_since(snapshot);
-        self.update_worker_rate(&previous, snapshot, seconds, context.ready_replicas);
-        self.load = Some(Load {
-            measurement_time: Some(now),
-            partitions: std::iter::zip(partitions, &arrival_rates)
-                .map(|(partition, arrival_rate)| PartitionLoad {
-                    partition: partition.partition,
-                    lag: partition.lag(),
-                    committed_offset: partition.position(),
-                    end_offset: partition.end,
-                    arrival_per_second: *arrival_rate,
-                    is_stuck: stuck.contains(&partition.partition),
-                })
-                .collect(),
-            processed_per_second: to_f64(processed) / seconds,
-            worker_rate: self.worker_rate,
-        });
+        let partitions = snapshot.partitions.iter().zip(&arrival_rates);
+        let partitions = partitions
+            .map(|(partition, arrival_rate)| PartitionLoad {
+                partition: partition.partition,
+                lag: partition.lag(),
+                committed_offset: partition.position(),
+                end_offset: partition.end,
+                arrival_per_second: *arrival_rate,
+                is_stuck: stuck.contains(&partition.partition),
+            })
+            .collect();
+        self.load = Some(self.measure(&previous, snapshot, partitions, (now, elapsed), &context.members));
         self.previous = Some(PreviousSnapshot {
             arrival_rates,
             ..current
         });
+    }
+
+    /// Measures what was committed since `previous`, and returns the load of `partitions`.
+    fn measure(
+        &mut self,
+        previous: &PreviousSnapshot,
+        snapshot: &OffsetSnapshot,
+        partitions: Vec<PartitionLoad>,
+        (now, elapsed): (Timestamp, SignedDuration),
+        members: &GroupMembers,
+    ) -> Load {
+        let seconds = elapsed.as_secs_f64();
+        let late = self.late_partitions(snapshot, (elapsed * 2).max(LATE_AFTER), now);
+        let intervals: Vec<PartitionInterval> = snapshot
+            .partitions
+            .iter()
+            .zip(late)
+            .zip(&partitions)
+            .map(|((partition, is_late), load)| PartitionInterval {
+                committed: previous.committed_since(partition),
+                is_late: is_late && !load.is_stuck,
+            })
+            .collect();
+        let committed = intervals.iter().map(|partition| partition.committed).sum();
+        let interval = Interval {
+            now,
+            seconds,
+            partitions: &intervals,
+        };
+        let group = self.group.update(members, interval);
+        Load {
+            measurement_time: Some(now),
+            partitions,
+            processed_per_second: to_f64(committed) / seconds,
+            sustained_per_second: self.group.sustained_per_second(),
+            is_idle: previous.has_same_ends(snapshot),
+            group,
+        }
+    }
+
+    /// Begins with a first snapshot; the load of an earlier one remains.
+    fn restart(&mut self, first: PreviousSnapshot, members: &GroupMembers) {
+        self.group = GroupTracker::default();
+        self.group.start(members, first.time);
+        let ends = first.partitions.iter().map(|partition| partition.end).collect();
+        self.ends = VecDeque::from([(first.time, ends)]);
+        self.previous = Some(first);
+    }
+
+    /// Returns for each partition whether the group has not committed what had arrived `age` ago.
+    fn late_partitions(
+        &mut self,
+        snapshot: &OffsetSnapshot,
+        age: SignedDuration,
+        now: Timestamp,
+    ) -> Vec<bool> {
+        let mut earlier = self.ends.iter().rev();
+        let earlier = earlier.find(|(time, _)| now.duration_since(*time) >= age);
+        let late = snapshot.partitions.iter().enumerate().map(|(index, partition)| {
+            let end = earlier.and_then(|(_, ends)| ends.get(index));
+            end.is_some_and(|end| partition.position() < *end)
+        });
+        let late = late.collect();
+        // One entry of at least this age remains for the next snapshot.
+        while self
+            .ends
+            .get(1)
+            .is_some_and(|(time, _)| now.duration_since(*time) >= age)
+        {
+            self.ends.pop_front();
+        }
+        let ends = snapshot
+            .partitions
+            .iter()
+            .map(|partition| partition.end)
+            .collect();
+        self.ends.push_back((now, ends));
+        late
     }
 
     /// Records a failed poll. The last load remains available, but scaling decisions no longer use it.
@@ -203,92 +278,8 @@ impl LagTracker {
     fn is_fresh(&self, now: Timestamp, poll_interval: SignedDuration) -> bool {
         let max_age = (poll_interval * STALE_AFTER_INTERVALS).max(MIN_STALE_AGE);
         let measurement_time = self.load.as_ref().and_then(|load| load.measurement_time);
-        measurement_time.is_some_and(|time| now.duration_since(time) <= max_age)
-    }
-
-    /// Updates the progress of the partitions with lag and returns the stuck ones.
-    ///
-    /// Without ready workers no partition can make progress, so the time does not count.
-    fn update_progress(
-        &mut self,
-        snapshot: &OffsetSnapshot,
-        now: Timestamp,
-        context: SnapshotContext,
-    ) -> BTreeSet<u32> {
-        let previous = std::mem::take(&mut self.progress);
-        for partition in snapshot.partitions.iter().filter(|partition| partition.lag() > 0) {
-            let position = partition.position();
-            let unchanged = previous
-                .get(&partition.partition)
-                .filter(|previous| previous.position == position);
-            // A partition that a predecessor reported as stuck stays stuck without workers too.
-            let counts = context.ready_replicas > 0
-                || unchanged.is_some_and(|progress| progress.unchanged_since == Timestamp::MIN);
-            let unchanged_since = unchanged
-                .filter(|_| counts)
-                .map_or(now, |progress| progress.unchanged_since);
-            let progress = PartitionProgress {
-                position,
-                unchanged_since,
-            };
-            self.progress.insert(partition.partition, progress);
-        }
-        let stuck = self
-            .progress
-            .iter()
-            .filter(|(_, progress)| now.duration_since(progress.unchanged_since) >= context.stuck_after);
-        stuck.map(|(partition, _)| *partition).collect()
-    }
-
-    /// Updates the rate per worker from an interval in which at least one worker had a backlog throughout.
-    ///
-    /// Two kinds of partitions say nothing about the capacity of a worker: those without progress, and those that were
-    /// read to their end.
-    fn update_worker_rate(
-        &mut self,
-        previous: &PreviousSnapshot,
-        snapshot: &OffsetSnapshot,
-        seconds: f64,
-        ready_replicas: u32,
-    ) {
-        let commits = snapshot
-            .partitions
-            .iter()
-            .filter_map(|partition| previous.committed_since(partition));
-        let mut with_backlog = commits
-            .clone()
-            .filter(|(committed, previous_lag)| committed < previous_lag)
-            .peekable();
-        if ready_replicas == 0 || previous.ready_replicas != ready_replicas || with_backlog.peek().is_none() {
-            self.rate_samples.clear();
-            self.seconds_since_sample = 0.0;
-            return;
-        }
-        let busy: Vec<u64> = with_backlog
-            .map(|(committed, _)| committed)
-            .filter(|committed| *committed > 0)
-            .collect();
-        self.seconds_since_sample += seconds;
-        if busy.is_empty() {
-            // A batch may take longer than a poll interval.
-            return;
-        }
-        let processed: u64 = if ready_replicas == 1 {
-            commits.map(|(committed, _)| committed).sum()
-        } else {
-            busy.iter().sum()
-        };
-        let workers = ready_replicas.min(u32::try_from(busy.len()).unwrap_or(u32::MAX));
-        let elapsed = std::mem::take(&mut self.seconds_since_sample);
-        self.rate_samples
-            .push(to_f64(processed) / elapsed / f64::from(workers));
-        let min_samples = usize::try_from(MIN_RATE_SAMPLES).unwrap_or(usize::MAX);
-        if self.rate_samples.len() < min_samples {
-            return;
-        }
-        let sample = self.rate_samples.drain(..).fold(0.0, f64::max);
-        let rate = self.worker_rate.map_or(sample, |rate| smooth(rate, sample));
-        self.worker_rate = Some(round_to_two_digits(rate));
+        // A clock that stepped back makes the age negative: the load is then as old as that step.
+        measurement_time.is_some_and(|time| now.duration_since(time).abs() <= max_age)
     }
 }
 
@@ -307,7 +298,8 @@ impl PreviousSnapshot {
         let smoothed = usize::try_from(partition.partition)
             .ok()
             .and_then(|index| self.arrival_rates.get(index));
-        let rate = smoothed.map_or(sample, |rate| smooth(*rate, sample));
+        let weight = 1.0 - (-seconds / ARRIVAL_SMOOTHING_SECONDS).exp();
+        let rate = smoothed.map_or(sample, |rate| rate + weight * (sample - rate));
         if sample == 0.0 && rate < MIN_ARRIVAL_RATE {
             0.0
         } else {
@@ -315,42 +307,23 @@ impl PreviousSnapshot {
         }
     }
 
-    /// Records of a partition committed since this snapshot, and the lag that the partition had in it.
-    fn committed_since(&self, partition: &PartitionSnapshot) -> Option<(u64, u64)> {
-        let previous = self.partition(partition.partition)?;
-        let committed = partition.position().saturating_sub(previous.position());
-        Some((committed, previous.lag()))
+    /// Records of a partition committed since this snapshot. What retention took is no progress.
+    fn committed_since(&self, partition: &PartitionSnapshot) -> u64 {
+        let Some(previous) = self.partition(partition.partition) else {
+            return 0;
+        };
+        // The log start is unknown if the group has read the whole partition.
+        let is_start_known = partition.committed != Some(partition.end);
+        let start = if is_start_known { partition.start } else { 0 };
+        let committed = partition.committed.unwrap_or(0);
+        committed.saturating_sub(previous.position().max(start))
     }
 
-    /// Records of all partitions committed since this snapshot.
-    fn total_committed_since(&self, snapshot: &OffsetSnapshot) -> u64 {
-        let commits = snapshot
-            .partitions
-            .iter()
-            .filter_map(|partition| self.committed_since(partition));
-        commits.map(|(committed, _)| committed).sum()
+    fn has_same_ends(&self, snapshot: &OffsetSnapshot) -> bool {
+        let sum =
+            |partitions: &[PartitionSnapshot]| partitions.iter().map(|partition| partition.end).sum::<u64>();
+        sum(&self.partitions) == sum(&snapshot.partitions)
     }
-}
-
-fn smooth(rate: f64, sample: f64) -> f64 {
-    rate + SMOOTHING_FACTOR * (sample - rate)
-}
-
-/// Rounds to two significant digits: enough for a decision, and fewer changes of the status.
-fn round_to_two_digits(rate: f64) -> f64 {
-    if rate <= 0.0 {
-        return 0.0;
-    }
-    let unit = 10_f64.powf(rate.log10().floor() - 1.0);
-    (rate / unit).round() * unit
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "records of one interval, far below 2^53"
-)]
-fn to_f64(records: u64) -> f64 {
-    records as f64
 }
 
 #[cfg(test)]

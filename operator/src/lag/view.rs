@@ -10,6 +10,7 @@ use super::offsets::{LagError, LagErrorReason};
 use super::tracker::LagTracker;
 use crate::scale::LagState;
 use crate::scale::load::Load;
+use crate::scale::state::ScalingState;
 
 /// Lag of a stage at the time of a reconcile.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +21,10 @@ pub struct LagView {
     pub tracker: Option<Arc<LagTracker>>,
     /// Interval between two polls.
     pub poll_interval: SignedDuration,
-    /// True if the consumer group was rebalancing when a scaling step was due.
-    pub is_rebalancing: bool,
+    /// Time since which the consumer group rebalances, as far as it was asked: when a scaling step was due.
+    pub rebalancing_since: Option<Timestamp>,
+    /// State of the scaling algorithm.
+    pub scaling: Arc<ScalingState>,
 }
 
 impl LagView {

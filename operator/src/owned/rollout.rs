@@ -67,3 +67,14 @@ impl RolloutProgress {
         self.updated < self.replicas.min(self.desired.unwrap_or_default())
     }
 }
+
+/// Returns true if a rollout made no progress within `progressDeadlineSeconds`, ten minutes by default.
+#[must_use]
+pub fn exceeded_deadline(deployment: &Deployment) -> bool {
+    let status = deployment.status.as_ref();
+    let mut conditions = status
+        .and_then(|status| status.conditions.as_ref())
+        .into_iter()
+        .flatten();
+    conditions.any(|condition| condition.type_ == "Progressing" && condition.status == "False")
+}

@@ -1,4 +1,4 @@
-//! Lag of a stage at one moment, with arrival and processing rates. Data only.
+//! Lag of a stage at one moment, with the rates of its partitions and workers. Data only.
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -9,10 +9,14 @@ pub struct Load {
     pub measurement_time: Option<Timestamp>,
     /// All partitions, by partition id.
     pub partitions: Vec<PartitionLoad>,
-    /// Processing rate of the stage: committed records per second.
+    /// Processing rate of the stage since the previous poll: committed records per second.
     pub processed_per_second: f64,
-    /// Throughput per worker, in records per second, measured while there is a backlog; `None` until then.
-    pub worker_rate: Option<f64>,
+    /// Processing rate of the stage over the last 30 s, in records per second.
+    pub sustained_per_second: f64,
+    /// True if nothing has arrived since the previous poll.
+    pub is_idle: bool,
+    /// Workers that consume the topic.
+    pub group: GroupLoad,
 }
 
 /// Lag of one partition.
@@ -32,6 +36,63 @@ pub struct PartitionLoad {
     pub is_stuck: bool,
 }
 
+/// Workers of a stage as members of its consumer group, and what they commit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GroupLoad {
+    /// Number of workers; 0 while the group assigns its partitions.
+    pub worker_count: u32,
+    /// Members with their partitions, by name; empty while they are unknown.
+    pub members: Vec<MemberLoad>,
+    /// Time since which members and assignment are the same.
+    pub unchanged_since: Option<Timestamp>,
+    /// Time since which the group assigns its partitions; `None` if it is stable or if its state is unknown.
+    pub assigning_since: Option<Timestamp>,
+    /// Time since which most members are behind; `None` if most of them keep up.
+    pub mostly_behind_since: Option<Timestamp>,
+    /// Time since which every member keeps up.
+    pub quiet_since: Option<Timestamp>,
+    /// True if every member that is behind has committed since the members are the same.
+    pub has_committed: bool,
+    /// Throughput of a worker, if this poll completed a sample of it.
+    pub measure: Option<Measure>,
+}
+
+/// Member of the consumer group.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MemberLoad {
+    /// Name of the pod, or the client id.
+    pub name: String,
+    /// Assigned partitions.
+    pub partitions: Vec<u32>,
+    /// Last sample; `None` if there is no recent one.
+    pub sample: Option<RateSample>,
+    /// True if the member is behind and commits less than half of what another one does.
+    pub is_slow: bool,
+}
+
+/// Throughput of one worker over at least 15 s.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RateSample {
+    /// Committed records per second.
+    pub records_per_second: f64,
+    /// True if the worker was behind throughout, false if it kept up.
+    pub is_behind: bool,
+}
+
+/// Evidence of the capacity of one worker.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Measure {
+    /// Rate of the busiest workers that are behind, and that of the measure before.
+    Behind {
+        /// Records per second.
+        rate: f64,
+        /// Records per second of the measure before; `None` if this is the first one.
+        before: Option<f64>,
+    },
+    /// Rate of the busiest worker that is not behind: the capacity is at least this.
+    KeepsUp(f64),
+}
+
 impl Load {
     /// Lag of all partitions, in records.
     #[must_use]
@@ -46,6 +107,11 @@ impl Load {
             .iter()
             .map(|partition| partition.arrival_per_second)
             .sum()
+    }
+
+    /// Members that are behind and commit less than half of what another one does.
+    pub fn slow_members(&self) -> impl Iterator<Item = &MemberLoad> {
+        self.group.members.iter().filter(|member| member.is_slow)
     }
 
     /// Drain time at the current rates, in seconds; `None` while the lag does not shrink.
@@ -68,11 +134,17 @@ impl Load {
             && self.total_records() > self.processed_per_second * interval.as_secs_f64()
     }
 
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a lag beyond 2^53 records needs no exact seconds"
-    )]
     fn total_records(&self) -> f64 {
-        self.total_lag() as f64
+        to_f64(self.total_lag())
     }
+}
+
+/// Converts a number of records.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a lag beyond 2^53 records needs no exact rate"
+)]
+#[must_use]
+pub fn to_f64(records: u64) -> f64 {
+    records as f64
 }

@@ -21,18 +21,26 @@ pub fn push_recommendation(
     now: Timestamp,
     window: SignedDuration,
 ) -> Vec<Recommendation> {
-    let mut entries: Vec<Recommendation> = recommendations_since(history, now, window).cloned().collect();
+    let mut entries: Vec<Recommendation> = recommendations_since(history, now, window)
+        .map(|entry| Recommendation {
+            // The clock stepped back. The entry counts from now, or it would apply until the clock is there again.
+            time: entry.time.min(now),
+            replicas: entry.replicas,
+        })
+        .collect();
     if entries.is_empty() {
-        entries.push(Recommendation {
-            time: now,
-            replicas: current,
-        });
+        append_recommendation(&mut entries, current, now);
     }
+    append_recommendation(&mut entries, replicas, now);
+    entries
+}
+
+/// Appends a recommendation, if it differs from the last one.
+pub fn append_recommendation(entries: &mut Vec<Recommendation>, replicas: u32, now: Timestamp) {
     if entries.last().is_none_or(|last| last.replicas != replicas) {
         entries.push(Recommendation { time: now, replicas });
     }
     entries.drain(..entries.len().saturating_sub(MAX_ENTRIES));
-    entries
 }
 
 /// Returns the recommendations in effect within the last `window`, oldest first.

@@ -2,11 +2,16 @@
 
 use std::str::FromStr;
 
+/// Header of the last column, if it is the throughput of a worker.
+const WORKER_RATE_COLUMN: &str = ",worker_rate";
+
 /// Arrival rates over time, as read from a CSV file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     /// Second, and the records per second of each partition from then until the next row.
     rows: Vec<(u32, Vec<u64>)>,
+    /// Throughput of a worker in each row, in records per second; empty without such a column.
+    worker_rates: Vec<u64>,
 }
 
 /// Parse error of a trace.
@@ -14,7 +19,8 @@ pub struct Trace {
 pub enum TraceError {
     /// The header line is missing or invalid.
     #[error(
-        "line 1: invalid header; write `seconds,records_per_second`, or `seconds,0,1,2` with one column per partition"
+        "line 1: invalid header; write `seconds,records_per_second`, or `seconds,0,1,2` with one column per partition, \
+         and `worker_rate` as the last column if the throughput of a worker changes"
     )]
     Header,
     /// A row is invalid.
@@ -43,13 +49,9 @@ impl Trace {
     /// Spreads a single-column trace evenly over `partitions`. A trace with several columns is returned unchanged.
     #[must_use]
     pub fn spread_over(mut self, partitions: u32) -> Self {
-        let count = u64::from(partitions.max(1));
         if self.partitions() == 1 {
             for (_, arrivals) in &mut self.rows {
-                let total = arrivals.iter().sum::<u64>();
-                *arrivals = (0..count)
-                    .map(|partition| total / count + u64::from(partition < total % count))
-                    .collect();
+                *arrivals = spread(arrivals.iter().sum(), partitions.max(1) as usize);
             }
         }
         self
@@ -57,8 +59,20 @@ impl Trace {
 
     /// Records that arrive in this second, by partition.
     pub fn arrivals(&self, second: u32) -> impl Iterator<Item = u64> + '_ {
-        let row = self.rows.iter().rfind(|(from, _)| *from <= second);
+        let row = self.row(second).and_then(|row| self.rows.get(row));
         row.into_iter().flat_map(|(_, arrivals)| arrivals.iter().copied())
+    }
+
+    /// Throughput of a worker in this second; `None` without such a column.
+    #[must_use]
+    pub fn worker_rate(&self, second: u32) -> Option<u64> {
+        self.worker_rates.get(self.row(second)?).copied()
+    }
+
+    fn row(&self, second: u32) -> Option<usize> {
+        self.rows
+            .partition_point(|(from, _)| *from <= second)
+            .checked_sub(1)
     }
 }
 
@@ -69,11 +83,12 @@ impl FromStr for Trace {
         // Spreadsheets write a byte order mark.
         let csv = csv.strip_prefix('\u{feff}').unwrap_or(csv);
         let mut lines = csv.lines().zip(1..).filter(|(text, _)| !text.trim().is_empty());
-        let columns = lines
+        let header = lines
             .next()
             .and_then(|(header, _)| header.trim().strip_prefix("seconds,"))
-            .map(|columns| columns.split(',').count())
             .ok_or(TraceError::Header)?;
+        let columns = header.split(',').count();
+        let has_worker_rate = header.ends_with(WORKER_RATE_COLUMN);
         let mut rows: Vec<(u32, Vec<u64>)> = Vec::new();
         for (text, line) in lines {
             let previous = rows.last().map(|(second, _)| *second);
@@ -86,8 +101,25 @@ impl FromStr for Trace {
                 cause: "missing; a trace needs at least one row".to_owned(),
             });
         }
-        Ok(Self { rows })
+        let worker_rates = if has_worker_rate {
+            rows.iter_mut().filter_map(|(_, values)| values.pop()).collect()
+        } else {
+            Vec::new()
+        };
+        if rows.iter().any(|(_, arrivals)| arrivals.is_empty()) {
+            return Err(TraceError::Header);
+        }
+        Ok(Self { rows, worker_rates })
     }
+}
+
+/// Spreads `total` evenly; the first partitions get the rest.
+#[must_use]
+pub fn spread(total: u64, partitions: usize) -> Vec<u64> {
+    let count = partitions.max(1) as u64;
+    (0..count)
+        .map(|partition| total / count + u64::from(partition < total % count))
+        .collect()
 }
 
 /// Parses a row of `columns` rates whose second is later than `previous`. An error is the violated rule.
@@ -134,6 +166,20 @@ mod tests {
         assert_eq!(spread.arrivals(5).collect::<Vec<_>>(), [0; 4]);
         let several: Trace = "seconds,0,1\n0,10,0\n".parse().expect("a valid trace");
         assert_eq!(several.spread_over(4).arrivals(9).collect::<Vec<_>>(), [10, 0]);
+    }
+
+    #[test]
+    fn the_last_column_may_be_the_throughput_of_a_worker() {
+        let trace: Trace = "seconds,0,1,worker_rate\n0,10,20,1000\n5,0,0,300\n"
+            .parse()
+            .expect("a valid trace");
+        assert_eq!((trace.partitions(), trace.arrivals(4).sum::<u64>()), (2, 30));
+        assert_eq!(
+            [4, 5].map(|second| trace.worker_rate(second)),
+            [Some(1000), Some(300)]
+        );
+        let without: Trace = "seconds,0\n0,10\n".parse().expect("a valid trace");
+        assert_eq!(without.worker_rate(0), None);
     }
 
     #[test]

@@ -75,12 +75,13 @@ impl From<StreamStageStatus> for ReportedStatus {
 
 impl ReportedStatus {
     /// Input of the scaling decision, as far as the status and the lag give it: rollouts are unknown here.
-    pub(crate) fn scaling_input<'k>(&'k self, view: &'k LagView) -> ScalingInput<'k> {
+    pub(crate) fn scaling_input<'k>(&self, view: &'k LagView) -> ScalingInput<'k> {
         ScalingInput {
             current_replicas: self.workers.desired,
             lag: view.lag_state(),
-            is_rebalancing: view.is_rebalancing,
-            ..ScalingInput::new(view.now, &self.scaling)
+            rebalancing_since: view.rebalancing_since,
+            limited_by: self.scaling.limited_by,
+            ..ScalingInput::new(view.now, &view.scaling)
         }
     }
 }

@@ -3,13 +3,16 @@
 //! Every difference that a user would see in the status must trigger one, and nothing else may: most polls must cause no
 //! request to the API server.
 
-use crds::status::Recommendation;
+use crds::status::Capacity;
 
 use super::conditions::ConditionUpdate;
 use super::lag_conditions;
 use crate::lag::view::LagView;
 use crate::scale::{LagState, ReplicaDecision, ScalingSettings, decide_replicas};
 use crate::stage_summary::reported_status::{LAG_CONDITIONS, ReportedStatus};
+
+/// Share by which the capacity of a worker must change to be reported alone.
+const CAPACITY_CHANGE: f64 = 0.1;
 
 /// Returns true if a reconcile would change the desired replicas.
 #[must_use]
@@ -24,32 +27,37 @@ fn is_scaling_step(decision: &ReplicaDecision, reported: &ReportedStatus) -> boo
     decision.replicas.is_some() && decision.replicas != reported.workers.desired
 }
 
-/// Returns true if a reconcile would change the replicas or a visible part of the status.
+/// Returns true if a reconcile would change the replicas or a visible part of the status. `decision` is the one on
+/// `view`.
 #[must_use]
-pub fn needs_reconcile(settings: &ScalingSettings, reported: &ReportedStatus, view: &LagView) -> bool {
-    let input = reported.scaling_input(view);
-    if matches!(input.lag, LagState::Pending) {
+pub fn needs_reconcile(reported: &ReportedStatus, view: &LagView, decision: &ReplicaDecision) -> bool {
+    if matches!(view.lag_state(), LagState::Pending) {
         return false;
     }
-    let decision = decide_replicas(settings, &input);
-    let latest = |recommendations: &[Recommendation]| recommendations.last().map(|latest| latest.replicas);
     let is_new = |ConditionUpdate { type_, state }: ConditionUpdate| {
         let index = LAG_CONDITIONS.iter().position(|lag| *lag == type_);
         index.is_some_and(|index| reported.reasons[index] != Some(state.reason))
     };
-    is_scaling_step(&decision, reported)
+    is_scaling_step(decision, reported)
         || decision.recommended != reported.workers.recommended
         || decision.limited_by != reported.scaling.limited_by
-        || latest(&decision.recommendations) != latest(&reported.scaling.recommendations)
+        || is_capacity_changed(decision, reported)
         || lag_conditions::changed_lag(reported.lag.as_ref(), view).is_some()
-        || lag_conditions::condition_updates(view, &decision)
+        || lag_conditions::condition_updates(view, decision)
             .into_iter()
             .any(is_new)
 }
 
+/// Returns true if the capacity of a worker differs from the reported one by more than [`CAPACITY_CHANGE`].
+fn is_capacity_changed(decision: &ReplicaDecision, reported: &ReportedStatus) -> bool {
+    let rate = |capacity: Option<Capacity>| capacity.map_or(0.0, |capacity| capacity.records_per_second);
+    let [new, old] = [decision.state.capacity, reported.scaling.capacity_per_replica].map(rate);
+    (new - old).abs() > CAPACITY_CHANGE * old
+}
+
 #[cfg(test)]
 pub(super) mod tests {
-    use crds::status::{LimitedBy, Reason, ScalingStatus};
+    use crds::status::{LimitedBy, Reason};
     use crds::{StreamStage, StreamStageStatus};
     use k8s_openapi::jiff::{SignedDuration, Timestamp};
     use serde_json::json;
@@ -82,10 +90,7 @@ pub(super) mod tests {
     /// A constant lag, followed by `failures` polls while Kafka is unreachable.
     fn view_with_lag(lag: u64, failures: usize) -> LagView {
         let mut tracker = LagTracker::default();
-        let context = SnapshotContext {
-            ready_replicas: 1,
-            stuck_after: SignedDuration::from_mins(10),
-        };
+        let context = SnapshotContext::with_hidden_members(1, SignedDuration::from_mins(10));
         let partition = PartitionSnapshot {
             partition: 0,
             start: 0,
@@ -95,7 +100,7 @@ pub(super) mod tests {
         for second in 0..2 {
             let now = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(second);
             let partitions = vec![partition];
-            tracker.record(&OffsetSnapshot { partitions }, now, context);
+            tracker.record(&OffsetSnapshot { partitions }, now, &context);
         }
         for _ in 0..failures {
             tracker.record_failure(LagError::new(LagErrorReason::Unreachable, "Kafka is unreachable"));
@@ -104,7 +109,7 @@ pub(super) mod tests {
             now: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1),
             tracker: Some(tracker.into()),
             poll_interval: SignedDuration::from_secs(1),
-            is_rebalancing: false,
+            ..LagView::default()
         }
     }
 
@@ -142,18 +147,14 @@ pub(super) mod tests {
         for _ in 0..3 {
             let before = stage.status.clone().unwrap_or_default();
             let reported = ReportedStatus::from(before.clone());
-            triggered.push(needs_reconcile(&settings, &reported, view));
             let decision = decide_replicas(&settings, &reported.scaling_input(view));
+            triggered.push(needs_reconcile(&reported, view, &decision));
             let updates = lag_conditions::visible_updates(&stage, view, &decision);
             stage.status = Some(StreamStageStatus {
                 recommended_replicas: decision.recommended,
                 desired_replicas: decision.replicas,
                 lag: lag_conditions::lag_status(&before, view).0,
-                scaling: Some(ScalingStatus {
-                    limited_by: decision.limited_by,
-                    recommendations: decision.recommendations.clone(),
-                    ..ScalingStatus::default()
-                }),
+                scaling: Some(decision.state.to_status(decision.limited_by, String::new(), None)),
                 conditions: merge_conditions(&stage, &before, updates, view.now),
                 ..before
             });
@@ -177,14 +178,21 @@ pub(super) mod tests {
     fn every_visible_difference_triggers_a_reconcile() {
         let view = view(0);
         let (settings, reported, _) = reported(&view);
-        assert!(!needs_reconcile(&settings, &reported, &view));
+        let needs_reconcile = |reported: &ReportedStatus| {
+            let decision = decide_replicas(&settings, &reported.scaling_input(&view));
+            needs_reconcile(reported, &view, &decision)
+        };
+        assert!(!needs_reconcile(&reported));
         let differences: [fn(&mut ReportedStatus); 6] = [
             |reported| reported.workers.desired = Some(9),
             |reported| reported.workers.recommended = Some(9),
             |reported| reported.scaling.limited_by = LimitedBy::Rollout,
             |reported| {
-                let (time, replicas) = (Timestamp::UNIX_EPOCH, 9);
-                reported.scaling.recommendations = vec![Recommendation { time, replicas }];
+                let records_per_second = 9.0;
+                reported.scaling.capacity_per_replica = Some(Capacity {
+                    records_per_second,
+                    ..Capacity::default()
+                });
             },
             |reported| reported.lag = None,
             |reported| reported.reasons[1] = Some(Reason::LagUnknown),
@@ -192,7 +200,7 @@ pub(super) mod tests {
         for (number, apply_difference) in differences.into_iter().enumerate() {
             let mut other = reported.clone();
             apply_difference(&mut other);
-            assert!(needs_reconcile(&settings, &other, &view), "difference {number}");
+            assert!(needs_reconcile(&other), "difference {number}");
         }
     }
 }

@@ -173,14 +173,15 @@ pub(super) fn visible_updates(
     updates
 }
 
-/// Condition `ScalingLimited`: a bound, not a gate, keeps the replicas from the recommendation.
+/// Condition `ScalingLimited`: more workers are needed, or do not help. A gate or `minReplicas` is no such limit.
 fn scaling_limited(decision: &ReplicaDecision) -> ConditionState {
     let bounds = [
-        LimitedBy::Min,
         LimitedBy::Max,
         LimitedBy::Partitions,
         LimitedBy::HotPartition,
         LimitedBy::ConnectionBudget,
+        LimitedBy::SlowWorker,
+        LimitedBy::Downstream,
     ];
     if bounds.contains(&decision.limited_by) {
         let message = format!("Limited by {:?}", decision.limited_by);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::lag::offsets::LagErrorReason;
+use crate::scale::load::Measure;
 
 const POLL: SignedDuration = SignedDuration::from_secs(1);
 
@@ -8,10 +9,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn context(ready_replicas: u32) -> SnapshotContext {
-    SnapshotContext {
-        ready_replicas,
-        stuck_after: SignedDuration::from_secs(10),
-    }
+    SnapshotContext::with_hidden_members(ready_replicas, SignedDuration::from_secs(10))
 }
 
 /// Snapshot of partitions given as `(committed, end)`.
@@ -33,9 +31,9 @@ fn snapshot(partitions: &[(u64, u64)]) -> OffsetSnapshot {
 #[test]
 fn two_snapshots_yield_lag_and_rates_and_one_yields_neither() {
     let mut tracker = LagTracker::default();
-    tracker.record(&snapshot(&[(0, 100), (50, 50)]), at(0), context(1));
+    tracker.record(&snapshot(&[(0, 100), (50, 50)]), at(0), &context(1));
     assert!(matches!(tracker.lag_state(at(0), POLL), LagState::Pending));
-    tracker.record(&snapshot(&[(60, 140), (50, 60)]), at(2), context(1));
+    tracker.record(&snapshot(&[(60, 140), (50, 60)]), at(2), &context(1));
     let LagState::Fresh(load) = tracker.lag_state(at(2), POLL) else {
         unreachable!("two snapshots were recorded")
     };
@@ -70,8 +68,8 @@ fn records_deleted_by_retention_do_not_count_as_lag() {
 #[test]
 fn a_failed_or_stale_poll_is_not_used_and_is_reported_when_it_lasts() {
     let mut tracker = LagTracker::default();
-    tracker.record(&snapshot(&[(0, 1)]), at(0), context(1));
-    tracker.record(&snapshot(&[(0, 1)]), at(1), context(1));
+    tracker.record(&snapshot(&[(0, 1)]), at(0), &context(1));
+    tracker.record(&snapshot(&[(0, 1)]), at(1), &context(1));
     assert!(matches!(tracker.lag_state(at(16), POLL), LagState::Fresh(_)));
     assert!(matches!(tracker.lag_state(at(17), POLL), LagState::Unknown(_)));
     let error = LagError {
@@ -102,7 +100,7 @@ fn a_failed_or_stale_poll_is_not_used_and_is_reported_when_it_lasts() {
         tracker.lag_state(at(17), POLL),
         LagState::Unknown("no broker")
     ));
-    tracker.record(&snapshot(&[(0, 1)]), at(3), context(1));
+    tracker.record(&snapshot(&[(0, 1)]), at(3), &context(1));
     assert!(tracker.lasting_error().is_none() && tracker.consecutive_failures() == 0);
 }
 
@@ -111,12 +109,12 @@ fn a_partition_without_progress_is_stuck_until_it_advances() {
     let mut tracker = LagTracker::default();
     let stuck = |tracker: &LagTracker| tracker.load().is_some_and(|load| load.partitions[0].is_stuck);
     for second in 0..10 {
-        tracker.record(&snapshot(&[(5, 9)]), at(second), context(1));
+        tracker.record(&snapshot(&[(5, 9)]), at(second), &context(1));
     }
     assert!(!stuck(&tracker));
-    tracker.record(&snapshot(&[(5, 9)]), at(10), context(1));
+    tracker.record(&snapshot(&[(5, 9)]), at(10), &context(1));
     assert!(stuck(&tracker));
-    tracker.record(&snapshot(&[(6, 9)]), at(11), context(1));
+    tracker.record(&snapshot(&[(6, 9)]), at(11), &context(1));
     assert!(!stuck(&tracker));
 }
 
@@ -125,7 +123,7 @@ fn a_partition_is_not_stuck_without_workers_or_without_lag() {
     for (partition, ready) in [((5, 9), 0), ((9, 9), 1)] {
         let mut tracker = LagTracker::default();
         for second in 0..30 {
-            tracker.record(&snapshot(&[partition]), at(second), context(ready));
+            tracker.record(&snapshot(&[partition]), at(second), &context(ready));
         }
         assert_eq!(
             tracker.load().map(|load| load.partitions[0].is_stuck),
@@ -136,7 +134,7 @@ fn a_partition_is_not_stuck_without_workers_or_without_lag() {
 }
 
 #[test]
-fn a_new_leader_restores_stuck_partitions_and_the_worker_rate() {
+fn a_new_leader_restores_stuck_partitions() {
     let status = StreamStageStatus {
         lagging_partitions: vec![crds::status::PartitionLag {
             partition: 0,
@@ -145,101 +143,215 @@ fn a_new_leader_restores_stuck_partitions_and_the_worker_rate() {
             end_offset: 9,
             stuck: true,
         }],
-        scaling: Some(crds::status::ScalingStatus {
-            records_per_second_per_worker: Some(400.0),
-            ..crds::status::ScalingStatus::default()
-        }),
         ..StreamStageStatus::default()
     };
     let mut tracker = LagTracker::from_status(&status);
-    tracker.record(&snapshot(&[(5, 9)]), at(0), context(1));
-    tracker.record(&snapshot(&[(5, 9)]), at(1), context(1));
+    tracker.record(&snapshot(&[(5, 9)]), at(0), &context(1));
+    tracker.record(&snapshot(&[(5, 9)]), at(1), &context(1));
     let load = tracker.load().expect("two snapshots");
-    assert_eq!(
-        (load.partitions[0].is_stuck, load.worker_rate),
-        (true, Some(400.0))
-    );
-}
-
-#[test]
-fn the_worker_rate_is_measured_only_during_a_backlog() {
-    let rate = |steps: &[(u64, u64)], ready: u32| {
-        let mut tracker = LagTracker::default();
-        for (&partition, second) in steps.iter().zip(0..) {
-            tracker.record(&snapshot(&[partition, partition]), at(second), context(ready));
-        }
-        tracker.load().and_then(|load| load.worker_rate)
-    };
-    let backlog = [(0, 9000), (400, 9000), (900, 9000), (1300, 9000)];
-    assert_eq!(rate(&backlog, 2), Some(500.0), "the highest sample, per worker");
-    assert_eq!(
-        rate(&backlog, 1),
-        Some(1000.0),
-        "one worker reads both partitions"
-    );
-    assert_eq!(
-        rate(&backlog, 9),
-        Some(500.0),
-        "a worker without a partition does not count"
-    );
-    assert_eq!(rate(&backlog, 0), None);
-    assert_eq!(rate(&backlog[..3], 2), None, "two samples are too few");
-    assert_eq!(
-        rate(&[(0, 10), (10, 20), (20, 30), (30, 40)], 2),
-        None,
-        "without a backlog the capacity cannot be measured"
-    );
-}
-
-#[test]
-fn the_worker_rate_counts_only_partitions_with_a_backlog_and_progress() {
-    let rate = |steps: &[[(u64, u64); 3]], ready: u32| {
-        let mut tracker = LagTracker::default();
-        for (partitions, second) in steps.iter().zip(0..) {
-            tracker.record(&snapshot(partitions), at(second), context(ready));
-        }
-        tracker.load().and_then(|load| load.worker_rate)
-    };
-    // One partition has a backlog, one is read to its end, one makes no progress.
-    let mixed: Vec<[(u64, u64); 3]> = (0..4)
-        .map(|second| {
-            let end = 90 * (second + 1);
-            [(second * 500, 9000), (end - 90, end), (5, 9)]
-        })
-        .collect();
-    assert_eq!(
-        rate(&mixed, 3),
-        Some(500.0),
-        "the arrival rate is not the capacity of a worker"
-    );
-    assert_eq!(rate(&mixed, 1), Some(590.0), "one worker reads all of them");
-    let stuck: Vec<[(u64, u64); 3]> = (0..4)
-        .map(|second| {
-            let end = 90 * (second + 1);
-            [(5, 9000), (end - 90, end), (5, 9)]
-        })
-        .collect();
-    assert_eq!(rate(&stuck, 3), None);
-}
-
-#[test]
-fn the_worker_rate_is_measured_when_a_batch_spans_two_polls() {
-    let mut tracker = LagTracker::default();
-    for second in 0..7 {
-        let committed = u64::try_from(second / 2).expect("small") * 800;
-        tracker.record(&snapshot(&[(committed, 9000)]), at(second), context(1));
-    }
-    assert_eq!(tracker.load().and_then(|load| load.worker_rate), Some(400.0));
+    assert!(load.partitions[0].is_stuck);
 }
 
 #[test]
 fn an_arrival_rate_reaches_zero_when_nothing_arrives() {
     let mut tracker = LagTracker::default();
     for (second, end) in [(0, 0), (1, 100)] {
-        tracker.record(&snapshot(&[(0, end)]), at(second), context(0));
+        tracker.record(&snapshot(&[(0, end)]), at(second), &context(0));
     }
-    for second in 2..14 {
-        tracker.record(&snapshot(&[(0, 100)]), at(second), context(0));
+    for second in 2..200 {
+        tracker.record(&snapshot(&[(0, 100)]), at(second), &context(0));
     }
     assert_eq!(tracker.load().map(Load::arrival_per_second), Some(0.0));
+}
+
+/// Context of two members that read one partition each.
+fn two_members() -> SnapshotContext {
+    let members = [("a", vec![0]), ("b", vec![1])].map(|(name, partitions)| (name.to_owned(), partitions));
+    SnapshotContext {
+        ready_replicas: 2,
+        members: GroupMembers::Assigned(members.into()),
+        stuck_after: SignedDuration::from_mins(10),
+    }
+}
+
+/// Records a poll every five seconds; `offsets` returns `(committed, end)` of each partition.
+fn poll(
+    tracker: &mut LagTracker,
+    context: &SnapshotContext,
+    seconds: std::ops::Range<i64>,
+    offsets: impl Fn(u64) -> [(u64, u64); 2],
+) -> Vec<Measure> {
+    let mut measures = Vec::new();
+    for second in seconds.step_by(5) {
+        let offsets = offsets(u64::try_from(second).expect("a second"));
+        tracker.record(&snapshot(&offsets), at(second), context);
+        measures.extend(tracker.load().and_then(|load| load.group.measure));
+    }
+    measures
+}
+
+#[test]
+fn a_member_that_is_behind_is_measured_alone() {
+    let mut tracker = LagTracker::default();
+    let measures = poll(&mut tracker, &two_members(), 0..80, |second| {
+        [(700 * second, 90_000), (10 * second, 10 * second)]
+    });
+    let group = &tracker.load().expect("a load").group;
+    assert_eq!(
+        measures.last(),
+        Some(&Measure::Behind {
+            rate: 700.0,
+            before: Some(700.0)
+        }),
+        "{measures:?}"
+    );
+    let samples: Vec<_> = group.members.iter().filter_map(|member| member.sample).collect();
+    assert_eq!(
+        samples.iter().map(|sample| sample.is_behind).collect::<Vec<_>>(),
+        [true, false]
+    );
+    assert!(group.mostly_behind_since.is_some() && group.quiet_since.is_none() && group.has_committed);
+}
+
+#[test]
+fn a_member_that_is_behind_at_less_than_another_does_easily_is_slow_and_no_evidence() {
+    let mut tracker = LagTracker::default();
+    let measures = poll(&mut tracker, &two_members(), 0..80, |second| {
+        [(100 * second, 90_000), (600 * second, 600 * second)]
+    });
+    assert!(
+        !measures
+            .iter()
+            .any(|measure| matches!(measure, Measure::Behind { .. })),
+        "{measures:?}"
+    );
+    assert_eq!(measures.last(), Some(&Measure::KeepsUp(600.0)));
+    let load = tracker.load().expect("a load");
+    let slow: Vec<&str> = load.slow_members().map(|member| member.name.as_str()).collect();
+    assert_eq!(slow, ["a"]);
+}
+
+#[test]
+fn hidden_members_count_as_one_reader_with_the_rate_of_a_worker_on_average() {
+    let mut tracker = LagTracker::default();
+    let measures = poll(&mut tracker, &context(2), 0..80, |second| {
+        [(500 * second, 90_000), (300 * second, 90_000)]
+    });
+    let rate = 400.0;
+    assert_eq!(
+        measures.last(),
+        Some(&Measure::Behind {
+            rate,
+            before: Some(rate)
+        })
+    );
+    let group = &tracker.load().expect("a load").group;
+    assert_eq!((group.worker_count, group.members.len()), (2, 0));
+}
+
+#[test]
+fn a_commit_every_eight_seconds_is_no_delay() {
+    let mut tracker = LagTracker::default();
+    let measures = poll(&mut tracker, &two_members(), 0..80, |second| {
+        let committed = second / 8 * 8 * 100;
+        [(committed, 100 * second), (committed, 100 * second)]
+    });
+    assert!(
+        measures
+            .iter()
+            .all(|measure| matches!(measure, Measure::KeepsUp(_))),
+        "{measures:?}"
+    );
+    assert!(
+        tracker
+            .load()
+            .is_some_and(|load| load.group.quiet_since.is_some())
+    );
+}
+
+#[test]
+fn the_pause_of_a_rebalance_is_in_no_sample() {
+    let mut tracker = LagTracker::default();
+    let backlog = |second| [(500 * second, 90_000), (500 * second, 90_000)];
+    poll(&mut tracker, &two_members(), 0..40, backlog);
+    let assigning = SnapshotContext {
+        members: GroupMembers::Assigning,
+        ..two_members()
+    };
+    let during = poll(&mut tracker, &assigning, 40..60, |_| backlog(35));
+    let group = &tracker.load().expect("a load").group;
+    assert_eq!((during.len(), group.worker_count), (0, 0));
+    assert_eq!(group.assigning_since, Some(at(40)));
+    let after = poll(&mut tracker, &two_members(), 60..100, |second| {
+        backlog(second - 25)
+    });
+    let rates = after.iter().map(|measure| match measure {
+        Measure::Behind { rate, .. } | Measure::KeepsUp(rate) => rate.to_string(),
+    });
+    assert_eq!(rates.collect::<Vec<_>>(), ["500", "500"], "{after:?}");
+}
+
+#[test]
+fn what_retention_took_is_no_progress() {
+    let mut tracker = LagTracker::default();
+    let mut partition = PartitionSnapshot {
+        partition: 0,
+        start: 0,
+        end: 90_000,
+        committed: Some(0),
+    };
+    let mut measures = Vec::new();
+    for second in 0..16 {
+        // The worker commits 100 records/s, and retention deletes more than that.
+        partition.start += 9000;
+        partition.end += 9000;
+        partition.committed = Some(partition.start + 500);
+        let snapshot = OffsetSnapshot {
+            partitions: vec![partition],
+        };
+        tracker.record(&snapshot, at(5 * second), &context(1));
+        measures.extend(tracker.load().and_then(|load| load.group.measure));
+    }
+    let rates = measures.iter().map(|measure| match measure {
+        Measure::Behind { rate, .. } | Measure::KeepsUp(rate) => *rate,
+    });
+    let highest = rates.fold(0.0, f64::max);
+    assert!(highest > 0.0 && highest <= 100.0, "{measures:?}");
+}
+
+#[test]
+fn a_clock_that_steps_back_makes_the_lag_unknown_and_then_measured_again() {
+    let mut tracker = LagTracker::default();
+    for second in [3600, 3605] {
+        tracker.record(&snapshot(&[(0, 10)]), at(second), &context(1));
+    }
+    assert!(matches!(tracker.lag_state(at(3600), POLL), LagState::Fresh(_)));
+    assert!(matches!(tracker.lag_state(at(0), POLL), LagState::Unknown(_)));
+    for second in [0, 5] {
+        tracker.record(&snapshot(&[(0, 20)]), at(second), &context(1));
+    }
+    let LagState::Fresh(load) = tracker.lag_state(at(5), POLL) else {
+        unreachable!("two snapshots were recorded since")
+    };
+    assert_eq!((load.total_lag(), load.measurement_time), (20, Some(at(5))));
+}
+
+proptest::proptest! {
+    #[test]
+    fn one_low_measure_never_lowers_what_is_known(rates in proptest::collection::vec(1_u64..2000, 2..8)) {
+        // One member is late at each of these rates, the other keeps up at 1,000 records/s.
+        let mut tracker = LagTracker::default();
+        let mut committed = 0;
+        for (rate, number) in rates.iter().zip(0_i64..) {
+            for second in (0..40_i64).step_by(5) {
+                committed += 5 * rate;
+                let time = 40 * number + second;
+                let other = 1000 * u64::try_from(time).unwrap_or(0);
+                tracker.record(&snapshot(&[(committed, 90_000_000), (other, other)]), at(time), &two_members());
+                if let Some(Measure::Behind { rate, .. }) = tracker.load().and_then(|load| load.group.measure) {
+                    proptest::prop_assert!(rate >= 1000.0, "{rate}");
+                }
+            }
+        }
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crds::status::ScalingStatus;
 use k8s_openapi::jiff::Timestamp;
 use operator::defaults::WorkerDefaults;
 use operator::lag::view::LagView;
 use operator::observe::Observed;
 use operator::owned::OwnedObjects;
 use operator::plan::plan;
+use operator::scale::state::ScalingState;
 use operator::scale::{ScalingInput, ScalingSettings, decide_replicas};
 use operator::validate::validate;
 use serde_json::{Value, json};
@@ -33,10 +33,10 @@ fn worker_template() -> Value {
         view: LagView::default(),
     };
     let valid = validate(&observed).expect("the stage is valid");
-    let previous = ScalingStatus::default();
+    let state = ScalingState::default();
     let decision = decide_replicas(
         &ScalingSettings::from(&observed.stage),
-        &ScalingInput::new(Timestamp::UNIX_EPOCH, &previous),
+        &ScalingInput::new(Timestamp::UNIX_EPOCH, &state),
     );
     let defaults = WorkerDefaults {
         image: "streamstage/worker:1".to_owned(),

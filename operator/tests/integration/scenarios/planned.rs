@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use crds::StreamStage;
-use crds::status::ScalingStatus;
 use k8s_openapi::jiff::Timestamp;
 use operator::admission::SecretKeys;
 use operator::grants::Grant;
@@ -11,6 +10,7 @@ use operator::lag::view::LagView;
 use operator::observe::Observed;
 use operator::owned::OwnedObjects;
 use operator::plan::plan;
+use operator::scale::state::ScalingState;
 use operator::scale::{ReplicaDecision, ScalingInput, ScalingSettings, decide_replicas};
 use operator::status::{DecisionContext, ReconcileOutcome, status};
 use operator::validate::{Refusal, validate};
@@ -53,10 +53,10 @@ fn observed(stage: &Value) -> Observed {
 
 /// Decision before the first lag poll.
 fn initial_decision(stage: &StreamStage) -> ReplicaDecision {
-    let previous = ScalingStatus::default();
+    let scaling = ScalingState::default();
     decide_replicas(
         &ScalingSettings::from(stage),
-        &ScalingInput::new(Timestamp::UNIX_EPOCH, &previous),
+        &ScalingInput::new(Timestamp::UNIX_EPOCH, &scaling),
     )
 }
 
