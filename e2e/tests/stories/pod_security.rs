@@ -40,7 +40,7 @@ async fn a_privileged_pod_is_rejected_and_missing_pods_are_reported_in_the_statu
     let ready = story
         .wait_for_reason("cdm", ConditionType::Ready, "ReplicaFailure")
         .await?;
-    assert!(ready.message.contains("exceeded quota"), "{}", ready.message);
+    assert!(ready.message.contains("quota"), "{}", ready.message);
     quotas.delete("no-pods", &DeleteParams::default()).await?;
     // Another pod template, because Kubernetes retries a rejected one at growing intervals.
     let labels = json!({"metadata": {"labels": {"attempt": "two"}}});

@@ -13,8 +13,8 @@ fn can(identity: &str, action: &[&str], namespace: &str) -> bool {
 
 #[tokio::test]
 async fn neither_of_two_tenants_reads_stalls_or_observes_the_other() -> Result<()> {
-    let one = Box::pin(Story::create("tenanta", 1)).await?;
-    let other = Box::pin(Story::create("tenantb", 1)).await?;
+    let one = Box::pin(Story::create("tenanta", 2)).await?;
+    let other = Box::pin(Story::create("tenantb", 2)).await?;
     let release = Release::save(one.pipeline.folder())?;
     let namespaces = format!("--set=watchNamespaces={{{},{}}}", one.namespace, other.namespace);
     release.install_with(CHART, &[&namespaces, "--set=rbac.requireCreatePods=true"])?;
