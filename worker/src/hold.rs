@@ -23,6 +23,7 @@ pub struct RejectionSample {
 
 impl RejectionSample {
     /// Sample of a worker that starts during a hold: its first batch decides, so that a restart lets nothing through.
+    #[must_use]
     pub fn during_hold() -> Self {
         Self {
             is_decisive: true,
