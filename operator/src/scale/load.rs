@@ -64,7 +64,7 @@ pub struct MemberLoad {
     pub name: String,
     /// Assigned partitions.
     pub partitions: Vec<u32>,
-    /// Last sample; `None` if there is no recent one.
+    /// Last sample; `None` without a recent one.
     pub sample: Option<RateSample>,
     /// True if the member is behind and commits less than half of what another one does.
     pub is_slow: bool,
