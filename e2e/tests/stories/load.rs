@@ -32,7 +32,7 @@ pub(crate) fn fast_scaling() -> Scaling {
             drain_seconds: Some(30),
             lag_per_replica: None,
             // Low, so that a worker for each partition is recommended after the first records of a load.
-            initial_rate: Some(100),
+            initial_rate: Some(10),
         },
         poll_interval: stage::Duration::from_secs(1),
         ..Scaling::default()

@@ -23,7 +23,7 @@ const ARRIVAL_SMOOTHING_SECONDS: f64 = 20.0;
 /// Minimum time between two snapshots that a rate is computed from.
 const MIN_SAMPLE_INTERVAL: SignedDuration = SignedDuration::from_millis(100);
 /// A partition is late when the group has not committed what had arrived this long ago, or two poll intervals ago if
-/// that is longer: a commit every 8 s at a poll interval of 5 s is no delay.
+/// that is longer: commits every 8 s at a poll interval of 5 s cause no delay.
 const LATE_AFTER: SignedDuration = SignedDuration::from_secs(10);
 /// Age after which a snapshot is stale, in poll intervals.
 const STALE_AFTER_INTERVALS: i32 = 3;
@@ -307,7 +307,7 @@ impl PreviousSnapshot {
         }
     }
 
-    /// Records of a partition committed since this snapshot. What retention took is no progress.
+    /// Records of a partition committed since this snapshot. What retention took does not count.
     fn committed_since(&self, partition: &PartitionSnapshot) -> u64 {
         let Some(previous) = self.partition(partition.partition) else {
             return 0;

@@ -36,7 +36,7 @@ pub(super) fn learn(state: &mut ScalingState, load: &Load, now: Timestamp) {
     let is_on_trial = state.trial.is_some_and(|trial| trial.from > 0);
     let learned = match load.group.measure {
         Some(Measure::Behind { rate, before }) => {
-            // An assumed capacity, or that of an earlier pod template, is no measure.
+            // An assumed capacity, or that of an earlier pod template, does not count as a measure.
             let measured_before = state
                 .capacity
                 .filter(|capacity| capacity.measured_at.is_some())

@@ -12,6 +12,8 @@ use crate::lag::view::LagView;
 use crate::scale::load::{Load, PartitionLoad};
 use crate::scale::{LagState, ReplicaDecision};
 
+/// Maximum drain time in the status, in seconds: more than a century. The schema has a limit too.
+const MAX_DRAIN_SECONDS: u64 = 0xFFFF_FFFF;
 /// Maximum number of partitions in `status.laggingPartitions`, as in the CRD.
 const MAX_LISTED_PARTITIONS: usize = 16;
 /// Lag, in records, below which it is small: it fluctuates at every poll.
@@ -132,7 +134,7 @@ fn format_duration(seconds: u64) -> String {
     reason = "never negative, and a cast saturates"
 )]
 fn ceil_seconds(seconds: f64) -> u64 {
-    seconds.ceil() as u64
+    (seconds.ceil() as u64).min(MAX_DRAIN_SECONDS)
 }
 
 fn round_to_tenths(rate: f64) -> f64 {
@@ -173,7 +175,7 @@ pub(super) fn visible_updates(
     updates
 }
 
-/// Condition `ScalingLimited`: more workers are needed, or do not help. A gate or `minReplicas` is no such limit.
+/// Condition `ScalingLimited`: more workers are needed, or do not help. A gate or `minReplicas` does not count.
 fn scaling_limited(decision: &ReplicaDecision) -> ConditionState {
     let bounds = [
         LimitedBy::Max,
@@ -401,6 +403,23 @@ mod tests {
             "nothing arrives and nothing is processed"
         );
         assert_eq!(drain(700, 0.1, 0.0), "growing");
+    }
+
+    #[test]
+    fn a_drain_time_fits_the_schema() {
+        let load = Load {
+            partitions: vec![PartitionLoad {
+                lag: u64::MAX,
+                ..PartitionLoad::default()
+            }],
+            processed_per_second: 0.001,
+            ..Load::default()
+        };
+        let seconds = drain_seconds(Some(&load)).expect("the lag shrinks");
+        assert!(
+            i64::try_from(seconds).is_ok() && seconds == MAX_DRAIN_SECONDS,
+            "{seconds}"
+        );
     }
 
     #[test]

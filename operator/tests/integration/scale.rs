@@ -691,7 +691,7 @@ fn a_scale_up_without_effect_is_undone_and_reported() {
     load.group.worker_count = 12;
     load.group.has_committed = true;
     load.group.mostly_behind_since = Some(at(10));
-    // Each worker is slower now, which is no evidence while the scale-up is judged.
+    // Each worker is slower now, which proves nothing while the scale-up is judged.
     load.group.measure = Some(Measure::Behind {
         rate: 117.0,
         before: Some(117.0),
