@@ -3,7 +3,8 @@
 #   bin/  the programs without debug information
 #   lib/  the shared libraries that are not in the base image
 # The programs write no files, so the root file system can be read-only.
-ARG BASE=gcr.io/distroless/cc-debian12:nonroot
+# The tag `nonroot`, pinned: `docker manifest inspect --verbose gcr.io/distroless/cc-debian12:nonroot` prints its digest.
+ARG BASE=gcr.io/distroless/cc-debian12@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f
 
 FROM ${BASE} AS base
 COPY lib/ /usr/lib/

@@ -42,7 +42,8 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- $root := index . 0 -}}
 {{- $image := $root.Values.image -}}
 {{- with $image.registry }}{{ trimSuffix "/" . }}/{{ end -}}
-{{ index $image (index . 1) }}:{{ default $root.Chart.AppVersion $image.tag }}
+{{ index $image (index . 1) }}
+{{- with index $image.digest (index . 1) }}@{{ . }}{{ else }}:{{ default $root.Chart.AppVersion $image.tag }}{{ end }}
 {{- end }}
 
 {{/* Resource quantities in the syntax of the operator's flags: cpu=100m,memory=64Mi. */}}

@@ -375,6 +375,43 @@ fn the_migration_config_is_a_valid_stage_with_the_warehouse_of_the_values() {
 }
 
 #[test]
+fn a_digest_takes_the_place_of_the_tag_in_every_container() {
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let (operator, worker) = (digest("1"), digest("2"));
+    let digests = [
+        format!("image.digest.operator={operator}"),
+        format!("image.digest.worker={worker}"),
+    ];
+    let values: Vec<&str> = ALL_FEATURES
+        .iter()
+        .copied()
+        .chain(digests.iter().map(String::as_str))
+        .collect();
+    let references = ["operator", "worker"].map(|name| format!("streamstage/{name}"));
+    let rendered = render(&values).expect("the values are valid");
+    let images: Vec<&str> = rendered
+        .lines()
+        .filter(|line| references.iter().any(|reference| line.contains(reference)))
+        .collect();
+    // The operator, its check and the flag for the workers, and the migration.
+    assert_eq!(images.len(), 4, "{images:#?}");
+    for image in images {
+        let digest = if image.contains("streamstage/operator") {
+            &operator
+        } else {
+            &worker
+        };
+        assert!(
+            image
+                .trim_end()
+                .trim_end_matches('"')
+                .ends_with(&format!("@{digest}")),
+            "{image}"
+        );
+    }
+}
+
+#[test]
 fn invalid_values_are_rejected_by_name() {
     for (values, path) in [
         (&["operator.replica=3"][..], "'replica' not allowed"),
@@ -382,6 +419,11 @@ fn invalid_values_are_rejected_by_name() {
         (&["operator.replicas=0"], "/operator/replicas"),
         (&["operator.replicas=many"], "/operator/replicas"),
         (&["image.pullPolicy=Sometimes"], "/image/pullPolicy"),
+        (&["image.digest.worker=latest"], "/image/digest/worker"),
+        (
+            &["image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000"],
+            "/image/digest",
+        ),
         (&["imagePullSecrets[0]=registry"], "/imagePullSecrets/0"),
         (&["watchNamespaces[0]=Orders"], "/watchNamespaces/0"),
         (&["watchNamespace=orders"], "'watchNamespace' not allowed"),
