@@ -3,6 +3,9 @@
 /// Byte order mark, which editors write at the start of a text.
 pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
 
+/// Key of a Secret with which its owner permits a password in clear text on a connection without TLS: `true`.
+pub const ALLOW_PLAINTEXT: &str = "allow.plaintext";
+
 /// Returns the value of a key: without a byte order mark at its start and without line breaks at its end.
 #[must_use]
 pub fn key_value(text: &str) -> &str {

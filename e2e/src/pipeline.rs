@@ -19,7 +19,7 @@ pub use drain::wait_until;
 pub use instance::{Pipeline, STAGES, TEST_APPLICATION_NAME};
 pub use redis_database::RedisDatabase;
 pub use topics::Record;
-pub use worker::Worker;
+pub use worker::{Worker, find_worker_binary};
 
 /// Connects to the services that the environment names, and starts the others for this test.
 ///

@@ -7,7 +7,7 @@ use std::fmt;
 
 use crds::StreamStage;
 use crds::kafka::sasl_tls::{InvalidKey, KafkaKeys, PemSource, client_settings};
-use crds::secret::key_value;
+use crds::secret::{ALLOW_PLAINTEXT, key_value};
 use k8s_openapi::ByteString;
 
 /// Bootstrap servers of a stage, with names that resolve from every namespace.
@@ -68,6 +68,7 @@ impl KafkaConnection {
             password: value("password"),
             mechanism: value("mechanism"),
             protocol: value("security.protocol"),
+            allow_plaintext: value(ALLOW_PLAINTEXT),
             ca_certificate: value("ca.crt"),
             client_certificate: value("tls.crt"),
             client_key: value("tls.key"),

@@ -37,9 +37,9 @@ Secrets: a stage names its Secrets in authSecretName.
 Each is a subdirectory of --secrets-dir, with one file per key.
 Without authSecretName, the keys come from these environment variables:
   Kafka       KAFKA_USERNAME, KAFKA_PASSWORD, KAFKA_SASL_MECHANISM, KAFKA_SECURITY_PROTOCOL,
-              KAFKA_CA_FILE, KAFKA_CERTIFICATE_FILE, KAFKA_KEY_FILE
+              KAFKA_ALLOW_PLAINTEXT, KAFKA_CA_FILE, KAFKA_CERTIFICATE_FILE, KAFKA_KEY_FILE
   PostgreSQL  PGUSER, PGPASSWORD, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY
-  Redis       REDIS_USERNAME, REDIS_PASSWORD, REDIS_CA_FILE
+  Redis       REDIS_USERNAME, REDIS_PASSWORD, REDIS_ALLOW_PLAINTEXT, REDIS_CA_FILE
 
 Logs: JSON on standard error, or text on a terminal. RUST_LOG sets the filter, e.g. RUST_LOG=debug.
 

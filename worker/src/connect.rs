@@ -16,13 +16,14 @@ use std::path::{Path, PathBuf};
 
 use crds::StreamStage;
 use crds::kafka::sasl_tls::{self, InvalidKey, KafkaKeys, PemSource};
-use crds::secret::key_value;
+use crds::secret::{ALLOW_PLAINTEXT, key_value};
 use crds::stage::{ReferenceData, SslMode};
 use rdkafka::ClientConfig;
 use redis::io::tcp::TcpSettings;
 use redis::{IntoConnectionInfo as _, TlsCertificates};
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::postgres::PgConnectOptions;
 
+use crate::postgres_host::{PostgresHost, TlsFiles};
 use crate::redis_connection::{REDIS_TIMEOUT, RedisConnection};
 
 /// Error in the connection settings of a stage.
@@ -148,8 +149,8 @@ fn has_byte_order_mark(file: &Path) -> bool {
 /// Returns the client settings for the stage's Kafka: servers, security protocol and credentials.
 ///
 /// Keys of the Secret (and variables without a Secret): `security.protocol` (`KAFKA_SECURITY_PROTOCOL`),
-/// `mechanism` (`KAFKA_SASL_MECHANISM`), `username` (`KAFKA_USERNAME`), `password` (`KAFKA_PASSWORD`), and as
-/// files `ca.crt` (`KAFKA_CA_FILE`), `tls.crt` (`KAFKA_CERTIFICATE_FILE`), `tls.key` (`KAFKA_KEY_FILE`).
+/// `mechanism` (`KAFKA_SASL_MECHANISM`), `username` (`KAFKA_USERNAME`), `password` (`KAFKA_PASSWORD`),
+/// `allow.plaintext` (`KAFKA_ALLOW_PLAINTEXT`), and as files `ca.crt` (`KAFKA_CA_FILE`), `tls.crt` (`KAFKA_CERTIFICATE_FILE`), `tls.key` (`KAFKA_KEY_FILE`).
 /// The default protocol is `SASL_SSL` with a `username`, else `SSL` with a `ca.crt` or a `tls.crt`, else `PLAINTEXT`.
 ///
 /// # Errors
@@ -174,6 +175,7 @@ pub fn kafka_config(stage: &StreamStage, secrets: &Secrets) -> Result<ClientConf
         password: keys.value("password", "KAFKA_PASSWORD")?,
         mechanism: keys.value("mechanism", "KAFKA_SASL_MECHANISM")?,
         protocol: keys.value("security.protocol", "KAFKA_SECURITY_PROTOCOL")?,
+        allow_plaintext: keys.value(ALLOW_PLAINTEXT, "KAFKA_ALLOW_PLAINTEXT")?,
         ca_certificate: path(keys.file("ca.crt", "KAFKA_CA_FILE")?),
         client_certificate: path(keys.file("tls.crt", "KAFKA_CERTIFICATE_FILE")?),
         client_key: path(keys.file("tls.key", "KAFKA_KEY_FILE")?),
@@ -219,32 +221,21 @@ pub fn consumer_config(stage: &StreamStage, mut config: ClientConfig) -> ClientC
     config
 }
 
-/// Returns the connection options for the hosts of the stage's warehouse, in the order of preference.
+/// Returns the hosts of the stage's warehouse, in the order of preference.
 ///
 /// Keys of the Secret (and variables without a Secret): `username` (`PGUSER`), `password` (`PGPASSWORD`), and as files
 /// `ca.crt` (`PGSSLROOTCERT`), `tls.crt` (`PGSSLCERT`), `tls.key` (`PGSSLKEY`).
 ///
 /// # Errors
-/// If the Secret cannot be read.
-pub fn postgres_options(
-    stage: &StreamStage,
-    secrets: &Secrets,
-) -> Result<Vec<PgConnectOptions>, ConnectError> {
+/// If the Secret cannot be read, or lacks a key that the TLS mode needs.
+pub fn postgres_hosts(stage: &StreamStage, secrets: &Secrets) -> Result<Vec<PostgresHost>, ConnectError> {
     let warehouse = &stage.spec.warehouse;
     let keys = secrets.load(
         "spec.warehouse.authSecretName",
         warehouse.auth_secret_name.as_deref(),
     )?;
-    let mode = match warehouse.ssl_mode {
-        SslMode::Disable => PgSslMode::Disable,
-        SslMode::Prefer => PgSslMode::Prefer,
-        SslMode::Require => PgSslMode::Require,
-        SslMode::VerifyCa => PgSslMode::VerifyCa,
-        SslMode::VerifyFull => PgSslMode::VerifyFull,
-    };
     let mut options = PgConnectOptions::new_without_pgpass()
         .database(&warehouse.database)
-        .ssl_mode(mode)
         .application_name(&format!("streamstage {}", stage.name()))
         // PgBouncer rejects this startup parameter; it affects values in text form only.
         .extra_float_digits(None);
@@ -254,28 +245,41 @@ pub fn postgres_options(
     if let Some(password) = keys.value("password", "PGPASSWORD")? {
         options = options.password(&password);
     }
-    if let Some(ca_certificate) = keys.file("ca.crt", "PGSSLROOTCERT")? {
-        options = options.ssl_root_cert(ca_certificate);
+    let invalid = |key, cause| ConnectError::InvalidKey {
+        field: "spec.warehouse.authSecretName",
+        key,
+        cause,
+    };
+    let certificate = keys.file("tls.crt", "PGSSLCERT")?;
+    let key = keys.file("tls.key", "PGSSLKEY")?;
+    if certificate.is_some() != key.is_some() {
+        return Err(invalid("tls.key", "must be set together with tls.crt"));
     }
-    if let Some(certificate) = keys.file("tls.crt", "PGSSLCERT")? {
-        options = options.ssl_client_cert(certificate);
-    }
-    if let Some(key) = keys.file("tls.key", "PGSSLKEY")? {
-        options = options.ssl_client_key(key);
+    let files = TlsFiles {
+        ca_certificate: keys.file("ca.crt", "PGSSLROOTCERT")?,
+        client: certificate.zip(key),
+    };
+    if warehouse.ssl_mode == SslMode::VerifyCa && files.ca_certificate.is_none() {
+        let cause = "is missing but required for verify-ca, because a public authority signs certificates for anyone: \
+                     add it, or set spec.warehouse.sslMode to verify-full";
+        return Err(invalid("ca.crt", cause));
     }
     let hosts = warehouse.hosts().flatten();
     Ok(hosts
-        .map(|(host, port)| options.clone().host(host).port(port))
+        .map(|(host, port)| {
+            let options = options.clone().host(host).port(port);
+            PostgresHost::new(options, warehouse.ssl_mode, files.clone())
+        })
         .collect())
 }
 
 /// Returns a connection to the stage's reference data. It connects at the first request and reconnects automatically.
 ///
 /// Keys of the Secret (and variables without a Secret): `username` (`REDIS_USERNAME`), `password`
-/// (`REDIS_PASSWORD`), and as a file `ca.crt` (`REDIS_CA_FILE`).
+/// (`REDIS_PASSWORD`), `allow.plaintext` (`REDIS_ALLOW_PLAINTEXT`), and as a file `ca.crt` (`REDIS_CA_FILE`).
 ///
 /// # Errors
-/// If the Secret cannot be read, or the URL is invalid.
+/// If the Secret cannot be read, the URL is invalid, or the password would be sent without TLS.
 pub fn redis_connection(
     reference_data: &ReferenceData,
     secrets: &Secrets,
@@ -293,7 +297,17 @@ pub fn redis_connection(
     if let Some(user) = keys.value("username", "REDIS_USERNAME")? {
         settings = settings.set_username(user);
     }
-    if let Some(password) = keys.value("password", "REDIS_PASSWORD")? {
+    let password = keys.value("password", "REDIS_PASSWORD")?;
+    let allow_plaintext = keys.value(ALLOW_PLAINTEXT, "REDIS_ALLOW_PLAINTEXT")?;
+    if let Some(password) = password {
+        let is_encrypted = reference_data.url.starts_with("rediss://");
+        if !is_encrypted && allow_plaintext.as_deref() != Some("true") {
+            return Err(ConnectError::InvalidKey {
+                field: "spec.referenceData.authSecretName",
+                key: "password",
+                cause: "would be sent in clear text: use rediss://, or set the key allow.plaintext to true",
+            });
+        }
         settings = settings.set_password(password);
     }
     // Without a limit, the system would repeat a request on a broken connection for a quarter of an hour.

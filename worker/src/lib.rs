@@ -27,6 +27,7 @@ pub mod panic_guard;
 pub mod pipeline;
 pub mod position;
 pub mod position_store;
+pub mod postgres_host;
 pub mod publish;
 pub mod record;
 pub mod record_columns;

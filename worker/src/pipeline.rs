@@ -320,7 +320,6 @@ mod tests {
     use prometheus_client::registry::Registry;
     use rdkafka::ClientConfig;
     use sqlx::PgConnection;
-    use sqlx::postgres::PgConnectOptions;
     use uuid::Uuid;
 
     use super::*;
@@ -373,7 +372,7 @@ mod tests {
             consumer_group: "orders.stg".into(),
             topic: "orders".into(),
         };
-        let warehouse = Warehouse::new(vec![PgConnectOptions::new()], 1);
+        let warehouse = Warehouse::new(Vec::new(), 1);
         let (health, stop) = (Arc::new(Health::new("stg")), CancellationToken::new());
         Pipeline {
             layer: PanickingLayer,

@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::postgres_host::PostgresHost;
 
 /// Timeout of a connection attempt to one host, until its first transaction has begun.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,7 +29,7 @@ const IS_READ_ONLY: &str = "SHOW transaction_read_only";
 pub struct Sessions(Arc<Shared>);
 
 struct Shared {
-    hosts: Vec<PgConnectOptions>,
+    hosts: Vec<PostgresHost>,
     /// Index of the host that accepted the last connection.
     preferred: AtomicUsize,
     idle: Mutex<Vec<PgConnection>>,
@@ -38,7 +39,7 @@ struct Shared {
 impl Sessions {
     /// At most `connections` connections to the first of `hosts` that accepts writes. They open on first use.
     #[must_use]
-    pub fn new(hosts: Vec<PgConnectOptions>, connections: u32) -> Self {
+    pub fn new(hosts: Vec<PostgresHost>, connections: u32) -> Self {
         let permits = usize::try_from(connections).unwrap_or(Semaphore::MAX_PERMITS);
         Self(Arc::new(Shared {
             hosts,
@@ -146,7 +147,7 @@ impl Shared {
                         sqlx::Error::Io(error) => error.to_string(),
                         error => error.to_string(),
                     };
-                    errors.push(format!("{}:{}: {cause}", host.get_host(), host.get_port()));
+                    errors.push(format!("{}: {cause}", host.address()));
                 }
             }
         }

@@ -175,7 +175,7 @@ pub fn decode_settings(stage: &StreamStage) -> Result<DecodeSettings, StageError
 /// If the secret cannot be read.
 pub fn warehouse(stage: &StreamStage, secrets: &Secrets) -> Result<Warehouse, StageError> {
     Ok(Warehouse::new(
-        connect::postgres_options(stage, secrets)?,
+        connect::postgres_hosts(stage, secrets)?,
         stage.spec.warehouse.connections_per_worker,
     ))
 }

@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use sqlx::PgConnection;
-use sqlx::postgres::PgConnectOptions;
 
 use crate::batch::{Batch, Published};
 use crate::error_policy::{ErrorPolicy, policy_for_sqlstate};
+use crate::postgres_host::PostgresHost;
 use crate::session::{Sessions, Transaction, with_deadline};
 
 /// Time that a transaction may take, unless it is known to take longer.
@@ -24,7 +24,7 @@ pub struct Warehouse {
 impl Warehouse {
     /// At most `connections` connections to the first of `hosts` that accepts writes. They open on first use.
     #[must_use]
-    pub fn new(hosts: Vec<PgConnectOptions>, connections: u32) -> Self {
+    pub fn new(hosts: Vec<PostgresHost>, connections: u32) -> Self {
         Self {
             sessions: Sessions::new(hosts, connections),
         }

@@ -14,6 +14,8 @@ pub struct KafkaKeys {
     pub mechanism: Option<String>,
     /// `security.protocol`; default by the other keys: `SASL_SSL`, `SSL` or `PLAINTEXT`.
     pub protocol: Option<String>,
+    /// `allow.plaintext`: `true` permits `PLAIN`, which sends the password itself, without TLS.
+    pub allow_plaintext: Option<String>,
     /// `ca.crt`: trusted CA certificates, in the form of [`PemSource`].
     pub ca_certificate: Option<String>,
     /// `tls.crt`: client certificate, in the form of [`PemSource`].
@@ -80,6 +82,12 @@ pub fn client_settings(keys: KafkaKeys, pem: PemSource) -> Result<Vec<(&'static 
             "mechanism",
             "must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
         )?;
+        ensure(
+            protocol == "SASL_SSL" || mechanism != "PLAIN" || keys.allow_plaintext.as_deref() == Some("true"),
+            "password",
+            "would be sent in clear text by PLAIN: set security.protocol to SASL_SSL, mechanism to SCRAM-SHA-512, or \
+             allow.plaintext to true",
+        )?;
         settings.push(("sasl.mechanism", mechanism));
         settings.push(("sasl.username", require(keys.username, "username")?));
         settings.push(("sasl.password", require(keys.password, "password")?));
@@ -90,6 +98,8 @@ pub fn client_settings(keys: KafkaKeys, pem: PemSource) -> Result<Vec<(&'static 
         let values = [keys.ca_certificate, keys.client_certificate, keys.client_key];
         let pairs = pem.setting_names().into_iter().zip(values);
         settings.extend(pairs.filter_map(|(name, value)| Some((name, value?))));
+        // The certificate must be valid for the name of the broker. This is the default, which must not change.
+        settings.push(("ssl.endpoint.identification.algorithm", "https".to_owned()));
     }
     settings.push(("security.protocol", protocol));
     Ok(settings)
@@ -114,6 +124,8 @@ fn require(value: Option<String>, key: &'static str) -> Result<String, InvalidKe
 mod tests {
     use super::*;
 
+    const HOSTNAME: &str = "ssl.endpoint.identification.algorithm=https";
+
     /// Builds keys from texts of the form `name=value`.
     fn keys(texts: &[&str]) -> KafkaKeys {
         let mut keys = KafkaKeys::default();
@@ -125,6 +137,7 @@ mod tests {
                 "password" => keys.password = text,
                 "mechanism" => keys.mechanism = text,
                 "security.protocol" => keys.protocol = text,
+                "allow.plaintext" => keys.allow_plaintext = text,
                 "ca.crt" => keys.ca_certificate = text,
                 "tls.crt" => keys.client_certificate = text,
                 "tls.key" => keys.client_key = text,
@@ -144,24 +157,31 @@ mod tests {
             (vec![], vec!["security.protocol=PLAINTEXT"]),
             (
                 vec!["ca.crt=/ca"],
-                vec!["ssl.ca.location=/ca", "security.protocol=SSL"],
+                vec!["ssl.ca.location=/ca", HOSTNAME, "security.protocol=SSL"],
             ),
             (
                 vec!["tls.crt=/c", "tls.key=/k"],
                 vec![
                     "ssl.certificate.location=/c",
                     "ssl.key.location=/k",
+                    HOSTNAME,
                     "security.protocol=SSL",
                 ],
             ),
-            (vec!["security.protocol=SSL"], vec!["security.protocol=SSL"]),
-            (with_login(&[]), with_plain(&["security.protocol=SASL_SSL"])),
             (
-                with_login(&["ca.crt=/ca"]),
-                with_plain(&["ssl.ca.location=/ca", "security.protocol=SASL_SSL"]),
+                vec!["security.protocol=SSL"],
+                vec![HOSTNAME, "security.protocol=SSL"],
             ),
             (
-                with_login(&["security.protocol=SASL_PLAINTEXT"]),
+                with_login(&[]),
+                with_plain(&[HOSTNAME, "security.protocol=SASL_SSL"]),
+            ),
+            (
+                with_login(&["ca.crt=/ca"]),
+                with_plain(&["ssl.ca.location=/ca", HOSTNAME, "security.protocol=SASL_SSL"]),
+            ),
+            (
+                with_login(&["security.protocol=SASL_PLAINTEXT", "allow.plaintext=true"]),
                 with_plain(&["security.protocol=SASL_PLAINTEXT"]),
             ),
             // An explicit protocol takes precedence over the other keys.
@@ -182,6 +202,34 @@ mod tests {
             keys.mechanism = Some(mechanism.to_owned());
             let settings = client_settings(keys, PemSource::File).expect(mechanism);
             assert_eq!(settings[0], ("sasl.mechanism", mechanism.to_owned()));
+        }
+    }
+
+    #[test]
+    fn without_tls_only_scram_may_have_a_password_unless_the_secret_permits_it() {
+        let settings = |more: &[&'static str]| {
+            let given = ["username=u", "password=p", "security.protocol=SASL_PLAINTEXT"];
+            client_settings(keys(&[&given, more].concat()), PemSource::File)
+        };
+        for refused in [
+            &[][..],
+            &["mechanism=PLAIN"],
+            &["allow.plaintext="],
+            &["allow.plaintext=false"],
+            &["ca.crt=/ca"],
+        ] {
+            assert_eq!(
+                settings(refused).expect_err("refused").key,
+                "password",
+                "{refused:?}"
+            );
+        }
+        for accepted in [
+            "mechanism=SCRAM-SHA-256",
+            "mechanism=SCRAM-SHA-512",
+            "allow.plaintext=true",
+        ] {
+            assert!(settings(&[accepted]).is_ok(), "{accepted}");
         }
     }
 

@@ -24,7 +24,8 @@ pub struct ReferenceData {
     pub url: String,
 
     /// Name of the Secret with the Redis credentials, in the same namespace; omit for Redis without authentication.
-    /// Keys: `password`; optional: `username`, and `ca.crt` (trusted CA certificates for `rediss`, PEM).
+    /// Keys: `password`; optional: `username`, `ca.crt` (trusted CA certificates for `rediss`, PEM), and `allow.plaintext`,
+    /// which permits the password without TLS if its value is `true`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_OBJECT_NAME_LENGTH), regex(pattern = OBJECT_NAME_PATTERN))]
     pub auth_secret_name: Option<String>,

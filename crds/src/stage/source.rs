@@ -52,7 +52,7 @@ pub struct Source {
 
     /// Name of the Secret with the Kafka credentials, in the same namespace; omit for PLAINTEXT without
     /// authentication. Keys, all optional: `username` and `password` (SASL), `mechanism` (`PLAIN`, `SCRAM-SHA-256` or
-    /// `SCRAM-SHA-512`; default `PLAIN`), `security.protocol` (`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`;
+    /// `SCRAM-SHA-512`; default `PLAIN`, which needs TLS or the key `allow.plaintext` with the value `true`), `security.protocol` (`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`;
     /// default `SASL_SSL` with a `username`, else `SSL` with a `ca.crt` or `tls.crt`, else `PLAINTEXT`), and as PEM
     /// `ca.crt` (trusted CA certificates, instead of the system's), `tls.crt` and `tls.key` (client certificate and key).
     #[serde(default, skip_serializing_if = "Option::is_none")]

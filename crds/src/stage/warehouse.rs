@@ -35,12 +35,13 @@ pub struct Warehouse {
     #[schemars(length(min = 1, max = 63))]
     pub database: String,
 
-    /// TLS mode of the connections, as libpq's `sslmode`. Default: `prefer`.
+    /// TLS mode of the connections, as libpq's `sslmode`. The server receives the password itself only if its certificate
+    /// is verified; with the other modes it must use `scram-sha-256`. Default: `verify-full`.
     #[serde(default)]
     pub ssl_mode: SslMode,
 
     /// Name of the Secret with the PostgreSQL credentials, in the same namespace.
-    /// Keys: `username`, `password`; optional: `ca.crt` (for `verify-ca` and `verify-full`),
+    /// Keys: `username`, `password`; optional: `ca.crt` (trusted CA certificates; required for `verify-ca`),
     /// `tls.crt` and `tls.key` (client certificate and key, PEM).
     /// If omitted, the worker uses `PGUSER`, `PGPASSWORD` and the other libpq variables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,13 +103,13 @@ pub enum SslMode {
     /// Without TLS.
     Disable,
     /// TLS if the server supports it.
-    #[default]
     Prefer,
     /// TLS required; the certificate is not verified.
     Require,
-    /// TLS required; the server certificate must be signed by a trusted CA.
+    /// TLS required; the certificate must be signed by a CA of the key `ca.crt`, for any host name.
     VerifyCa,
-    /// Same as `verify-ca`, and the certificate must match the host name.
+    /// TLS required; the certificate must be signed by a trusted CA, and match the host name.
+    #[default]
     VerifyFull,
 }
 

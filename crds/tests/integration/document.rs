@@ -76,7 +76,7 @@ fn omitted_fields_have_the_documented_default() {
             spec.warehouse.ssl_mode,
             spec.warehouse.connections_per_worker
         ),
-        (5432, SslMode::Prefer, 2)
+        (5432, SslMode::VerifyFull, 2)
     );
     assert_eq!(
         (spec.batch.max_records, spec.batch.max_bytes, spec.batch.max_wait),

@@ -197,7 +197,10 @@ impl Drop for Worker {
 }
 
 /// Finds the worker binary in the folder of this program or in its parent folder, because tests are in `deps`.
-pub(super) fn find_worker_binary() -> Result<PathBuf> {
+///
+/// # Errors
+/// When the worker is not built.
+pub fn find_worker_binary() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let mut candidates = program
         .ancestors()

@@ -29,6 +29,7 @@ mod memory;
 mod offset_out_of_range;
 mod orders;
 mod outputs;
+mod passwords;
 mod pending;
 mod permutation;
 mod pooler;

@@ -221,8 +221,8 @@ fn configure_stage(pipeline: &mut Pipeline, services: &Services, [kafka, redis]:
         ),
         (plain, format!("rediss://127.0.0.1:{redis}/")),
         (
-            "  warehouse:\n".to_owned(),
-            "  warehouse:\n    authSecretName: postgres\n    sslMode: verify-full\n".to_owned(),
+            "    sslMode: disable ".to_owned(),
+            "    authSecretName: postgres\n    sslMode: verify-full ".to_owned(),
         ),
     ] {
         pipeline.edit(&from, &to)?;

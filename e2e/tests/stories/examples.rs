@@ -26,31 +26,22 @@ fn connect_services(namespace: &str) -> Result<()> {
             ],
         )?;
     }
-    run(
+    // With the certificate of the authority that has signed the server's certificate for the host `postgres`.
+    let get = ["get", "secret", "orders-postgres", "--output=json"];
+    let secret = run(
         "kubectl",
-        &[
-            "create",
-            "secret",
-            "generic",
-            "orders-postgres",
-            "--from-literal=username=postgres",
-            "--from-literal=password=streamstage",
-            "--namespace",
-            namespace,
-        ],
+        &[&get[..], &["--namespace", SERVICES_NAMESPACE]].concat(),
     )?;
-    run(
-        "kubectl",
-        &[
-            "annotate",
-            "secret",
-            "orders-postgres",
-            "streamstage.dev/allow-stages=true",
-            "--namespace",
-            namespace,
-        ],
-    )
-    .map(drop)
+    let mut secret: serde_json::Value = serde_json::from_str(&secret)?;
+    secret["metadata"] = serde_json::json!({
+        "name": "orders-postgres",
+        "namespace": namespace,
+        "annotations": {"streamstage.dev/allow-stages": "true"},
+    });
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(&file, secret.to_string())?;
+    let file = file.path().display().to_string();
+    run("kubectl", &["create", "--filename", &file]).map(drop)
 }
 
 /// Creates the schemas of the warehouse with the chart's migration Job and the images of the release.
