@@ -372,7 +372,7 @@ mod tests {
             consumer_group: "orders.stg".into(),
             topic: "orders".into(),
         };
-        let warehouse = Warehouse::new(Vec::new(), 1);
+        let warehouse = Warehouse::new(Vec::new(), crds::stage::Layer::Stg, 1);
         let (health, stop) = (Arc::new(Health::new("stg")), CancellationToken::new());
         Pipeline {
             layer: PanickingLayer,

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crds::stage::Layer;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -21,7 +22,7 @@ use crate::postgres_host::PostgresHost;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time that a transaction waits for the other transactions of the stage, if they use every connection.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Last statement of every beginning; its row is `off` on a server that accepts writes.
+/// Last statement of a beginning with the role of the login; its row is `off` on a server that accepts writes.
 const IS_READ_ONLY: &str = "SHOW transaction_read_only";
 
 /// Connections of one stage to its warehouse. Clones share them.
@@ -30,6 +31,7 @@ pub struct Sessions(Arc<Shared>);
 
 struct Shared {
     hosts: Vec<PostgresHost>,
+    layer: Layer,
     /// Index of the host that accepted the last connection.
     preferred: AtomicUsize,
     idle: Mutex<Vec<PgConnection>>,
@@ -37,19 +39,21 @@ struct Shared {
 }
 
 impl Sessions {
-    /// At most `connections` connections to the first of `hosts` that accepts writes. They open on first use.
+    /// At most `connections` connections to the first of `hosts` that accepts writes, for a stage of `layer`. They open on
+    /// first use.
     #[must_use]
-    pub fn new(hosts: Vec<PostgresHost>, connections: u32) -> Self {
+    pub fn new(hosts: Vec<PostgresHost>, layer: Layer, connections: u32) -> Self {
         let permits = usize::try_from(connections).unwrap_or(Semaphore::MAX_PERMITS);
         Self(Arc::new(Shared {
             hosts,
+            layer,
             preferred: AtomicUsize::new(0),
             idle: Mutex::default(),
             permits: Arc::new(Semaphore::new(permits)),
         }))
     }
 
-    /// Begins a transaction with the role of the workers, in UTC. The server cancels a statement after `timeout`, a wait
+    /// Begins a transaction with a role of the workers, in UTC. The server cancels a statement after `timeout`, a wait
     /// for a lock after 10 s, and a transaction whose client is silent after 20 s.
     ///
     /// # Errors
@@ -57,13 +61,13 @@ impl Sessions {
     pub async fn begin_as_worker(&self, timeout: Duration) -> Result<Transaction, sqlx::Error> {
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED;
-            SET LOCAL ROLE streamstage_worker;
             SET LOCAL timezone = 'UTC';
             SET LOCAL lock_timeout = '10s';
             SET LOCAL idle_in_transaction_session_timeout = '20s';
             SET LOCAL statement_timeout = {};
-            {IS_READ_ONLY}",
-            timeout.as_millis()
+            {}",
+            timeout.as_millis(),
+            self.0.switch_role()
         );
         self.begin_with(&begin).await
     }
@@ -77,11 +81,11 @@ impl Sessions {
         // Read-only after the test whether the server accepts writes.
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ;
-            SET LOCAL ROLE streamstage_worker;
             SET LOCAL timezone = 'UTC';
             SET LOCAL idle_in_transaction_session_timeout = {timeout};
             SET LOCAL statement_timeout = {timeout};
-            {IS_READ_ONLY}"
+            {}",
+            self.0.switch_role()
         );
         let mut transaction = self.begin_with(&begin).await?;
         sqlx::raw_sql("SET TRANSACTION READ ONLY")
@@ -126,6 +130,17 @@ impl Sessions {
 }
 
 impl Shared {
+    /// Last statement of a beginning: takes the role of all layers if the login is a member of it, else that of the
+    /// layer. Its row is `off` on a server that accepts writes.
+    fn switch_role(&self) -> String {
+        format!(
+            "SELECT current_setting('transaction_read_only')
+            FROM set_config('role', CASE WHEN pg_has_role(session_user, 'streamstage_worker', 'MEMBER')
+                THEN 'streamstage_worker' ELSE 'streamstage_{}' END, true)",
+            self.layer.as_str()
+        )
+    }
+
     /// Connects to the first host that accepts writes, beginning with the preferred one.
     async fn connect(&self, begin: &str) -> Result<PgConnection, sqlx::Error> {
         let preferred = self.preferred.load(Ordering::Relaxed);

@@ -176,6 +176,7 @@ pub fn decode_settings(stage: &StreamStage) -> Result<DecodeSettings, StageError
 pub fn warehouse(stage: &StreamStage, secrets: &Secrets) -> Result<Warehouse, StageError> {
     Ok(Warehouse::new(
         connect::postgres_hosts(stage, secrets)?,
+        stage.spec.layer,
         stage.spec.warehouse.connections_per_worker,
     ))
 }

@@ -1,10 +1,12 @@
 #![expect(clippy::disallowed_types, reason = "edge: connects to PostgreSQL")]
 //! The warehouse: connections and transactions.
 //!
-//! A worker acts as the role `streamstage_worker`, whatever its login is. [`crate::session`] has the connections.
+//! A worker acts as the role `streamstage_worker` or as that of its layer, whatever its login is. [`crate::session`] has
+//! the connections.
 
 use std::time::Duration;
 
+use crds::stage::Layer;
 use sqlx::PgConnection;
 
 use crate::batch::{Batch, Published};
@@ -22,11 +24,12 @@ pub struct Warehouse {
 }
 
 impl Warehouse {
-    /// At most `connections` connections to the first of `hosts` that accepts writes. They open on first use.
+    /// At most `connections` connections to the first of `hosts` that accepts writes, for a stage of `layer`. They open on
+    /// first use.
     #[must_use]
-    pub fn new(hosts: Vec<PostgresHost>, connections: u32) -> Self {
+    pub fn new(hosts: Vec<PostgresHost>, layer: Layer, connections: u32) -> Self {
         Self {
-            sessions: Sessions::new(hosts, connections),
+            sessions: Sessions::new(hosts, layer, connections),
         }
     }
 

@@ -80,7 +80,7 @@ pub async fn migrate(flags: Migrate) -> anyhow::Result<()> {
         if migrated.contains(&address) {
             continue;
         }
-        let sessions = Sessions::new(connect::postgres_hosts(&stage, &secrets)?, 1);
+        let sessions = Sessions::new(connect::postgres_hosts(&stage, &secrets)?, stage.spec.layer, 1);
         let applied = apply_migrations(&sessions)
             .await
             .with_context(|| format!("cannot migrate {host}:{port}/{database}"))?;

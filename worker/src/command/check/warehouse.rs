@@ -16,7 +16,17 @@ use crate::vault::MODEL;
 use crate::warehouse::TRANSACTION_TIMEOUT;
 
 const SERVER: &str = "\
-SELECT current_setting('server_version') AS version, current_setting('server_encoding') AS encoding";
+SELECT current_setting('server_version') AS version, current_setting('server_encoding') AS encoding,
+    current_user::text AS role, session_user::text AS login";
+
+/// Whether the policies of migration 0015 give the login the rows of the consumer group `$1`.
+const HAS_GROUP: &str = "\
+SELECT EXISTS (SELECT FROM streamstage.login_group WHERE login = session_user AND consumer_group = $1)
+    OR current_user = 'streamstage_worker'
+        AND NOT EXISTS (SELECT FROM streamstage.login_group WHERE login = session_user)";
+
+/// Migration that creates `streamstage.login_group`.
+const LOGIN_GROUP_MIGRATION: i64 = 15;
 
 const APPLIED_MIGRATIONS: &str = "SELECT version FROM streamstage._sqlx_migrations ORDER BY version";
 
@@ -56,6 +66,11 @@ pub(super) async fn check_warehouse(stage: &StreamStage, secrets: &Secrets) -> V
 struct Server {
     version: String,
     encoding: String,
+    /// Role of the worker: `streamstage_worker`, or that of its layer.
+    role: String,
+    login: String,
+    /// Consumer group of the stage, if the login may not use it.
+    foreign_group: Option<String>,
     /// Versions of the applied migrations; `None` if the role cannot read them.
     applied: Option<Vec<i64>>,
     /// Objects, and the privileges that the role lacks on them.
@@ -73,8 +88,16 @@ impl Server {
             .extend(schema_level(&known, self.applied.as_deref()).map(|cause| Finding::failed(thing, cause)));
         findings.extend(self.missing_privileges.iter().map(|(object, privileges)| {
             let cause = format!(
-                "the role streamstage_worker lacks {privileges} on {object}; \
-                 GRANT {privileges} ON {object} TO streamstage_worker"
+                "the role {role} lacks {privileges} on {object}; GRANT {privileges} ON {object} TO {role}",
+                role = self.role
+            );
+            Finding::failed(thing, cause)
+        }));
+        findings.extend(self.foreign_group.as_ref().map(|group| {
+            let cause = format!(
+                "the login {login} may not use the consumer group {group}; \
+                 INSERT INTO streamstage.login_group VALUES ('{login}', '{group}')",
+                login = self.login
             );
             Finding::failed(thing, cause)
         }));
@@ -163,14 +186,15 @@ async fn inspect(stage: &StreamStage, secrets: &Secrets) -> Result<Server, Strin
     let read = with_deadline(TRANSACTION_TIMEOUT, async {
         // Dropped without a commit: a failed statement may have aborted it.
         let mut transaction = warehouse.begin_as_worker(TRANSACTION_TIMEOUT).await?;
-        read_state(transaction.connection(), stage.spec.layer).await
+        read_state(transaction.connection(), stage).await
     });
     read.await.map_err(|error| unusable(&error))
 }
 
-async fn read_state(connection: &mut PgConnection, layer: Layer) -> Result<Server, sqlx::Error> {
+async fn read_state(connection: &mut PgConnection, stage: &StreamStage) -> Result<Server, sqlx::Error> {
     let row = statement::query(SERVER).fetch_one(&mut *connection).await?;
-    let (tables, privileges): (Vec<String>, Vec<&str>) = wanted_privileges(layer).into_iter().unzip();
+    let (tables, privileges): (Vec<String>, Vec<&str>) =
+        wanted_privileges(stage.spec.layer).into_iter().unzip();
     let missing_privileges = statement::query_as(MISSING_PRIVILEGES)
         .bind(tables)
         .bind(privileges)
@@ -178,16 +202,30 @@ async fn read_state(connection: &mut PgConnection, layer: Layer) -> Result<Serve
         .await?;
     // Last, because a failed statement aborts the transaction.
     let applied = statement::query_scalar(APPLIED_MIGRATIONS)
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await;
+    let applied: Option<Vec<i64>> = match applied {
+        Ok(applied) => Some(applied),
+        Err(sqlx::Error::Database(_)) => None,
+        Err(error) => return Err(error),
+    };
+    let group = stage.consumer_group();
+    let has_table = applied
+        .iter()
+        .flatten()
+        .any(|version| *version >= LOGIN_GROUP_MIGRATION);
+    let is_foreign = has_table
+        && !statement::query_scalar::<bool>(HAS_GROUP)
+            .bind(&group)
+            .fetch_one(connection)
+            .await?;
     Ok(Server {
         version: row.try_get("version")?,
         encoding: row.try_get("encoding")?,
-        applied: match applied {
-            Ok(applied) => Some(applied),
-            Err(sqlx::Error::Database(_)) => None,
-            Err(error) => return Err(error),
-        },
+        role: row.try_get("role")?,
+        login: row.try_get("login")?,
+        foreign_group: is_foreign.then_some(group),
+        applied,
         missing_privileges,
     })
 }
@@ -198,8 +236,8 @@ fn unusable(error: &sqlx::Error) -> String {
         Some("28P01" | "28000") => "check the keys of spec.warehouse.authSecretName",
         Some("3D000") => "create the database, or check spec.warehouse.database",
         // The role of the workers does not exist, or the login is not a member.
-        Some("22023") => "run `worker migrate`",
-        Some("42501") => "grant the role streamstage_worker to the login",
+        Some("22023" | "42704") => "run `worker migrate`",
+        Some("42501") => "grant the role streamstage_worker to the login, or the role of the layer",
         Some("53300") => "raise max_connections of the server, or lower spec.scaling.maxReplicas",
         _ => "check spec.warehouse.host and spec.warehouse.port, and that the server is running",
     };
@@ -214,6 +252,7 @@ mod tests {
         Server {
             version: "17.2".to_owned(),
             encoding: "UTF8".to_owned(),
+            role: "streamstage_worker".to_owned(),
             applied: Some(MIGRATOR.iter().map(|migration| migration.version).collect()),
             ..Server::default()
         }
@@ -234,13 +273,15 @@ mod tests {
             encoding: "LATIN1".to_owned(),
             applied: None,
             missing_privileges: vec![("stg.order_events".to_owned(), "INSERT, UPDATE".to_owned())],
+            foreign_group: Some("orders.stg".to_owned()),
             ..server()
         };
         let findings = findings(&server);
         let parts = [
             "LATIN1",
             "worker migrate",
-            "GRANT INSERT, UPDATE ON stg.order_events",
+            "GRANT INSERT, UPDATE ON stg.order_events TO streamstage_worker",
+            "may not use the consumer group orders.stg",
         ];
         assert_eq!(findings.len(), parts.len(), "{findings:#?}");
         for (finding, part) in findings.iter().zip(parts) {
