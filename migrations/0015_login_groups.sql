@@ -19,8 +19,8 @@ BEGIN
 END
 $$;
 
--- Consumer groups of a login. A login with rows has the rows of these groups only; one without rows has those of every
--- group as a member of streamstage_worker, and of none as a member of the role of a layer.
+-- Consumer groups of a login. A login with rows here may use the rows of these groups only. Without rows here, a member of
+-- streamstage_worker may use those of every group, and a member of the role of a layer may not use any.
 CREATE TABLE streamstage.login_group (
     login          name NOT NULL,
     consumer_group text NOT NULL,

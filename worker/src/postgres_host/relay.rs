@@ -14,7 +14,7 @@ const REFUSAL: &[u8] = b"SFATAL\0VFATAL\0C28000\0M\
     the server asks for the password in clear text or as an MD5 digest, and no certificate has proved its identity, \
     so it was not sent: set spec.warehouse.sslMode to verify-full, or let the server use scram-sha-256\0\0";
 
-/// Copies in both directions until one of them ends. Both connections are closed then, as if there were no relay.
+/// Copies in both directions until one of them ends. Both connections are closed then, as without a relay.
 pub(super) async fn run(
     client: UnixStream,
     server: impl AsyncRead + AsyncWrite + Send + 'static,
