@@ -699,7 +699,13 @@ fn a_scale_up_without_effect_is_undone_and_reported() {
     let decide = |second, load: &Load, state: &ScalingState| {
         decide_by_lag(&settings, &input(second, 12, LagState::Fresh(load), state))
     };
-    assert_eq!(decide(39, &load, &state).replicas, 12, "not settled");
+    let unsettled = decide(39, &load, &state);
+    assert_eq!(unsettled.replicas, 12, "not settled");
+    let capacity = unsettled
+        .state
+        .capacity
+        .map(|capacity| capacity.records_per_second);
+    assert_eq!(capacity, Some(1000.0), "it only rises while a scale-up is judged");
     let mut missing = load.clone();
     missing.group.worker_count = 11;
     assert_eq!(decide(40, &missing, &state).replicas, 12, "a worker is missing");
