@@ -282,6 +282,7 @@ fn the_pause_of_a_rebalance_is_in_no_sample() {
     let group = &tracker.load().expect("a load").group;
     assert_eq!((during.len(), group.worker_count), (0, 0));
     assert_eq!(group.assigning_since, Some(at(40)));
+    assert_eq!(group.mostly_behind_since, None, "other members may not be behind");
     let after = poll(&mut tracker, &two_members(), 60..100, |second| {
         backlog(second - 25)
     });
