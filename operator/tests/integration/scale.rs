@@ -708,11 +708,11 @@ fn a_scale_up_without_effect_is_undone_and_reported() {
     assert_eq!(capacity, Some(1000.0), "it only rises while a scale-up is judged");
     let mut missing = load.clone();
     missing.group.worker_count = 11;
-    assert_eq!(decide(40, &missing, &state).replicas, 12, "a worker is missing");
+    assert_eq!(decide(60, &missing, &state).replicas, 12, "a worker is missing");
     missing = load.clone();
     missing.group.has_committed = false;
     assert_eq!(
-        decide(40, &missing, &state).replicas,
+        decide(60, &missing, &state).replicas,
         12,
         "a worker has not committed yet"
     );
