@@ -2,7 +2,7 @@
 //! Connection to one host of a warehouse: the password reaches only a server whose certificate was verified.
 //!
 //! sqlx answers whatever a server asks for, also with the password in clear text, and has no setting against it. Unless
-//! sqlx verifies the certificate itself (`verify-full`), its connection therefore passes through [`relay`], which refuses
+//! sqlx verifies the certificate itself (`verify-full`), its connection therefore passes through `relay`, which refuses
 //! such a request. SCRAM, which proves the password without sending it, works with every mode.
 
 use std::hash::{BuildHasher as _, RandomState};

@@ -1,6 +1,6 @@
 //! Decision by the lag, with every intermediate result. Pure.
 //!
-//! Flow: load -> [`capacity`] -> [`mod@demand`] -> [`trial`] -> recommendation (within the bounds) -> [`gate`] -> desired
+//! Flow: load -> `capacity` -> `demand` -> `trial` -> recommendation (within the bounds) -> `gate` -> desired
 //! replicas. Every change of the state is part of the decision.
 
 use crds::stage::OnLagUnknown;
