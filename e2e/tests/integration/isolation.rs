@@ -278,6 +278,14 @@ async fn a_batch_of_faulty_records_is_held_for_a_bounded_time() -> Result<()> {
         metrics.contains("streamstage_worker_held{stage=\"stg\"} 1\n"),
         "{metrics}"
     );
+    // The worker reports the hold before it stores it.
+    wait_until("the hold is stored", DEADLINE, || async {
+        let stored: i64 = pipeline
+            .query_scalar("SELECT count(*) FROM streamstage.hold")
+            .await?;
+        Ok(stored == 1)
+    })
+    .await?;
     let started = "SELECT started_at::text FROM streamstage.hold";
     let started_at: String = pipeline.query_scalar(started).await?;
     stop(worker).await?;
