@@ -6,6 +6,12 @@ pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Key of a Secret with which its owner permits a password in clear text on a connection without TLS: `true`.
 pub const ALLOW_PLAINTEXT: &str = "allow.plaintext";
 
+/// Returns true if the value of [`ALLOW_PLAINTEXT`] permits a password in clear text.
+#[must_use]
+pub fn permits_plaintext(value: Option<&str>) -> bool {
+    value == Some("true")
+}
+
 /// Returns the value of a key: without a byte order mark at its start and without line breaks at its end.
 #[must_use]
 pub fn key_value(text: &str) -> &str {

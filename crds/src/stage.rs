@@ -22,7 +22,10 @@ pub use self::{
     bytes::{Bytes, BytesError},
     duration::{Duration, DurationError},
     names::{is_label_name, is_object_name},
-    pod_template::{PodOptions, PodTemplate, PodVolume, WORKER_CONTAINER, WorkerContainer},
+    pod_template::{
+        DOCUMENT_VOLUME, PodOptions, PodTemplate, PodVolume, RESERVED_FOLDER, SECRET_VOLUME_PREFIX,
+        WORKER_CONTAINER, WorkerContainer,
+    },
     processing::{Batch, DeadLetter, Limits, Output, ReferenceData, TagRule},
     scaling::{OnLagUnknown, ScaleDown, ScaleUp, Scaling, ScalingMode, Target},
     source::{Source, StartFrom, StartFromError},

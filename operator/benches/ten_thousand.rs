@@ -30,6 +30,7 @@ use http::Method;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::runtime::events::Recorder;
+use operator::admission::check_stage;
 use operator::controller::{self, Settings};
 use operator::defaults::WorkerDefaults;
 use operator::lag::offsets::{OffsetSnapshot, PartitionSnapshot};
@@ -267,13 +268,14 @@ fn stage(index: usize) -> anyhow::Result<StreamStage> {
 
 /// Converged object of this resource for the stage `index`: an owned object, or the stage itself.
 fn object(resource: &str, index: usize) -> anyhow::Result<Value> {
+    let stage = stage(index)?;
     let observed = Observed {
-        stage: stage(index)?,
+        admission: check_stage(&stage, &[]),
+        stage,
         secrets: std::collections::BTreeMap::default(),
         owned: OwnedObjects::default(),
         pods: Vec::new(),
         pod_service_account: None,
-        allowed_hosts: Vec::new(),
         conflicting_stage: None,
         connection: None,
         view: drained_view(),

@@ -144,7 +144,7 @@ fn denied_use(stage: &StreamStage, field: &str, grant: &Grant) -> Option<String>
             .spec
             .reference_data
             .as_ref()
-            .is_some_and(|reference_data| !reference_data.url.starts_with("rediss://"));
+            .is_some_and(|reference_data| !reference_data.uses_tls());
     (is_clear_text && !grant.allows_clear_text).then(|| {
         format!(
             "would be sent without TLS; use rediss:// in spec.referenceData.url, or its owner can allow it with the \

@@ -17,7 +17,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 
-use crate::admission::{SecretKeys, Secrets, check_secret, check_stage, named_service_account};
+use crate::admission::{Refusal, SecretKeys, Secrets, check_secret, check_stage, named_service_account};
 use crate::connection::{KafkaConnection, bootstrap_servers};
 use crate::grants::Grant;
 use crate::hosts::HostPattern;
@@ -38,8 +38,8 @@ pub struct Observed {
     pub secrets: Secrets,
     /// Grant of the `ServiceAccount` that the pod template names; `None` without such a name or object.
     pub pod_service_account: Option<Grant>,
-    /// Hosts that stages may connect to; empty for all hosts.
-    pub allowed_hosts: Vec<HostPattern>,
+    /// Whether the stage passed the checks without which nothing may be read for it.
+    pub admission: Result<(), Refusal>,
     /// Objects with the names of the owned objects. Another owner may have created them.
     pub owned: OwnedObjects,
     /// Pods of the stage; read only while some are not ready, else empty.
@@ -110,7 +110,8 @@ pub async fn observe(
     client: &Client,
 ) -> kube::Result<Observed> {
     // The names in a stage that is not valid may address anything, and its hosts may be anyone's.
-    let is_admitted = check_stage(stage, allowed_hosts).is_ok();
+    let admission = check_stage(stage, allowed_hosts);
+    let is_admitted = admission.is_ok();
     let (owned, secrets, pod_service_account) = futures::try_join!(
         read_owned(stage, client),
         read_secrets(stage, is_admitted, client),
@@ -120,7 +121,11 @@ pub async fn observe(
         .iter()
         .map(|(name, secret)| (name.clone(), secret.as_ref().map(secret_keys)))
         .collect();
-    let connection = kafka_connection(stage, &secrets, &keys).filter(|_| is_admitted);
+    let source_secret = stage.spec.source.auth_secret_name.as_ref();
+    let source_secret = source_secret.and_then(|name| secrets.get(name)?.as_ref());
+    let connection = source_connection(stage, source_secret)
+        .ok()
+        .filter(|_| is_admitted);
     let pods = match &owned.deployment {
         Some(deployment) if !is_ready(deployment) => read_pods(stage, client).await?,
         _ => Vec::new(),
@@ -129,7 +134,7 @@ pub async fn observe(
         stage: stage.clone(),
         secrets: keys,
         pod_service_account,
-        allowed_hosts: allowed_hosts.to_vec(),
+        admission,
         owned,
         pods,
         conflicting_stage: conflicting_stage(stage, stages),
@@ -192,25 +197,30 @@ async fn read_pod_service_account(
     Ok(service_account.map(|service_account| Grant::from_annotations(service_account.annotations())))
 }
 
-/// Returns `None` if the Secret of the source is missing, not allowed or has an invalid key; validation reports that.
-fn kafka_connection(
+/// Connection to the Kafka of the stage, with the keys of the Secret that `spec.source` references; `None` for a Secret
+/// that does not exist.
+///
+/// # Errors
+/// Names the field, the cause and the remedy, if the Secret is missing, not allowed or has an invalid key.
+pub(crate) fn source_connection(
     stage: &StreamStage,
-    secrets: &BTreeMap<String, Option<Secret>>,
-    keys: &Secrets,
-) -> Option<KafkaConnection> {
-    let source = &stage.spec.source;
+    secret: Option<&Secret>,
+) -> Result<KafkaConnection, String> {
+    const FIELD: &str = "spec.source.authSecretName";
     let empty = BTreeMap::new();
-    let data = match &source.auth_secret_name {
+    let data = match &stage.spec.source.auth_secret_name {
         None => &empty,
         Some(name) => {
-            check_secret(stage, "spec.source.authSecretName", name, keys).ok()?;
-            secrets.get(name)?.as_ref()?.data.as_ref().unwrap_or(&empty)
+            let keys = BTreeMap::from([(name.clone(), secret.map(secret_keys))]);
+            check_secret(stage, FIELD, name, &keys).map_err(|refusal| refusal.message)?;
+            secret.and_then(|secret| secret.data.as_ref()).unwrap_or(&empty)
         }
     };
-    KafkaConnection::new(&bootstrap_servers(stage), data).ok()
+    KafkaConnection::new(&bootstrap_servers(stage), data)
+        .map_err(|invalid| format!("{FIELD}: the key {}: {}", invalid.key, invalid.cause))
 }
 
-pub(crate) fn secret_keys(secret: &Secret) -> SecretKeys {
+fn secret_keys(secret: &Secret) -> SecretKeys {
     let version = [secret.uid(), secret.resource_version()].map(Option::unwrap_or_default);
     SecretKeys {
         names: secret

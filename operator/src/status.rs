@@ -11,6 +11,7 @@ mod ready;
 pub mod report_policy;
 mod rollout;
 
+use crds::stage::WORKER_CONTAINER;
 use crds::status::{ConditionType, Decision, LimitedBy, Reason, ScalingStatus};
 use crds::{StreamStage, StreamStageStatus};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -213,7 +214,11 @@ fn worker_image(deployment: &Deployment) -> String {
         .spec
         .as_ref()
         .and_then(|spec| spec.template.spec.as_ref());
-    let worker = pod.and_then(|pod| pod.containers.iter().find(|container| container.name == "worker"));
+    let worker = pod.and_then(|pod| {
+        pod.containers
+            .iter()
+            .find(|container| container.name == WORKER_CONTAINER)
+    });
     worker
         .and_then(|container| container.image.clone())
         .unwrap_or_default()

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Resource;
 use sha2::{Digest as _, Sha256};
 
-use crate::admission::{check_secrets, check_service_account, check_stage};
+use crate::admission::{check_secrets, check_service_account};
 use crate::observe::Observed;
 use crate::owned;
 
@@ -41,7 +41,7 @@ pub fn validate(observed: &Observed) -> Result<Valid<'_>, Refusal> {
         reason: Reason::ConfigInvalid,
         message,
     };
-    check_stage(stage, &observed.allowed_hosts)?;
+    observed.admission.clone()?;
     let pod_template = PodTemplate::parse(&stage.spec.worker.pod_template).map_err(invalid)?;
     let document = render_worker_document(stage)
         .map_err(|error| invalid(format!("cannot write the stage file as YAML: {error}")))?;

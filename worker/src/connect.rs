@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use crds::StreamStage;
 use crds::kafka::sasl_tls::{self, InvalidKey, KafkaKeys, PemSource};
-use crds::secret::{ALLOW_PLAINTEXT, key_value};
+use crds::secret::{ALLOW_PLAINTEXT, key_value, permits_plaintext};
 use crds::stage::{ReferenceData, SslMode};
 use rdkafka::ClientConfig;
 use redis::io::tcp::TcpSettings;
@@ -150,7 +150,8 @@ fn has_byte_order_mark(file: &Path) -> bool {
 ///
 /// Keys of the Secret (and variables without a Secret): `security.protocol` (`KAFKA_SECURITY_PROTOCOL`),
 /// `mechanism` (`KAFKA_SASL_MECHANISM`), `username` (`KAFKA_USERNAME`), `password` (`KAFKA_PASSWORD`),
-/// `allow.plaintext` (`KAFKA_ALLOW_PLAINTEXT`), and as files `ca.crt` (`KAFKA_CA_FILE`), `tls.crt` (`KAFKA_CERTIFICATE_FILE`), `tls.key` (`KAFKA_KEY_FILE`).
+/// `allow.plaintext` (`KAFKA_ALLOW_PLAINTEXT`), and as files `ca.crt` (`KAFKA_CA_FILE`), `tls.crt`
+/// (`KAFKA_CERTIFICATE_FILE`), `tls.key` (`KAFKA_KEY_FILE`).
 /// The default protocol is `SASL_SSL` with a `username`, else `SSL` with a `ca.crt` or a `tls.crt`, else `PLAINTEXT`.
 ///
 /// # Errors
@@ -300,8 +301,7 @@ pub fn redis_connection(
     let password = keys.value("password", "REDIS_PASSWORD")?;
     let allow_plaintext = keys.value(ALLOW_PLAINTEXT, "REDIS_ALLOW_PLAINTEXT")?;
     if let Some(password) = password {
-        let is_encrypted = reference_data.url.starts_with("rediss://");
-        if !is_encrypted && allow_plaintext.as_deref() != Some("true") {
+        if !reference_data.uses_tls() && !permits_plaintext(allow_plaintext.as_deref()) {
             return Err(ConnectError::InvalidKey {
                 field: "spec.referenceData.authSecretName",
                 key: "password",

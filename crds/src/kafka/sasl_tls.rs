@@ -3,6 +3,8 @@
 //! The worker mounts the Secret as files, the operator reads it from the API server; both pass its keys in.
 //! Settings use librdkafka's names. This module never creates a client and never reports a value, only key names.
 
+use crate::secret::permits_plaintext;
+
 /// Keys of the Secret `spec.source.authSecretName`; all are optional.
 #[derive(Clone, Default)]
 pub struct KafkaKeys {
@@ -83,7 +85,9 @@ pub fn client_settings(keys: KafkaKeys, pem: PemSource) -> Result<Vec<(&'static 
             "must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
         )?;
         ensure(
-            protocol == "SASL_SSL" || mechanism != "PLAIN" || keys.allow_plaintext.as_deref() == Some("true"),
+            protocol == "SASL_SSL"
+                || mechanism != "PLAIN"
+                || permits_plaintext(keys.allow_plaintext.as_deref()),
             "password",
             "would be sent in clear text by PLAIN: set security.protocol to SASL_SSL, mechanism to SCRAM-SHA-512, or \
              allow.plaintext to true",

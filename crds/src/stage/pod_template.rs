@@ -18,11 +18,11 @@ use super::names::{is_label_name, is_object_name};
 /// Name of the worker container, the only one that a template may change.
 pub const WORKER_CONTAINER: &str = "worker";
 /// Folder of the stage file and of the Secrets, which no volume may hide.
-const RESERVED_FOLDER: &str = "/etc/streamstage";
+pub const RESERVED_FOLDER: &str = "/etc/streamstage";
 /// Prefix of the volume names of the operator's Secrets.
-const SECRET_VOLUME_PREFIX: &str = "secret-";
+pub const SECRET_VOLUME_PREFIX: &str = "secret-";
 /// Volume name of the operator's stage file.
-const DOCUMENT_VOLUME: &str = "document";
+pub const DOCUMENT_VOLUME: &str = "document";
 /// Prefixes of annotations that lower the confinement of a pod.
 pub(super) const FORBIDDEN_ANNOTATIONS: [&str; 3] = [
     "container.apparmor.security.beta.kubernetes.io/",

@@ -36,6 +36,14 @@ pub struct ReferenceData {
     pub max_wait: Duration,
 }
 
+impl ReferenceData {
+    /// Returns true if the connection to Redis uses TLS.
+    #[must_use]
+    pub fn uses_tls(&self) -> bool {
+        self.url.starts_with("rediss://")
+    }
+}
+
 /// Topic that the stage produces to. Required for the layers `stg` and `dds`, not allowed for `cdm`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

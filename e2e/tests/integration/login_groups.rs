@@ -13,12 +13,12 @@ use e2e::orders::{Generator, Settings};
 use e2e::pipeline::{Pipeline, STAGES, start_services};
 use e2e::services::Services;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection};
+
+use crate::privileges::{ensure_denied, execute};
 
 const DEADLINE: Duration = Duration::from_mins(2);
 const PASSWORD: &str = "open-sesame-11";
-/// SQLSTATE of a missing permission, and of a row that the policies of a table reject.
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
 /// Tables whose rows belong to a consumer group, with the layer whose role may use it, if only one may.
 const KEYED: [(&str, Option<&str>); 5] = [
     ("streamstage.position", None),
@@ -27,12 +27,6 @@ const KEYED: [(&str, Option<&str>); 5] = [
     ("stg.pending_enrichment", Some("stg")),
     ("cdm.category_thresholds", Some("cdm")),
 ];
-
-async fn execute(connection: &mut PgConnection, statement: &str) -> Result<u64, sqlx::Error> {
-    let statement = AssertSqlSafe(statement.to_owned());
-    let result = sqlx::raw_sql(statement).execute(connection).await?;
-    Ok(result.rows_affected())
-}
 
 async fn execute_as_superuser(pipeline: &Pipeline, statement: &str) -> Result<u64> {
     let mut superuser = pipeline.pool().acquire().await?;
@@ -45,19 +39,6 @@ async fn connect_as(services: &Services, database: &str, login: &str) -> Result<
     let options: PgConnectOptions = services.postgres_url(database).parse()?;
     let options = options.username(login).password(PASSWORD);
     Ok(PgConnection::connect_with(&options).await?)
-}
-
-async fn ensure_denied(connection: &mut PgConnection, statement: &str) -> Result<()> {
-    let result = execute(connection, statement).await;
-    let code = result
-        .as_ref()
-        .err()
-        .and_then(|error| error.as_database_error()?.code());
-    ensure!(
-        code.as_deref() == Some(INSUFFICIENT_PRIVILEGE),
-        "{statement}: {result:?}"
-    );
-    Ok(())
 }
 
 /// Folder of the Secrets of a stage, whose login is `<database>_<stage>`.

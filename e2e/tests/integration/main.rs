@@ -34,6 +34,7 @@ mod passwords;
 mod pending;
 mod permutation;
 mod pooler;
+mod privileges;
 mod reference_data;
 mod replay;
 mod republish;

@@ -4,13 +4,12 @@
     reason = "edge: connects to PostgreSQL as another user"
 )]
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use e2e::pipeline::{Pipeline, start_services};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection};
 
-/// SQLSTATE of a missing permission.
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
+use crate::privileges::{ensure_denied, execute};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_can_only_select_from_and_insert_into_the_vault() -> Result<()> {
@@ -51,15 +50,7 @@ async fn a_worker_can_only_select_from_and_insert_into_the_vault() -> Result<()>
             format!("DROP TABLE dds.{table}"),
             format!("ALTER TABLE dds.{table} ADD COLUMN another text"),
         ] {
-            let result = execute(&mut worker, &forbidden).await;
-            let code = result
-                .as_ref()
-                .err()
-                .and_then(|error| error.as_database_error()?.code());
-            ensure!(
-                code.as_deref() == Some(INSUFFICIENT_PRIVILEGE),
-                "{forbidden}: {result:?}"
-            );
+            ensure_denied(&mut worker, &forbidden).await?;
         }
     }
     let views: Vec<String> = sqlx::query_scalar(
@@ -82,9 +73,4 @@ async fn a_worker_can_only_select_from_and_insert_into_the_vault() -> Result<()>
     let mut superuser = pipeline.pool().acquire().await?;
     execute(&mut superuser, &format!("DROP ROLE {login}")).await?;
     Ok(())
-}
-
-async fn execute(connection: &mut PgConnection, statement: &str) -> Result<(), sqlx::Error> {
-    let statement = AssertSqlSafe(statement.to_owned());
-    sqlx::raw_sql(statement).execute(connection).await.map(drop)
 }

@@ -8,7 +8,7 @@
 //! Never writes. It polls the lag itself and does not use the running operator's results, so its rates cover one poll
 //! interval only. [`crate::explain`] formats the output.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,14 +21,13 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
 use telemetry::stdout::print;
 
-use crate::admission::{check_secret, check_stage};
-use crate::connection::{KafkaConnection, bootstrap_servers};
+use super::scope::AllowList;
+use crate::admission::check_stage;
 use crate::explain::explain;
-use crate::hosts::HostPattern;
 use crate::kafka::Cluster;
 use crate::lag::offsets::{GroupTopic, OffsetSnapshot};
 use crate::lag::tracker::{LagTracker, SnapshotContext};
-use crate::observe::{rollout, secret_keys};
+use crate::observe::{rollout, source_connection};
 use crate::owned;
 use crate::scale::gate::Rollout;
 use crate::scale::state::ScalingState;
@@ -45,14 +44,9 @@ pub struct Explain {
     /// Namespace of the stage [default: the current namespace]
     #[arg(long, short, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
-    /// Hosts that stages may connect to, as in `operator run`
-    #[arg(
-        long,
-        env = "STREAMSTAGE_ALLOWED_HOSTS",
-        value_name = "HOST",
-        value_delimiter = ','
-    )]
-    pub allowed_hosts: Vec<HostPattern>,
+    /// Allow-list of hosts, as in `operator run`.
+    #[command(flatten)]
+    pub allow_list: AllowList,
 }
 
 /// Polls the lag of the stage twice, one poll interval apart, and prints the resulting decision.
@@ -71,7 +65,8 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
     let stage = Api::<StreamStage>::namespaced(client.clone(), &namespace)
         .get(&flags.stage)
         .await?;
-    check_stage(&stage, &flags.allowed_hosts).map_err(|refusal| anyhow::anyhow!(refusal.message))?;
+    check_stage(&stage, &flags.allow_list.allowed_hosts)
+        .map_err(|refusal| anyhow::anyhow!(refusal.message))?;
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
     let deployment = deployments.get_opt(&owned::object_name(&stage)).await?;
     let cluster = connect(&stage, client, &namespace).await?;
@@ -154,24 +149,11 @@ fn empty_tails(
 
 /// Connects to the Kafka of the stage with the credentials of its Secret.
 async fn connect(stage: &StreamStage, client: Client, namespace: &str) -> anyhow::Result<Cluster> {
-    let source = &stage.spec.source;
-    let data = match &source.auth_secret_name {
-        Some(name) => {
-            let secret = Api::<Secret>::namespaced(client, namespace).get_opt(name).await?;
-            let keys = BTreeMap::from([(name.clone(), secret.as_ref().map(secret_keys))]);
-            check_secret(stage, "spec.source.authSecretName", name, &keys)
-                .map_err(|refusal| anyhow::anyhow!(refusal.message))?;
-            secret.and_then(|secret| secret.data).unwrap_or_default()
-        }
-        None => BTreeMap::new(),
+    let secret = match &stage.spec.source.auth_secret_name {
+        Some(name) => Api::<Secret>::namespaced(client, namespace).get_opt(name).await?,
+        None => None,
     };
-    let connection = KafkaConnection::new(&bootstrap_servers(stage), &data).map_err(|invalid| {
-        anyhow::anyhow!(
-            "spec.source.authSecretName: the key {}: {}",
-            invalid.key,
-            invalid.cause
-        )
-    })?;
+    let connection = source_connection(stage, secret.as_ref()).map_err(anyhow::Error::msg)?;
     Ok(Cluster::connect(
         &connection.bootstrap_servers,
         &connection.client_settings,

@@ -20,10 +20,9 @@ use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::scope::Scope;
+use super::scope::{AllowList, Scope};
 use crate::controller::Settings;
 use crate::defaults::{ResourceQuantities, WorkerDefaults};
-use crate::hosts::HostPattern;
 use crate::lag::store::LagStore;
 use crate::metrics::Metrics;
 use crate::metrics::stages::StageMetricsCollector;
@@ -74,14 +73,9 @@ pub struct Run {
         default_value = "memory=256Mi"
     )]
     pub worker_limits: ResourceQuantities,
-    /// Hosts that stages may connect to, as HOST, HOST:PORT or *.DOMAIN [default: all hosts]
-    #[arg(
-        long,
-        env = "STREAMSTAGE_ALLOWED_HOSTS",
-        value_name = "HOST",
-        value_delimiter = ','
-    )]
-    pub allowed_hosts: Vec<HostPattern>,
+    /// Allow-list of hosts.
+    #[command(flatten)]
+    pub allow_list: AllowList,
     /// Watched namespaces and leader election Lease.
     #[command(flatten)]
     pub scope: Scope,
@@ -176,7 +170,7 @@ async fn lead(
     let settings = Settings {
         namespaces: flags.scope.watch_namespaces.clone(),
         defaults: worker_defaults(flags),
-        allowed_hosts: flags.allowed_hosts.clone(),
+        allowed_hosts: flags.allow_list.allowed_hosts.clone(),
     };
     let controller = controller::run(client, settings, metrics, lags, recorder, stop.clone());
     tokio::select! {

@@ -1,6 +1,22 @@
-//! Flags that `operator run` and `operator check` share: the watched namespaces and the leader election Lease.
+//! Flags that commands share: the watched namespaces and the leader election Lease of `operator run` and `operator check`,
+//! and the allow-list of hosts of `operator run` and `operator explain`.
 
 use clap::Args;
+
+use crate::hosts::HostPattern;
+
+/// Allow-list of hosts.
+#[derive(Debug, Args)]
+pub struct AllowList {
+    /// Hosts that stages may connect to, as HOST, HOST:PORT or *.DOMAIN [default: all hosts]
+    #[arg(
+        long,
+        env = "STREAMSTAGE_ALLOWED_HOSTS",
+        value_name = "HOST",
+        value_delimiter = ','
+    )]
+    pub allowed_hosts: Vec<HostPattern>,
+}
 
 /// Watched namespaces and leader election Lease.
 #[derive(Debug, Args)]

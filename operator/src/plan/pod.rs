@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crds::StreamStage;
-use crds::stage::{PodOptions, WORKER_CONTAINER};
+use crds::stage::{DOCUMENT_VOLUME, PodOptions, RESERVED_FOLDER, SECRET_VOLUME_PREFIX, WORKER_CONTAINER};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, LocalObjectReference,
     PodSecurityContext, PodSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext, Toleration,
@@ -92,16 +92,16 @@ fn container(stage: &StreamStage, options: &PodOptions, defaults: &WorkerDefault
         &worker.image
     };
     let arguments = [
-        "run",
-        "--file=/etc/streamstage/stage.yaml",
-        "--secrets-dir=/etc/streamstage/secrets",
-        "--listen=0.0.0.0:8080",
+        "run".to_owned(),
+        format!("--file={RESERVED_FOLDER}/{STAGE_FILE}"),
+        format!("--secrets-dir={RESERVED_FOLDER}/secrets"),
+        format!("--listen=0.0.0.0:{HTTP_PORT}"),
     ];
     Container {
         name: WORKER_CONTAINER.to_owned(),
         image: Some(image.clone()),
         image_pull_policy: Some(defaults.image_pull_policy.clone()),
-        args: Some(arguments.map(str::to_owned).to_vec()),
+        args: Some(arguments.to_vec()),
         ports: Some(vec![ContainerPort {
             name: Some(HTTP_PORT_NAME.to_owned()),
             container_port: HTTP_PORT,
@@ -163,13 +163,13 @@ fn secret_volumes(stage: &StreamStage) -> BTreeMap<String, String> {
         .collect();
     names.sort_unstable();
     names.dedup();
-    let volumes = (0..).map(|index: u32| format!("secret-{index}"));
+    let volumes = (0..).map(|index: u32| format!("{SECRET_VOLUME_PREFIX}{index}"));
     volumes.zip(names.into_iter().map(str::to_owned)).collect()
 }
 
 fn volumes(stage: &StreamStage) -> Vec<Volume> {
     let document = Volume {
-        name: "document".to_owned(),
+        name: DOCUMENT_VOLUME.to_owned(),
         config_map: Some(ConfigMapVolumeSource {
             name: object_name(stage),
             ..ConfigMapVolumeSource::default()
@@ -190,8 +190,8 @@ fn volumes(stage: &StreamStage) -> Vec<Volume> {
 
 fn mounts(stage: &StreamStage) -> Vec<VolumeMount> {
     let document = VolumeMount {
-        name: "document".to_owned(),
-        mount_path: format!("/etc/streamstage/{STAGE_FILE}"),
+        name: DOCUMENT_VOLUME.to_owned(),
+        mount_path: format!("{RESERVED_FOLDER}/{STAGE_FILE}"),
         sub_path: Some(STAGE_FILE.to_owned()),
         read_only: Some(true),
         ..VolumeMount::default()
@@ -200,7 +200,7 @@ fn mounts(stage: &StreamStage) -> Vec<VolumeMount> {
         .into_iter()
         .map(|(volume, secret)| VolumeMount {
             name: volume,
-            mount_path: format!("/etc/streamstage/secrets/{secret}"),
+            mount_path: format!("{RESERVED_FOLDER}/secrets/{secret}"),
             read_only: Some(true),
             ..VolumeMount::default()
         });

@@ -7,12 +7,10 @@ use crds::status::Capacity;
 
 use super::conditions::ConditionUpdate;
 use super::lag_conditions;
+use super::report_policy::is_capacity_changed;
 use crate::lag::view::LagView;
 use crate::scale::{LagState, ReplicaDecision, ScalingSettings, decide_replicas};
 use crate::stage_summary::reported_status::{LAG_CONDITIONS, ReportedStatus};
-
-/// Share by which the capacity of a worker must change to be reported alone.
-const CAPACITY_CHANGE: f64 = 0.1;
 
 /// Returns true if a reconcile would change the desired replicas.
 #[must_use]
@@ -34,6 +32,7 @@ pub fn needs_reconcile(reported: &ReportedStatus, view: &LagView, decision: &Rep
     if matches!(view.lag_state(), LagState::Pending) {
         return false;
     }
+    let rate = |capacity: Option<Capacity>| capacity.map_or(0.0, |capacity| capacity.records_per_second);
     let is_new = |ConditionUpdate { type_, state }: ConditionUpdate| {
         let index = LAG_CONDITIONS.iter().position(|lag| *lag == type_);
         index.is_some_and(|index| reported.reasons[index] != Some(state.reason))
@@ -41,18 +40,14 @@ pub fn needs_reconcile(reported: &ReportedStatus, view: &LagView, decision: &Rep
     is_scaling_step(decision, reported)
         || decision.recommended != reported.workers.recommended
         || decision.limited_by != reported.scaling.limited_by
-        || is_capacity_changed(decision, reported)
+        || is_capacity_changed(
+            rate(decision.state.capacity),
+            rate(reported.scaling.capacity_per_replica),
+        )
         || lag_conditions::changed_lag(reported.lag.as_ref(), view).is_some()
         || lag_conditions::condition_updates(view, decision)
             .into_iter()
             .any(is_new)
-}
-
-/// Returns true if the capacity of a worker differs from the reported one by more than [`CAPACITY_CHANGE`].
-fn is_capacity_changed(decision: &ReplicaDecision, reported: &ReportedStatus) -> bool {
-    let rate = |capacity: Option<Capacity>| capacity.map_or(0.0, |capacity| capacity.records_per_second);
-    let [new, old] = [decision.state.capacity, reported.scaling.capacity_per_replica].map(rate);
-    (new - old).abs() > CAPACITY_CHANGE * old
 }
 
 #[cfg(test)]

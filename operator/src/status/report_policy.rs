@@ -72,7 +72,7 @@ impl ReportPolicy {
             Some((time, written)) => {
                 let is_changed = report.limited_by != written.limited_by
                     || report.backlog_digits != written.backlog_digits
-                    || (report.capacity - written.capacity).abs() > CAPACITY_CHANGE * written.capacity;
+                    || is_capacity_changed(report.capacity, written.capacity);
                 is_step || (is_changed && now.duration_since(time) >= REPORT_INTERVAL)
             }
             None => true,
@@ -82,6 +82,11 @@ impl ReportPolicy {
             report
         })
     }
+}
+
+/// Returns true if the capacity of a worker differs from the reported one by more than [`CAPACITY_CHANGE`].
+pub(super) fn is_capacity_changed(capacity: f64, reported: f64) -> bool {
+    (capacity - reported).abs() > CAPACITY_CHANGE * reported
 }
 
 #[cfg(test)]

@@ -303,7 +303,7 @@ fn the_operator_gets_the_flags_of_the_values() {
     assert_eq!(flags.worker_image, "streamstage/worker:0.1.0");
     assert_eq!(flags.image_pull_secrets, Vec::<String>::new());
     assert_eq!(flags.scope.watch_namespaces, Vec::<String>::new());
-    assert_eq!(flags.allowed_hosts, []);
+    assert_eq!(flags.allow_list.allowed_hosts, []);
     assert_eq!(flags.scope.lease_name, NAME);
     assert_eq!(flags.scope.lease_namespace.as_deref(), Some("streamstage"));
     assert_eq!(

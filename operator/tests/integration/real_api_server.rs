@@ -27,6 +27,8 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::scenarios::stages::{cdm, merge};
+
 const DEADLINE: Duration = Duration::from_secs(90);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Names that would address something else than a Secret of the stage's namespace.
@@ -208,22 +210,10 @@ async fn install(client: &Client, crd: &Value) {
     .await;
 }
 
+/// Stage whose Kafka does not answer; `spec` is merged into it.
 fn stage(name: &str, spec: &Value) -> DynamicObject {
-    let mut stage = json!({
-        "apiVersion": "streamstage.dev/v1alpha1",
-        "kind": "StreamStage",
-        "metadata": {"name": name, "namespace": "orders"},
-        "spec": {
-            "layer": "cdm",
-            "source": {"bootstrapServers": ["127.0.0.1:1"], "topic": "facts"},
-            "warehouse": {"host": "postgres", "database": "orders"},
-        },
-    });
-    for (section, fields) in spec.as_object().expect("an object") {
-        for (field, value) in fields.as_object().expect("an object") {
-            stage["spec"][section][field] = value.clone();
-        }
-    }
+    let mut stage = cdm(name, &json!({"source": {"bootstrapServers": ["127.0.0.1:1"]}}));
+    merge(&mut stage["spec"], spec);
     serde_json::from_value(stage).expect("an object")
 }
 

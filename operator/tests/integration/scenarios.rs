@@ -6,7 +6,7 @@
 
 mod api_server;
 mod process;
-mod stages;
+pub(crate) mod stages;
 
 mod drift;
 mod failures;

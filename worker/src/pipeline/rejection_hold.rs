@@ -54,6 +54,9 @@ impl RejectionHold {
     /// # Errors
     /// If PostgreSQL fails.
     pub async fn resume(&self) -> Result<(), sqlx::Error> {
+        if self.max_hold.is_zero() {
+            return Ok(());
+        }
         let is_held =
             async |connection: &mut _| hold_state::is_held(connection, &self.origin, self.max_hold).await;
         if self.warehouse.transact(is_held).await? {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crds::StreamStage;
 use k8s_openapi::jiff::Timestamp;
+use operator::admission::check_stage;
 use operator::defaults::WorkerDefaults;
 use operator::lag::view::LagView;
 use operator::observe::Observed;
@@ -21,22 +23,23 @@ fn worker_template() -> Value {
         metadata: {name: cdm, namespace: orders, uid: '1'}, \
         spec: {layer: cdm, source: {bootstrapServers: ['kafka:9092'], topic: facts}, \
         warehouse: {host: postgres, database: orders}}}";
+    let stage: StreamStage = serde_saphyr::from_str(document).expect("parse the stage");
     let observed = Observed {
-        stage: serde_saphyr::from_str(document).expect("parse the stage"),
+        admission: check_stage(&stage, &[]),
+        stage,
         secrets: BTreeMap::default(),
         owned: OwnedObjects::default(),
         pods: Vec::new(),
         pod_service_account: None,
-        allowed_hosts: Vec::new(),
         conflicting_stage: None,
         connection: None,
         view: LagView::default(),
     };
     let valid = validate(&observed).expect("the stage is valid");
-    let state = ScalingState::default();
+    let scaling = ScalingState::default();
     let decision = decide_replicas(
         &ScalingSettings::from(&observed.stage),
-        &ScalingInput::new(Timestamp::UNIX_EPOCH, &state),
+        &ScalingInput::new(Timestamp::UNIX_EPOCH, &scaling),
     );
     let defaults = WorkerDefaults {
         image: "streamstage/worker:1".to_owned(),

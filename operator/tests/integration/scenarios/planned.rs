@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crds::StreamStage;
 use k8s_openapi::jiff::Timestamp;
-use operator::admission::SecretKeys;
+use operator::admission::{SecretKeys, check_stage};
 use operator::grants::Grant;
 use operator::lag::view::LagView;
 use operator::observe::Observed;
@@ -39,12 +39,12 @@ fn observed(stage: &Value) -> Observed {
         .map(|(_, name)| (name.to_owned(), Some(keys.clone())))
         .collect();
     Observed {
+        admission: check_stage(&stage, &[]),
         stage,
         secrets,
         owned: OwnedObjects::default(),
         pods: Vec::new(),
         pod_service_account: None,
-        allowed_hosts: Vec::new(),
         conflicting_stage: None,
         connection: None,
         view: LagView::default(),
