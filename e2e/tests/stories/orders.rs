@@ -29,7 +29,7 @@ async fn orders_applied_by_kubectl_reach_the_marts() -> Result<()> {
         let line = table.lines().find(|line| line.starts_with("stg"));
         let cells: Vec<&str> = line.unwrap_or_default().split_whitespace().collect();
         ensure!(
-            cells.starts_with(&["stg", "stg", "True", "2/2", "2", "0", "0s"]),
+            cells.starts_with(&["stg", "stg", "True", "2/2", "2", "0", "0s", "None"]),
             "{table}"
         );
         Ok(Some(table))
