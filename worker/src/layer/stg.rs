@@ -13,6 +13,7 @@ pub(crate) mod entry;
 mod known_entries;
 pub mod pending;
 mod reference_data;
+mod sized_read;
 pub mod stored;
 mod write;
 
@@ -29,6 +30,7 @@ pub use decode::Order;
 pub use enrich::{Enriched, Enrichment, LookupResult, MissingEntries};
 pub use known_entries::MAX_ENTRIES as MAX_KNOWN_ENTRIES;
 pub use reference_data::{REDIS_CLUSTER_UNSUPPORTED, ReferenceDataStore};
+pub(crate) use sized_read::{fetch_sizes, fetch_values};
 
 /// STG layer of one stage.
 pub struct Stg {

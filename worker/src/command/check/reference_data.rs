@@ -6,6 +6,7 @@ use crds::stage::ReferenceData;
 use super::finding::Finding;
 use crate::connect::{self, Secrets};
 use crate::layer::interface::LookupError;
+use crate::layer::stg::{fetch_sizes, fetch_values};
 use crate::redis_connection::RedisConnection;
 
 /// Checks the reference data of a stage; a stage without reference data has no finding.
@@ -105,10 +106,13 @@ async fn look_up(redis: &mut RedisConnection, keys: Option<u64>) -> redis::Redis
         _ => None,
     };
     let key = present.unwrap_or_default();
-    let mut command = redis::cmd("MGET");
-    command.arg(&key).arg(&key);
-    let _entries: Vec<Option<Vec<u8>>> = command.query_async(redis).await?;
-    Ok(())
+    fetch_sizes(redis, &[&key, &key]).await?;
+    // One byte of each: an entry may be of any size. Another type is a malformed entry, and not a failure.
+    let keys = [(&key, 1), (&key, 1)];
+    match fetch_values(redis, keys.into_iter()).await {
+        Err(error) if error.code() == Some("WRONGTYPE") => Ok(()),
+        result => result.map(drop),
+    }
 }
 
 /// `None` if the login lacks the permission for a request that `worker run` does not need.

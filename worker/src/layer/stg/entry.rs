@@ -16,6 +16,9 @@ use crate::{decode, strict};
 /// make every output message that contains it too large.
 const MAX_TEXT_BYTES: usize = 16 << 10;
 
+/// Maximum number of products of a menu.
+const MAX_PRODUCTS: usize = 50_000;
+
 /// User of the reference data.
 #[derive(Debug, PartialEq, Eq)]
 pub struct User {
@@ -73,7 +76,10 @@ impl Restaurant {
     pub(crate) fn parse(entry: &[u8]) -> Result<Self, String> {
         let text = utf8(entry)?;
         let without_products = text_without_products(text);
-        let check = |restaurant: &RestaurantEntry<&RawValue>| check_text("/name", &restaurant.name);
+        let check = |restaurant: &RestaurantEntry<&RawValue>| {
+            check_text("/name", &restaurant.name)?;
+            check_product_count(restaurant.menu.len())
+        };
         let RestaurantEntry { name, menu } = parse_strictly(text, &without_products, check)?;
         let mut restaurant = Self {
             name,
@@ -166,6 +172,15 @@ fn text_without_products(text: &str) -> String {
 }
 
 /// Rejects a text that PostgreSQL cannot store, or that is too long.
+fn check_product_count(products: usize) -> Result<(), String> {
+    if products > MAX_PRODUCTS {
+        return Err(format!(
+            "/menu: {products} products, the maximum is {MAX_PRODUCTS}"
+        ));
+    }
+    Ok(())
+}
+
 fn check_text(pointer: &str, text: &str) -> Result<(), String> {
     if text.contains('\0') {
         return Err(format!(
@@ -295,6 +310,14 @@ mod tests {
             .map(|defect| &defect[..8])
             .collect();
         assert_eq!(unidentified, ["/menu/9/", "/menu/10", "/menu/11"]);
+    }
+
+    #[test]
+    fn a_menu_has_at_most_50_000_products() {
+        let menu = |products: usize| format!(r#"{{"name":"R","menu":[{}]}}"#, vec!["{}"; products].join(","));
+        assert!(Restaurant::parse(menu(MAX_PRODUCTS).as_bytes()).is_ok());
+        let defect = Restaurant::parse(menu(MAX_PRODUCTS + 1).as_bytes()).expect_err("too many products");
+        assert_eq!(defect, "/menu: 50001 products, the maximum is 50000");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Reference data in Redis: users, and restaurants with their menus, by normalized id.
 //!
-//! A batch needs at most one MGET, for the ids that are not in the cache of parsed entries, and one more request if an
-//! entry is missing: MGET does not distinguish a missing entry from one of another type. Neither a missing nor a
-//! malformed entry is ever cached. A cached entry is read again after [`CACHE_TTL`]. A restaurant is also read again when
+//! A batch needs two requests for the ids that are not in the cache of parsed entries: their sizes, so that an entry that is
+//! too large is not read, and their values. If an entry is missing, a third one shows whether it has another type. Neither
+//! a missing nor a malformed entry is ever cached. A cached entry is read again after [`CACHE_TTL`]. A restaurant is also read again when
 //! an order has a product that is not on the cached menu.
 
 use std::collections::{HashMap, HashSet};
@@ -17,13 +17,16 @@ use crate::layer::stg::decode::Order;
 use crate::layer::stg::enrich::LookupResult;
 use crate::layer::stg::entry::{Entry, Restaurant, User};
 use crate::layer::stg::known_entries::{KnownEntries, MAX_ENTRIES};
+use crate::layer::stg::sized_read::{MAX_ENTRY_BYTES, StoredSize, fetch_sizes, fetch_values, split_requests};
 use crate::metrics::Metrics;
 use crate::redis_connection::RedisConnection;
 
 /// Cause and remedy if Redis is a cluster.
-pub const REDIS_CLUSTER_UNSUPPORTED: &str = "a Redis Cluster rejects the lookup of several entries (CROSSSLOT); set \
-     spec.referenceData.url to a single server, or to a proxy that splits MGET";
+pub const REDIS_CLUSTER_UNSUPPORTED: &str = "a Redis Cluster rejects the lookup of entries of other servers (MOVED, CROSSSLOT); set \
+     spec.referenceData.url to a single server, or to a proxy";
 
+/// Type that Redis reports for a key that does not exist.
+const ABSENT: &str = "none";
 /// Lifetime of a cached entry, and interval between two log lines about a malformed entry.
 const CACHE_TTL: Duration = Duration::from_mins(1);
 /// Maximum size of the cached users.
@@ -79,7 +82,7 @@ impl ReferenceDataStore {
         info.is_ok_and(|info| info.lines().any(|line| line == "cluster_enabled:1"))
     }
 
-    /// Looks up the entries that these orders need, in at most two round trips.
+    /// Looks up the entries that these orders need, in two or three round trips, and one more for every 8 MiB.
     ///
     /// # Errors
     /// If Redis fails, or has lost most of the entries that were found before. A missing or malformed entry is not an
@@ -96,21 +99,11 @@ impl ReferenceDataStore {
             let products = payload.order_items.iter().map(|line| &line.id);
             self.take_cached_restaurant(&payload.restaurant.id, products, &mut result, &mut restaurants);
         }
-        let (users, restaurants): (Vec<String>, Vec<String>) =
-            (users.into_iter().collect(), restaurants.into_iter().collect());
-        let mut values = self.fetch(&users, &restaurants).await?;
-        let restaurant_values = values.split_off(users.len());
-        for (id, value) in users.into_iter().zip(values) {
-            let Some(entry) = value.parse(User::parse) else {
-                continue;
-            };
-            self.add_user(id, entry, &mut result);
-        }
-        for (id, value) in restaurants.into_iter().zip(restaurant_values) {
-            let Some(entry) = value.parse(Restaurant::parse) else {
-                continue;
-            };
-            self.add_restaurant(id, entry, &mut result);
+        let users = users.into_iter().map(|id| (Kind::User, id));
+        let restaurants = restaurants.into_iter().map(|id| (Kind::Restaurant, id));
+        let keys: Vec<(Kind, String)> = users.chain(restaurants).collect();
+        if !keys.is_empty() {
+            self.fetch(&keys, &mut result).await?;
         }
         Ok(result)
     }
@@ -190,37 +183,54 @@ impl ReferenceDataStore {
         }
     }
 
-    /// Reads entries from Redis: the users, then the restaurants.
-    async fn fetch(&self, users: &[String], restaurants: &[String]) -> Result<Vec<StoredValue>, LookupError> {
-        if users.is_empty() && restaurants.is_empty() {
-            return Ok(Vec::new());
+    /// Reads entries from Redis, and adds them to the result. Holds the bytes of one request at a time.
+    async fn fetch(&self, keys: &[(Kind, String)], result: &mut LookupResult) -> Result<(), LookupError> {
+        let mut redis = self.redis.clone();
+        let ids: Vec<&String> = keys.iter().map(|(_, id)| id).collect();
+        let sizes = fetch_sizes(&mut redis, &ids).await?;
+        self.remember(keys, &sizes);
+        let (mut readable, mut absent) = (Vec::new(), Vec::new());
+        for (key, size) in keys.iter().zip(sizes) {
+            match size {
+                StoredSize::Bytes(bytes) if bytes > MAX_ENTRY_BYTES => {
+                    self.add(key, StoredValue::TooLarge(bytes), result);
+                }
+                StoredSize::Bytes(bytes) => readable.push((key, bytes)),
+                StoredSize::Empty | StoredSize::OtherType => absent.push(key),
+            }
         }
-        let mut command = redis::cmd("MGET");
-        command.arg(users).arg(restaurants);
-        let values: Vec<Option<Vec<u8>>> = command.query_async(&mut self.redis.clone()).await?;
-        self.remember(users, restaurants, &values);
-        let keys = users.iter().chain(restaurants).zip(&values);
-        let missing: Vec<&String> = keys
-            .filter(|(_, value)| value.is_none())
-            .map(|(key, _)| key)
-            .collect();
-        let types = if missing.is_empty() {
-            HashMap::new()
-        } else {
-            self.fetch_types(&missing).await?
-        };
-        let keys = users.iter().chain(restaurants).zip(values);
-        let values = keys.map(|(key, value)| match value {
-            Some(text) => StoredValue::Text(text),
-            None => types
-                .get(key)
-                .map_or(StoredValue::Missing, |kind| match kind.as_str() {
-                    // A string was written between the two requests; the next lookup reads it.
-                    "none" | "string" => StoredValue::Missing,
-                    other => StoredValue::OtherType(other.to_owned()),
-                }),
-        });
-        Ok(values.collect())
+        if !absent.is_empty() {
+            let ids: Vec<&String> = absent.iter().map(|(_, id)| id).collect();
+            let types = self.fetch_types(&ids).await?;
+            for key in absent {
+                let kind = types.get(&key.1).map_or(ABSENT, String::as_str);
+                self.add(key, StoredValue::without_text(kind), result);
+            }
+        }
+        for request in split_requests(&readable) {
+            let ids = request.iter().map(|((_, id), bytes)| (id, *bytes));
+            let values = fetch_values(&mut redis, ids).await?;
+            for ((key, _), value) in request.iter().zip(values) {
+                self.add(key, StoredValue::Text(value), result);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the entry of a value to the result, unless it is missing.
+    fn add(&self, (kind, id): &(Kind, String), value: StoredValue, result: &mut LookupResult) {
+        match kind {
+            Kind::User => {
+                if let Some(entry) = value.parse(User::parse) {
+                    self.add_user(id.clone(), entry, result);
+                }
+            }
+            Kind::Restaurant => {
+                if let Some(entry) = value.parse(Restaurant::parse) {
+                    self.add_restaurant(id.clone(), entry, result);
+                }
+            }
+        }
     }
 
     /// Reads the Redis types of these keys, and checks that the known entries still exist. Empty if the stage may not
@@ -239,7 +249,7 @@ impl ReferenceDataStore {
             Err(error) if error.code() == Some("NOPERM") => return Ok(HashMap::new()),
             Err(error) => return Err(error.into()),
         };
-        let exists = |key: &String| types.get(key).is_some_and(|kind| kind != "none");
+        let exists = |key: &String| types.get(key).is_some_and(|kind| kind != ABSENT);
         match self.lock_known_entries().find_loss(exists) {
             Some(loss) => Err(LookupError::Vanished(format!("{loss} are missing"))),
             None => Ok(types),
@@ -270,26 +280,30 @@ impl ReferenceDataStore {
     }
 
     /// Remembers the entries that have a value.
-    fn remember(&self, users: &[String], restaurants: &[String], values: &[Option<Vec<u8>>]) {
+    fn remember(&self, keys: &[(Kind, String)], sizes: &[StoredSize]) {
         let mut known = self.lock_known_entries();
-        let (user_values, restaurant_values) = values.split_at(users.len().min(values.len()));
-        let exists = |(_, value): &(&String, &Option<Vec<u8>>)| value.is_some();
-        for (id, _) in users.iter().zip(user_values).filter(exists).take(MAX_ENTRIES) {
-            known.remember_user(id);
-        }
-        for (id, _) in restaurants
+        let exist = keys
             .iter()
-            .zip(restaurant_values)
-            .filter(exists)
-            .take(MAX_ENTRIES)
-        {
-            known.remember_restaurant(id);
-        }
+            .zip(sizes)
+            .filter(|(_, size)| matches!(size, StoredSize::Bytes(_)));
+        let existing = |wanted: Kind| {
+            let ids = exist.clone().filter(move |((kind, _), _)| *kind == wanted);
+            ids.map(|((_, id), _)| id).take(MAX_ENTRIES)
+        };
+        existing(Kind::User).for_each(|id| known.remember_user(id));
+        existing(Kind::Restaurant).for_each(|id| known.remember_restaurant(id));
     }
 
     fn lock_known_entries(&self) -> MutexGuard<'_, KnownEntries> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Kind of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    User,
+    Restaurant,
 }
 
 /// Value of a key in Redis.
@@ -298,16 +312,31 @@ enum StoredValue {
     Missing,
     /// A string, of any bytes.
     Text(Vec<u8>),
+    /// The size of a string that is not read.
+    TooLarge(usize),
     /// The type of a value that is not a string, such as `hash`.
     OtherType(String),
 }
 
 impl StoredValue {
+    /// Value of a key without bytes, of this type.
+    fn without_text(kind: &str) -> Self {
+        match kind {
+            ABSENT => Self::Missing,
+            "string" => Self::Text(Vec::new()),
+            other => Self::OtherType(other.to_owned()),
+        }
+    }
+
     /// Parses the value as an entry; `None` if it is missing.
     fn parse<T>(self, parse: impl Fn(&[u8]) -> Result<T, String>) -> Option<Entry<T>> {
         match self {
             Self::Missing => None,
             Self::Text(text) => Some(Entry::new(parse(&text))),
+            Self::TooLarge(bytes) => {
+                let defect = format!("{bytes} bytes, the maximum is {MAX_ENTRY_BYTES}");
+                Some(Entry::Malformed(defect))
+            }
             Self::OtherType(kind) => Some(Entry::Malformed(format!("a Redis {kind}, not a string"))),
         }
     }
