@@ -36,7 +36,7 @@ dashboard-bench: build ## Time the dashboard's queries on a million orders; fail
 
 lint: packages ## Check words, module cycles, features, formatting, clippy and documentation
 	.ci/words
-	.ci/cycles crds telemetry operator worker e2e
+	.ci/cycles crds telemetry kafka operator worker e2e
 	.ci/features
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings

@@ -202,23 +202,11 @@ pub fn consumer_config(stage: &StreamStage, mut config: ClientConfig) -> ClientC
         .set("group.id", stage.consumer_group())
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        // A position outside of the log is an error, so that no record is skipped silently.
-        .set("auto.offset.reset", "error")
+        // The fetcher reads the records; the partitions of this client are paused, and start at their ends.
+        .set("auto.offset.reset", "latest")
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", "10000")
-        .set("heartbeat.interval.ms", "1000")
-        .set("isolation.level", "read_committed")
-        // Shows that a partition has no further record; the end offset does not, because of transaction markers.
-        .set("enable.partition.eof", "true")
-        .set("fetch.wait.max.ms", "100")
-        // Limits the prefetched records, and with them the memory of a worker with a backlog, to a few batches. The
-        // fetch limits count compressed bytes per partition; decompressed they are several times as many. A larger
-        // record is still delivered, alone.
-        .set("queued.max.messages.kbytes", "1024")
-        .set("fetch.message.max.bytes", "65536")
-        .set("fetch.max.bytes", "1048576")
-        // The queue is so short that the default backoff of one second would starve the pipeline.
-        .set("fetch.queue.backoff.ms", "5");
+        .set("heartbeat.interval.ms", "1000");
     config
 }
 

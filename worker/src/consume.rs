@@ -5,17 +5,16 @@
 )]
 //! Consumes the source topic: the first step of a batch.
 //!
-//! A dedicated thread polls Kafka, builds batches and maintains the group membership. Partitions start at the
-//! position stored in PostgreSQL; offsets are committed to Kafka only after the PostgreSQL commit. Backpressure: a
-//! busy pipeline stops the polling. After `BACKPRESSURE_TIMEOUT` the partitions are paused and polling continues, so
-//! that a database or Redis outage causes no rebalance.
+//! A dedicated thread builds batches of the records that `fetch` requests from the brokers, and polls librdkafka, which
+//! maintains the group membership. Partitions start at the position stored in PostgreSQL; offsets are committed to Kafka
+//! only after the PostgreSQL commit. Backpressure: a busy pipeline stops the reading, and with it the requests. The polling
+//! continues, so that a database or Redis outage causes no rebalance.
 
 mod batch_builder;
-mod empty_tails;
 mod error;
+mod fetch;
 mod in_flight;
 mod log_confirmation;
-mod message;
 mod offset_commit;
 mod pending_commits;
 mod pending_seeks;
@@ -178,8 +177,6 @@ impl Consumer {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::client::ClientContext as _;
-    use rdkafka::error::{KafkaError, RDKafkaErrorCode};
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{FutureProducer, FutureRecord};
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -248,6 +245,7 @@ mod tests {
                 max_bytes: 1,
                 max_wait: Duration::from_millis(10),
             },
+            max_record_bytes: 1 << 20,
             start_offsets: Arc::new(StartAtZero),
             health: Arc::clone(health),
             stop: stop.clone(),
@@ -294,24 +292,6 @@ mod tests {
             }
         }
         assert_eq!(partitions, [0, 1]);
-        stop.cancel();
-        consumer.close(BTreeMap::new()).await.expect("a clean shutdown");
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn the_end_of_a_partition_is_not_an_outage() {
-        let kafka = MockCluster::new(1).expect("a mock cluster");
-        kafka.create_topic("orders", 1, 1).expect("a topic");
-        let (health, stop) = (Arc::new(Health::new("stg")), CancellationToken::new());
-        let settings = settings(&kafka.bootstrap_servers(), &health, &stop);
-        let (consumer, _fetched) = Consumer::start(settings).expect("a consumer");
-        for (code, outages) in [
-            (RDKafkaErrorCode::PartitionEOF, 0),
-            (RDKafkaErrorCode::AllBrokersDown, 1),
-        ] {
-            consumer.kafka.context().error(KafkaError::Global(code), "");
-            assert_eq!(health.snapshot().unavailable.len(), outages, "{code:?}");
-        }
         stop.cancel();
         consumer.close(BTreeMap::new()).await.expect("a clean shutdown");
     }

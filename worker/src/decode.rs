@@ -37,9 +37,12 @@ impl DecodeSettings {
     /// Returns the record's value as text that is one JSON object.
     ///
     /// # Errors
-    /// `Tombstone`, `TooLarge`, `ContractViolation` for a header name that is not UTF-8, or the codes of
+    /// `Undecodable`, `Tombstone`, `TooLarge`, `ContractViolation` for a header name that is not UTF-8, or the codes of
     /// [`strict::check`].
     pub fn json_text<'r>(&self, record: &'r Record) -> Result<&'r str, Rejection> {
+        if let Some(omission) = &record.omission {
+            return Err(omission.rejection());
+        }
         if record.unreadable_headers > 0 {
             let rule = format!(
                 "{} headers have names that are not UTF-8; they are not part of this dead letter",

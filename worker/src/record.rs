@@ -2,7 +2,11 @@
 //!
 //! Pure data. A record owns its bytes: it outlives the client's buffer, because it may become a dead letter.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
+
+use crate::rejection::{Code, Rejection};
 
 /// One record of a source topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +27,53 @@ pub struct Record {
     pub headers: Vec<Header>,
     /// Number of headers that are left out because their names are not UTF-8.
     pub unreadable_headers: usize,
+    /// Cause for which the value is left out, although the record has one.
+    pub omission: Option<Omission>,
+}
+
+/// Cause for which the consumer leaves out the value of a record, and its headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Omission {
+    /// The record is larger than a worker may hold.
+    Oversized {
+        /// Size of the record after decompression.
+        bytes: u64,
+    },
+    /// The record batch cannot be decompressed or parsed.
+    Undecodable {
+        /// First offset of the batch.
+        first_offset: i64,
+        /// Last offset of the batch.
+        last_offset: i64,
+        /// Cause.
+        cause: Arc<str>,
+    },
+}
+
+impl Omission {
+    /// The rejection of the record.
+    #[must_use]
+    pub fn rejection(&self) -> Rejection {
+        match self {
+            Self::Oversized { bytes } => Rejection::new(
+                Code::TooLarge,
+                format!(
+                    "{bytes} bytes, more than a worker may hold; the value is not part of this dead letter"
+                ),
+            ),
+            Self::Undecodable {
+                first_offset,
+                last_offset,
+                cause,
+            } => Rejection::new(
+                Code::Undecodable,
+                format!(
+                    "the record batch of the offsets {first_offset} to {last_offset}: {cause}; the record is not part of \
+                     this dead letter"
+                ),
+            ),
+        }
+    }
 }
 
 /// One header of a record.
@@ -35,6 +86,9 @@ pub struct Header {
 }
 
 impl Header {
+    /// Memory of a header besides its name and its value: the struct, and two allocations.
+    pub const OVERHEAD_BYTES: usize = size_of::<Self>() + 32;
+
     /// Creates a header with a UTF-8 value.
     #[must_use]
     pub fn text(name: &str, value: &str) -> Self {
@@ -47,9 +101,6 @@ impl Header {
 
 /// Identity of a record: topic ID, partition and offset.
 pub type RecordId = (Uuid, i32, i64);
-
-/// Memory of a header besides its name and its value: the struct, and two allocations.
-const HEADER_OVERHEAD_BYTES: usize = size_of::<Header>() + 32;
 
 impl Record {
     /// Identity of the record among all records of its topic's name.
@@ -65,7 +116,7 @@ impl Record {
         let headers = self
             .headers
             .iter()
-            .map(|header| HEADER_OVERHEAD_BYTES + header.name.len() + length(header.value.as_ref()));
+            .map(|header| Header::OVERHEAD_BYTES + header.name.len() + length(header.value.as_ref()));
         length(self.key.as_ref()) + length(self.value.as_ref()) + headers.sum::<usize>()
     }
 
@@ -121,6 +172,6 @@ mod tests {
             headers: vec![Header::text("ab", "cde")],
             ..Record::default()
         };
-        assert_eq!(record.size_bytes(), 18 + HEADER_OVERHEAD_BYTES);
+        assert_eq!(record.size_bytes(), 18 + Header::OVERHEAD_BYTES);
     }
 }

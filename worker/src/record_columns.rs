@@ -100,6 +100,7 @@ pub fn record_from_row(row: &PgRow) -> Result<Record, sqlx::Error> {
             .map(|(name, value)| Header { name, value })
             .collect(),
         unreadable_headers: 0,
+        omission: None,
     })
 }
 

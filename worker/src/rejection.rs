@@ -33,6 +33,8 @@ pub enum Code {
     InvalidTimestamp,
     /// More bytes or items than a message may have.
     TooLarge,
+    /// The record batch cannot be decompressed or parsed, so nothing of the record is known but its offset.
+    Undecodable,
     /// The output message exceeds the output topic's `max.message.bytes`.
     OutputTooLarge,
     /// A reference data entry was still missing after `referenceData.maxWait`.
@@ -47,7 +49,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of declaration.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ParseError,
         Self::Tombstone,
         Self::ContractViolation,
@@ -58,6 +60,7 @@ impl Code {
         Self::NumberOutOfRange,
         Self::InvalidTimestamp,
         Self::TooLarge,
+        Self::Undecodable,
         Self::OutputTooLarge,
         Self::ReferenceDataMissing,
         Self::ReferenceDataMalformed,

@@ -164,7 +164,7 @@ pub fn decode_settings(stage: &StreamStage) -> Result<DecodeSettings, StageError
     let limits = &stage.spec.limits;
     Ok(DecodeSettings {
         timezone: stage.time_zone()?,
-        max_record_bytes: usize::try_from(limits.max_record_bytes.get()).unwrap_or(usize::MAX),
+        max_record_bytes: max_record_bytes(stage),
         max_clock_skew_micros: i64::try_from(limits.max_clock_skew.as_std().as_micros()).unwrap_or(i64::MAX),
     })
 }
@@ -295,6 +295,7 @@ fn consumer_settings<L: Layer>(
         config: connect::consumer_config(stage, connect::kafka_config(stage, &context.secrets)?),
         topic: stage.spec.source.topic.clone(),
         limits: batch_limits(stage),
+        max_record_bytes: max_record_bytes(stage),
         start_offsets: Arc::new(WarehouseStartOffsets {
             warehouse: pipeline.warehouse.clone(),
             origin: pipeline.origin.clone(),
@@ -303,6 +304,10 @@ fn consumer_settings<L: Layer>(
         health: Arc::clone(&context.health),
         stop: pipeline.stop.clone(),
     })
+}
+
+fn max_record_bytes(stage: &StreamStage) -> usize {
+    usize::try_from(stage.spec.limits.max_record_bytes.get()).unwrap_or(usize::MAX)
 }
 
 fn batch_limits(stage: &StreamStage) -> BatchLimits {

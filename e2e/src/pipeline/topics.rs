@@ -58,11 +58,34 @@ impl Pipeline {
     /// # Errors
     /// When Kafka rejects a record.
     pub async fn send(&self, topic: &str, records: &[Record]) -> Result<()> {
+        self.send_with(topic, records, &[]).await
+    }
+
+    /// Produces records of one partition in one batch that `codec` compresses. The topic must accept the compressed size.
+    ///
+    /// # Errors
+    /// When Kafka rejects the batch.
+    pub async fn send_as_batch(&self, topic: &str, codec: &str, records: &[Record]) -> Result<()> {
+        let settings = [
+            ("compression.codec", codec),
+            ("message.max.bytes", "1000000000"),
+            ("batch.size", "1000000000"),
+            ("queue.buffering.max.kbytes", "2097151"),
+            // Longer than it takes to add the records.
+            ("linger.ms", "20000"),
+        ];
+        self.send_with(topic, records, &settings).await
+    }
+
+    async fn send_with(&self, topic: &str, records: &[Record], settings: &[(&str, &str)]) -> Result<()> {
         let mut config = self.client_config();
         // The topic's own limit applies.
         config
             .set("enable.idempotence", "true")
             .set("message.max.bytes", "104857600");
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
         let producer: FutureProducer = config.create()?;
         let mut deliveries = Vec::with_capacity(records.len());
         for record in records {
@@ -80,6 +103,11 @@ impl Pipeline {
             outgoing.payload = record.value.as_deref();
             outgoing.timestamp = record.timestamp;
             deliveries.push(producer.send_result(outgoing).map_err(|(error, _)| error)?);
+        }
+        if !settings.is_empty() {
+            // Ends the wait for more records of the batch.
+            let flushed = tokio::task::spawn_blocking(move || producer.flush(KAFKA_TIMEOUT));
+            flushed.await??;
         }
         for delivery in deliveries {
             delivery.await?.map_err(|(error, _)| error)?;

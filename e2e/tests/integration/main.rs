@@ -25,6 +25,7 @@ mod history;
 mod isolation;
 mod kill;
 mod lag;
+mod large_records;
 mod login_groups;
 mod memory;
 mod offset_out_of_range;

@@ -68,16 +68,11 @@ impl BatchBuilder {
         &self.next_offsets
     }
 
-    /// Next offset of a partition that is read and has no records in the batch.
-    #[must_use]
-    pub(super) fn idle_offset(&self, partition: i32) -> Option<i64> {
-        let is_idle = !self.ranges.contains_key(&partition);
-        self.next_offsets.get(&partition).copied().filter(|_| is_idle)
-    }
-
     /// Extends the batch to `end`, because the partition has no record before it.
     pub(super) fn skip_to(&mut self, partition: i32, end: i64, now: Instant) {
-        if let Some(next_offset) = self.next_offsets.get_mut(&partition) {
+        if let Some(next_offset) = self.next_offsets.get_mut(&partition)
+            && *next_offset < end
+        {
             let range = self.ranges.entry(partition).or_insert(OffsetRange {
                 topic_id: self.topic_id,
                 from: *next_offset,
@@ -269,14 +264,13 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_without_records_is_extended_to_the_end_of_its_log() {
+    fn a_partition_is_extended_over_offsets_without_a_record() {
         let (mut builder, now) = builder();
         assert!(builder.is_empty() && builder.topic_id() == TOPIC_ID);
-        assert_eq!((builder.idle_offset(0), builder.idle_offset(7)), (Some(10), None));
         builder.skip_to(0, 15, now);
         builder.skip_to(7, 5, now);
+        builder.skip_to(0, 12, now);
         assert!(!builder.is_empty() && builder.is_due(now + LIMITS.max_wait));
-        assert_eq!((builder.idle_offset(0), builder.idle_offset(1)), (None, Some(0)));
         assert_eq!(builder.next_offsets(), &BTreeMap::from([(0, 15), (1, 0)]));
         let batch = builder.take_batch();
         assert_eq!(batch.ranges, OffsetRanges::from([(0, range(10, 15))]));

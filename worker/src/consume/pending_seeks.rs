@@ -2,10 +2,7 @@
 //! in.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
-/// Delay before a failed seek is retried.
-const SEEK_RETRY_DELAY: Duration = Duration::from_secs(1);
+use std::time::Instant;
 
 /// Scheduled seeks by partition.
 #[derive(Debug, Default)]
@@ -28,27 +25,16 @@ impl PendingSeeks {
             .collect()
     }
 
-    /// Schedules a failed seek again.
-    pub(super) fn postpone(&mut self, partition: i32, now: Instant) {
-        if let Some((_, at)) = self.0.get_mut(&partition) {
-            *at = now + SEEK_RETRY_DELAY;
-        }
-    }
-
     /// Removes a seek that is done, or whose partition was revoked.
     pub(super) fn remove(&mut self, partition: i32) {
         self.0.remove(&partition);
-    }
-
-    /// Returns true if a seek of the partition is scheduled.
-    #[must_use]
-    pub(super) fn contains(&self, partition: i32) -> bool {
-        self.0.contains_key(&partition)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[expect(
@@ -70,15 +56,11 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_seek_is_retried_until_it_is_removed() {
+    fn a_seek_is_due_until_it_is_removed() {
         let (mut seeks, now) = (PendingSeeks::default(), now());
         seeks.schedule(3, 7, now);
-        seeks.postpone(3, now);
-        assert_eq!(seeks.due(now), []);
-        assert_eq!(seeks.due(now + SEEK_RETRY_DELAY), [(3, 7)]);
-        assert!(seeks.contains(3));
+        assert_eq!(seeks.due(now), [(3, 7)]);
         seeks.remove(3);
-        assert_eq!(seeks.due(now + SEEK_RETRY_DELAY), []);
-        assert!(!seeks.contains(3));
+        assert_eq!(seeks.due(now), []);
     }
 }

@@ -3,7 +3,7 @@
     clippy::disallowed_methods,
     reason = "edge: polls Kafka"
 )]
-//! The polling thread: polls Kafka, builds batches and executes the commands of the pipeline between two polls.
+//! The polling thread: polls Kafka, builds batches of the fetched records, and executes the commands of the pipeline.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,25 +19,26 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::batch_builder::BatchBuilder;
-use super::empty_tails::EmptyTails;
 use super::error::{ConsumeError, StartError, remedy};
+use super::fetch::{Fetched, Fetcher};
 use super::in_flight::{InFlight, TrackedBatch};
-use super::message::copy_record;
 use super::offset_commit::commit_assigned;
 use super::pending_commits::PendingCommits;
 use super::pending_seeks::PendingSeeks;
 use super::rebalance::RebalanceHandler;
-use super::settings::{ConsumerSettings, REQUEST_TIMEOUT, StartOffsets};
+use super::settings::{ConsumerSettings, StartOffsets};
 use super::source_check::SourceCheck;
 use super::source_topic::{SourceTopic, store_stop};
 use crate::health::{Dependency, Health};
 
-/// Time that the pipeline may be busy before the partitions are paused and polling continues.
-const BACKPRESSURE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Interval between two polls of the client, whose callbacks handle rebalances.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Events that are handled in one poll; each call of the client handles one.
+const EVENTS_PER_POLL: usize = 16;
 /// Timeout of a request that the thread makes between two polls.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Maximum time of a shutdown for the empty tails.
-const TAIL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Maximum time of a shutdown for the offsets after the last records.
+const TAIL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A request of the pipeline to the polling thread.
 pub(super) enum Command {
@@ -54,6 +55,8 @@ pub(super) enum Command {
 /// State of the polling thread.
 pub(super) struct Poller {
     kafka: Arc<BaseConsumer<RebalanceHandler>>,
+    fetcher: Fetcher,
+    last_poll: Instant,
     builder: BatchBuilder,
     topic: Arc<SourceTopic>,
     start_offsets: Arc<dyn StartOffsets>,
@@ -61,7 +64,6 @@ pub(super) struct Poller {
     commands: commands::Receiver<Command>,
     pending_seeks: PendingSeeks,
     pending_commits: PendingCommits,
-    empty_tails: EmptyTails,
     source_check: SourceCheck,
     runtime: Handle,
     in_flight: InFlight,
@@ -81,8 +83,19 @@ impl Poller {
         in_flight: InFlight,
     ) -> Self {
         let source_check = SourceCheck::new(Arc::clone(&topic), Arc::clone(&settings.health));
+        let runtime = Handle::current();
+        let health = Arc::clone(&settings.health);
+        let fetcher = Fetcher::start(
+            &settings.config,
+            &topic.name,
+            settings.max_record_bytes,
+            health,
+            &runtime,
+        );
         Self {
             kafka,
+            fetcher,
+            last_poll: Instant::now(),
             builder: BatchBuilder::new(settings.limits),
             topic,
             start_offsets: settings.start_offsets,
@@ -90,9 +103,8 @@ impl Poller {
             commands,
             pending_seeks: PendingSeeks::default(),
             pending_commits: PendingCommits::default(),
-            empty_tails: EmptyTails::default(),
             source_check,
-            runtime: Handle::current(),
+            runtime,
             in_flight,
             step: settings.health.begin_step("poll", "poll Kafka"),
             health: settings.health,
@@ -115,7 +127,10 @@ impl Poller {
     fn poll_until_shutdown(&mut self) -> Result<(), ConsumeError> {
         while !self.stop.is_cancelled() {
             self.process_commands();
-            self.poll(self.builder.poll_timeout(Instant::now()))?;
+            if self.last_poll.elapsed() >= POLL_INTERVAL {
+                self.poll()?;
+            }
+            self.take_fetched(self.builder.poll_timeout(Instant::now()).min(POLL_INTERVAL))?;
             if self.builder.is_due(Instant::now()) {
                 self.send_batch()?;
             }
@@ -123,66 +138,90 @@ impl Poller {
         Ok(())
     }
 
-    /// Polls for one record; rebalance callbacks run inside of this call.
-    fn poll(&mut self, timeout: Duration) -> Result<(), ConsumeError> {
+    /// Polls the client; rebalance callbacks run inside of this call. It delivers no records, because its partitions are
+    /// paused.
+    fn poll(&mut self) -> Result<(), ConsumeError> {
         self.step.renew();
-        let polled = self.kafka.poll(timeout);
+        self.last_poll = Instant::now();
+        for _ in 0..EVENTS_PER_POLL {
+            if let Some(Err(error)) = self.kafka.poll(Duration::ZERO) {
+                self.handle_error(&error)?;
+            }
+        }
         for change in self.kafka.context().take_changes()? {
             if let Some((topic_id, offset)) = change.start {
                 self.builder.set_topic_id(topic_id);
-                self.builder.restart_at(change.partition, offset);
-                self.empty_tails.mark_unverified(change.partition);
+                self.read_from(change.partition, offset);
                 self.pending_commits
                     .add([(change.partition, offset)], Instant::now());
             } else {
-                self.builder.remove(change.partition);
-                self.empty_tails.remove(change.partition);
+                self.stop_reading(change.partition);
                 self.pending_commits.remove(change.partition);
             }
             self.pending_seeks.remove(change.partition);
         }
-        match polled {
-            Some(Ok(message)) => {
-                let record = copy_record(&message, self.builder.topic_id());
-                self.empty_tails.mark_unverified(record.partition);
-                self.builder.push(record, Instant::now());
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                self.empty_tails
-                    .reach_end(partition, &mut self.builder, Instant::now());
-            }
-            Some(Err(error)) => self.handle_error(&error)?,
-            None => {}
-        }
-        if self.source_check.probe_recovery(&self.kafka) {
+        if self
+            .source_check
+            .probe_recovery(&self.kafka, self.fetcher.is_healthy())
+        {
             self.kafka.context().retry_leaderless(&self.kafka);
         }
         self.recommit_missing_offsets();
-        self.empty_tails
-            .check_idle(&self.kafka, &self.topic.name, &self.builder, Instant::now());
         if !self.builder.next_offsets().is_empty() {
             self.source_check.check_topic_id(&self.kafka)?;
         }
         Ok(())
     }
 
-    /// Advances the positions over empty tails before a shutdown. Records of the open batch are read again after the
-    /// restart.
+    /// Adds the next fetched record to the batch; waits for at most `timeout`.
+    fn take_fetched(&mut self, timeout: Duration) -> Result<(), ConsumeError> {
+        match self.fetcher.next(timeout) {
+            Some(Fetched::Record(mut record)) => {
+                record.topic_id = self.builder.topic_id();
+                self.builder.push(record, Instant::now());
+            }
+            Some(Fetched::SkipTo { partition, offset }) => {
+                self.builder.skip_to(partition, offset, Instant::now());
+            }
+            Some(Fetched::OutOfRange { partition, offset }) => {
+                let cause = format!("the broker rejects the offset {offset} of partition {partition}");
+                return Err(self.find_lost_position(&cause));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn read_from(&mut self, partition: i32, offset: i64) {
+        self.builder.restart_at(partition, offset);
+        self.fetcher.read_from(partition, offset);
+    }
+
+    fn stop_reading(&mut self, partition: i32) {
+        self.builder.remove(partition);
+        self.fetcher.stop(partition);
+    }
+
+    /// Advances the positions over markers, aborted records and gaps after the last records before a shutdown. Records of
+    /// the open batch are read again after the restart.
     fn finish_tails(&mut self) -> Result<(), ConsumeError> {
         let deadline = Instant::now() + TAIL_TIMEOUT;
-        let remaining = || deadline.saturating_duration_since(Instant::now());
         self.builder.drop_records();
-        self.empty_tails
-            .check_all(&self.kafka, &self.topic.name, &self.builder, remaining);
-        while self.empty_tails.is_rereading() && !remaining().is_zero() {
-            self.poll(remaining().min(Duration::from_millis(20)))?;
+        while self.has_unread_tail() && Instant::now() < deadline {
+            self.take_fetched(POLL_INTERVAL)?;
+            self.builder.drop_records();
         }
-        self.builder.drop_records();
         if self.builder.is_empty() {
             Ok(())
         } else {
             self.send_batch()
         }
+    }
+
+    /// Returns true if a partition without a record in the open batch may have offsets that are not records.
+    fn has_unread_tail(&self) -> bool {
+        let mut partitions = self.builder.next_offsets().keys();
+        self.fetcher.is_healthy() && partitions.any(|&partition| !self.fetcher.is_caught_up(partition))
     }
 
     /// Reads the committed offsets that are due for verification, and commits the missing ones again.
@@ -212,48 +251,23 @@ impl Poller {
         self.pending_commits.add(owned, Instant::now());
     }
 
-    /// Sends the batch to the pipeline. If the pipeline stays busy, the partitions are paused and polling continues,
-    /// so that the worker remains a member of the group.
+    /// Sends the batch to the pipeline. While the pipeline is busy, polling continues, so that the worker remains a member
+    /// of the group; no fetched record is read, so that the fetcher stops, too.
     fn send_batch(&mut self) -> Result<(), ConsumeError> {
         let batch = self.builder.take_batch();
         let batches = self.batches.clone();
-        let mut is_paused = false;
         loop {
-            let reserve = async { tokio::time::timeout(BACKPRESSURE_TIMEOUT, batches.reserve()).await };
+            let reserve = async { tokio::time::timeout(POLL_INTERVAL, batches.reserve()).await };
             match self.runtime.clone().block_on(reserve) {
                 Ok(Ok(permit)) => {
                     permit.send(TrackedBatch::new(batch, self.in_flight.guard()));
-                    break;
+                    return Ok(());
                 }
-                Ok(Err(_)) => break,
-                Err(_) if self.stop.is_cancelled() => break,
-                Err(_) => {
-                    let assigned = self.kafka.assignment().unwrap_or_default();
-                    is_paused |= self.kafka.pause(&assigned).is_ok();
-                    self.poll(Duration::ZERO)?;
-                }
+                Ok(Err(_)) => return Ok(()),
+                Err(_) if self.stop.is_cancelled() => return Ok(()),
+                Err(_) => self.poll()?,
             }
         }
-        if is_paused {
-            // The current assignment: a rebalance may have changed it meanwhile.
-            let resumed = self
-                .kafka
-                .assignment()
-                .and_then(|assigned| self.kafka.resume(&self.exclude_pending_seeks(&assigned)));
-            resumed.unwrap_or_else(|error| tracing::warn!(%error, "failed to resume partitions"));
-        }
-        Ok(())
-    }
-
-    /// Assigned partitions without a scheduled seek; the others stay paused until their seek.
-    fn exclude_pending_seeks(&self, assigned: &TopicPartitionList) -> TopicPartitionList {
-        let mut included = TopicPartitionList::new();
-        for element in assigned.elements() {
-            if !self.pending_seeks.contains(element.partition()) {
-                included.add_partition(element.topic(), element.partition());
-            }
-        }
-        included
     }
 
     /// Executes the commands of the pipeline, and the seeks that are due.
@@ -273,67 +287,36 @@ impl Poller {
         }
     }
 
-    /// Pauses a partition until its seek.
+    /// Reads nothing of a partition until its seek.
     fn schedule_seek(&mut self, partition: i32, offset: i64, at: Instant) {
-        self.builder.remove(partition);
-        self.empty_tails.remove(partition);
+        self.stop_reading(partition);
         self.pending_seeks.schedule(partition, offset, at);
-        let paused = self.kafka.pause(&self.single_partition(partition));
-        paused.unwrap_or_else(
-            |error| tracing::debug!(partition, %error, "failed to pause partition; its records are dropped"),
-        );
     }
 
-    /// Seeks, unless the partition was revoked. A failed seek is retried: without it, the partition would never be
-    /// read.
+    /// Seeks, unless the partition was revoked.
     fn seek(&mut self, partition: i32, offset: i64) {
+        self.pending_seeks.remove(partition);
         let assigned = self.kafka.assignment();
-        if assigned.is_ok_and(|all| all.find_partition(&self.topic.name, partition).is_none()) {
-            return self.pending_seeks.remove(partition);
+        if assigned.is_ok_and(|all| all.find_partition(&self.topic.name, partition).is_some()) {
+            self.read_from(partition, offset);
         }
-        // Resumed first: the batch builder ignores records from before the seek.
-        let result = self
-            .kafka
-            .resume(&self.single_partition(partition))
-            .and_then(|()| {
-                self.kafka.seek(
-                    &self.topic.name,
-                    partition,
-                    Offset::Offset(offset),
-                    REQUEST_TIMEOUT,
-                )
-            });
-        match result {
-            Ok(()) => {
-                self.pending_seeks.remove(partition);
-                self.builder.restart_at(partition, offset);
-            }
-            Err(error) => {
-                tracing::warn!(partition, offset, %error, "seek failed, retrying");
-                self.pending_seeks.postpone(partition, Instant::now());
-            }
-        }
-    }
-
-    fn single_partition(&self, partition: i32) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        list.add_partition(&self.topic.name, partition);
-        list
     }
 
     /// Returns a terminal error, and reports any other error as an outage of the source.
     fn handle_error(&self, error: &KafkaError) -> Result<(), ConsumeError> {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Err(self
-                .source_check
-                .find_lost_position(&self.kafka, self.builder.next_offsets(), error)
-                .into()),
-            Some(RDKafkaErrorCode::Fatal) => Err(ConsumeError::Fatal(error.to_string())),
-            _ => {
-                let cause = format!("{}: {error}{}", self.topic.name, remedy(error));
-                self.health.mark_unavailable(Dependency::Source, &cause);
-                Ok(())
-            }
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            return Err(ConsumeError::Fatal(error.to_string()));
         }
+        let cause = format!("{}: {error}{}", self.topic.name, remedy(error));
+        self.health.mark_unavailable(Dependency::Source, &cause);
+        Ok(())
+    }
+
+    /// Finds the cause of an offset that the broker rejects.
+    fn find_lost_position(&self, cause: &str) -> ConsumeError {
+        let next_offsets = self.builder.next_offsets();
+        self.source_check
+            .find_lost_position(&self.kafka, next_offsets, cause)
+            .into()
     }
 }

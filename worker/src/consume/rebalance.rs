@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
@@ -89,7 +89,8 @@ impl RebalanceHandler {
     fn assign(&self, kafka: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         let ids = partition_ids(partitions);
         let Some((topic_id, starts)) = self.wait_start_offsets(kafka, &ids) else {
-            return assign_paused(kafka, partitions);
+            let assigned = self.assign_paused(kafka, ids.into_iter());
+            return assigned.unwrap_or_else(|error| tracing::debug!(%error, "failed to assign partitions"));
         };
         self.leaderless().extend(ids);
         self.assign_at(kafka, topic_id, starts);
@@ -123,19 +124,15 @@ impl RebalanceHandler {
             );
             self.health.mark_unavailable(Dependency::Source, &cause);
         }
-        let mut partitions = TopicPartitionList::new();
+        let mut positions = TopicPartitionList::new();
         let assigned = starts.iter().try_for_each(|(&partition, &offset)| {
-            partitions.add_partition_offset(&self.topic.name, partition, Offset::Offset(offset))
+            positions.add_partition_offset(&self.topic.name, partition, Offset::Offset(offset))
         });
-        // librdkafka retains the paused state of a partition from an earlier assignment.
-        let assigned = assigned
-            .and_then(|()| kafka.incremental_assign(&partitions))
-            .and_then(|()| kafka.resume(&partitions));
-        match assigned {
+        match assigned.and_then(|()| self.assign_paused(kafka, starts.keys().copied())) {
             Ok(()) => {
                 tracing::info!(topic = self.topic.name, positions = ?starts, "partitions assigned");
                 // The committed offsets may be older than the positions if the previous owner crashed.
-                let committed = kafka.commit(&partitions, CommitMode::Async);
+                let committed = kafka.commit(&positions, CommitMode::Async);
                 committed.unwrap_or_else(
                     |error| tracing::debug!(%error, "failed to commit offsets to Kafka, retrying"),
                 );
@@ -153,6 +150,21 @@ impl RebalanceHandler {
                 self.health.mark_unavailable(Dependency::Source, &cause);
             }
         }
+    }
+
+    /// Accepts partitions without reading them: the fetcher does. A client that does not answer the group can never leave
+    /// it. The offset is the end, so that the client has nothing to read before it is paused.
+    fn assign_paused(
+        &self,
+        kafka: &BaseConsumer<Self>,
+        partitions: impl Iterator<Item = i32>,
+    ) -> Result<(), KafkaError> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition_offset(&self.topic.name, partition, Offset::End)?;
+        }
+        kafka.incremental_assign(&list)?;
+        kafka.pause(&list)
     }
 
     /// Resolves the start offsets, with retries. `None` after a shutdown or a terminal error, which
@@ -325,20 +337,8 @@ fn partition_ids(partitions: &TopicPartitionList) -> Vec<i32> {
         .collect()
 }
 
-/// Accepts an assignment without reading it: a client that does not answer the group can never leave it.
-fn assign_paused(kafka: &BaseConsumer<RebalanceHandler>, partitions: &TopicPartitionList) {
-    let assigned = kafka
-        .incremental_assign(partitions)
-        .and_then(|()| kafka.pause(partitions));
-    assigned.unwrap_or_else(|error| tracing::debug!(%error, "failed to assign partitions"));
-}
-
 impl ClientContext for RebalanceHandler {
     fn error(&self, error: KafkaError, reason: &str) {
-        // The client passes every event of the kind here; the poll handles this one, which is no error.
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
-            return;
-        }
         let cause = format!("{error}: {reason}{}", remedy(&error));
         self.health.mark_unavailable(Dependency::Source, &cause);
     }

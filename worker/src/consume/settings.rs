@@ -26,6 +26,8 @@ pub struct ConsumerSettings {
     pub topic: String,
     /// Limits at which a batch closes.
     pub limits: BatchLimits,
+    /// Maximum size of a value that the stage accepts, in bytes.
+    pub max_record_bytes: usize,
     /// Provider of start offsets.
     pub start_offsets: Arc<dyn StartOffsets>,
     /// Health of the stage; receives outages of Kafka and, during an assignment, of PostgreSQL.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
 use rdkafka::metadata::{Metadata, MetadataTopic};
 
 use super::error::StartError;
@@ -46,8 +45,13 @@ impl SourceCheck {
     }
 
     /// Requests metadata during an outage: the client reports its start, but not its end. A record does not prove a
-    /// recovery, because the client may have fetched it before the outage. Returns true if a probe was due.
-    pub(super) fn probe_recovery<C: ConsumerContext>(&mut self, kafka: &BaseConsumer<C>) -> bool {
+    /// recovery, because it may have been fetched before the outage. `is_fetching` is true if the fetcher reports no failure.
+    /// Returns true if a probe was due.
+    pub(super) fn probe_recovery<C: ConsumerContext>(
+        &mut self,
+        kafka: &BaseConsumer<C>,
+        is_fetching: bool,
+    ) -> bool {
         let is_recent = self
             .last_probe
             .is_some_and(|probe| probe.elapsed() < PROBE_INTERVAL);
@@ -66,7 +70,7 @@ impl SourceCheck {
                     .flat_map(MetadataTopic::partitions)
                     .all(|partition| partition.leader() >= 0)
         };
-        if metadata.is_ok_and(|metadata| has_topic(&metadata)) {
+        if is_fetching && metadata.is_ok_and(|metadata| has_topic(&metadata)) {
             self.health.mark_available(Dependency::Source);
         }
         self.last_probe = Some(Instant::now());
@@ -97,7 +101,7 @@ impl SourceCheck {
         &self,
         kafka: &BaseConsumer<C>,
         next_offsets: &BTreeMap<i32, i64>,
-        error: &KafkaError,
+        cause: &str,
     ) -> StartError {
         if let Err(stopped @ StartError::Stopped(_)) = self.topic.confirm(kafka, REQUEST_TIMEOUT) {
             return stopped;
@@ -111,7 +115,7 @@ impl SourceCheck {
         StartError::Stopped(lost.unwrap_or_else(|| Stop {
             reason: StopReason::OffsetOutOfRange,
             partition: None,
-            detail: format!("{topic}: {error}"),
+            detail: format!("{topic}: {cause}"),
         }))
     }
 }

@@ -50,6 +50,9 @@ topic = $1 AND (cardinality($2::text[]) = 0 OR code = ANY($2))
     AND ($8::bytea IS NULL OR key = $8) AND ($9::uuid IS NULL OR topic_id = $9)
     AND ($10 OR redriven_at IS NULL AND discarded_at IS NULL)";
 
+/// Condition for a dead letter whose value the consumer has left out; without it, the record is a tombstone.
+const WITHOUT_VALUE: &str = "(value IS NULL AND code IN ('TooLarge', 'Undecodable'))";
+
 /// Columns of a [`DeadLetter`] without its record.
 const DESCRIPTION: &str = "\
 topic_id, partition, \"offset\", code, detail, stage, attempts, record_bytes, copy_error, discard_reason,
@@ -63,6 +66,10 @@ static COUNT: LazyLock<String> = LazyLock::new(|| {
         "SELECT code, count(*), coalesce(sum(record_bytes), 0)::bigint FROM streamstage.dead_letter
          WHERE {CONDITION} GROUP BY code ORDER BY code COLLATE \"C\""
     )
+});
+
+static COUNT_WITHOUT_VALUE: LazyLock<String> = LazyLock::new(|| {
+    format!("SELECT count(*) FROM streamstage.dead_letter WHERE {CONDITION} AND {WITHOUT_VALUE}")
 });
 
 static LIST: LazyLock<String> = LazyLock::new(|| {
@@ -83,7 +90,7 @@ static LOCK: LazyLock<String> = LazyLock::new(|| {
     format!(
         "WITH selected AS MATERIALIZED (
              SELECT topic_id, partition, \"offset\", record_bytes FROM streamstage.dead_letter
-             WHERE {CONDITION} AND (partition, \"offset\", topic_id) > ($12, $13, $14)
+             WHERE {CONDITION} AND NOT {WITHOUT_VALUE} AND (partition, \"offset\", topic_id) > ($12, $13, $14)
              ORDER BY partition, \"offset\", topic_id LIMIT $11 FOR UPDATE SKIP LOCKED
          ), bounded AS (
              SELECT topic_id, partition, \"offset\",
@@ -173,6 +180,19 @@ pub async fn count(
         .collect()
 }
 
+/// Counts the selected dead letters whose values the consumer has left out. They cannot be redriven.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn count_without_value(
+    connection: &mut PgConnection,
+    origin: &Origin,
+    filter: &Filter,
+) -> Result<i64, sqlx::Error> {
+    let row = bind_filter(&COUNT_WITHOUT_VALUE, origin, filter);
+    row.fetch_one(connection).await?.try_get(0)
+}
+
 /// Returns up to `limit` of the selected dead letters, by partition and offset.
 ///
 /// # Errors
@@ -206,7 +226,7 @@ pub async fn fetch_first(
         .transpose()
 }
 
-/// Locks up to `limit` of the selected dead letters after the record `after`, of at most 8 MiB in sum.
+/// Locks up to `limit` of the selected dead letters with a value after the record `after`, of at most 8 MiB in sum.
 /// Returns their records with their numbers of attempts, by partition and offset.
 ///
 /// # Errors

@@ -113,9 +113,19 @@ async fn redrive_stage(stage: &StreamStage, secrets: &Secrets, flags: &Redrive) 
         stage.name(),
         total.succeeded
     ))?;
-    total.error.map_or(Ok(()), |error| {
-        Err(anyhow::Error::new(error).context(format!("{} dead letters not redriven", total.failed)))
-    })
+    if let Some(error) = total.error {
+        return Err(anyhow::Error::new(error).context(format!("{} dead letters not redriven", total.failed)));
+    }
+    let without_value = warehouse.transact(async |connection| {
+        selection::count_without_value(connection, &redrive.origin, &redrive.filter).await
+    });
+    match without_value.await? {
+        0 => Ok(()),
+        letters => anyhow::bail!(
+            "{letters} dead letters not redriven: their records were too large or not decodable, so the values are \
+             missing; produce these orders again, and discard the dead letters with `worker dead-letters discard`"
+        ),
+    }
 }
 
 /// Number of redriven dead letters.
