@@ -54,7 +54,8 @@ images: build ## Build the container images of the operator, the worker, the ord
 	e2e/cluster/images
 
 e2e: build ## Run the user stories on a kind cluster with two nodes (as root on Debian, or with KUBECONFIG and STREAMSTAGE_REGISTRY)
-	$(CARGO) test --release --workspace --test stories --no-run --quiet
+	$(CARGO) test --release --workspace --test api_server --test stories --no-run --quiet
+	STREAMSTAGE_KUBEBOX=$$(e2e/cluster/offline/kubebox-program) $(CARGO) test --release --workspace --test api_server
 	e2e/with-cluster $(CARGO) test --release --workspace --test stories --no-fail-fast -- --test-threads 1 --show-output
 
 kind-demo: build ## Run the pipeline on that cluster with the operator; it stays, and orders continue

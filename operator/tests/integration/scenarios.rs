@@ -6,7 +6,7 @@
 
 mod api_server;
 mod process;
-pub(crate) mod stages;
+mod stages;
 
 mod drift;
 mod failures;

@@ -100,7 +100,7 @@ pub(crate) fn put_secret(server: &ApiServer, name: &str, data: &Value) {
 }
 
 /// Applies a JSON merge patch: null removes a field.
-pub(crate) fn merge(into: &mut Value, from: &Value) {
+fn merge(into: &mut Value, from: &Value) {
     let Value::Object(fields) = from else {
         *into = from.clone();
         return;
