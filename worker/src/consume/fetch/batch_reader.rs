@@ -174,7 +174,8 @@ fn read_next(
     let timestamp = if batch.has_broker_time() {
         batch.max_timestamp
     } else {
-        batch.base_timestamp.saturating_add(timestamp_delta)
+        // The producer has subtracted in the same way: a timestamp may be any 64-bit number.
+        batch.base_timestamp.wrapping_add(timestamp_delta)
     };
     record.timestamp = Some(timestamp).filter(|&timestamp| timestamp != NO_TIMESTAMP);
     Ok(record)
