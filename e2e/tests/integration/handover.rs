@@ -75,11 +75,13 @@ async fn offsets_that_kafka_rejects_during_a_rebalance_are_committed_after_it() 
     let pipeline = create_pipeline(&services, "recommitted", &generator).await?;
     let total = i64::try_from(messages.len())?;
     pipeline.produce(1, messages.into_iter()).await?;
-    // Workers join and leave until the backlog is processed, so that no later batch causes another commit.
+    // Workers join and leave until the backlog is processed, so that no later batch causes another commit. Each waits for
+    // the group of the backlog: a worker that is stopped while it joins delays its group, and no group would ever settle.
+    let assigned = format!("partitions assigned\",\"topic\":\"{}\"", pipeline.source_topic());
     let mut workers = vec![pipeline.start_worker(&[])?];
     while processed_records(&pipeline, "stg").await? < total {
         let joining = pipeline.start_worker(&[])?;
-        joining.wait_for_log("partitions assigned").await?;
+        joining.wait_for_log(&assigned).await?;
         workers.push(joining);
         if workers.len() > 2 {
             workers.remove(0).stop().await?;
