@@ -297,7 +297,8 @@ impl Poller {
     fn seek(&mut self, partition: i32, offset: i64) {
         self.pending_seeks.remove(partition);
         let assigned = self.kafka.assignment();
-        if assigned.is_ok_and(|all| all.find_partition(&self.topic.name, partition).is_some()) {
+        let is_revoked = assigned.is_ok_and(|all| all.find_partition(&self.topic.name, partition).is_none());
+        if !is_revoked {
             self.read_from(partition, offset);
         }
     }
