@@ -95,8 +95,7 @@ impl Shared {
 
     /// Reports a failure as an outage of the source. The next probe of the source reports its end.
     fn fail(&self, failing: Failing, cause: &str) {
-        self.state
-            .send_modify(|state| state.fail(failing, cause.to_owned()));
+        self.state.send_modify(|state| state.fail(failing));
         self.health.mark_unavailable(Dependency::Source, cause);
     }
 

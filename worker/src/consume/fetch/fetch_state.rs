@@ -61,7 +61,7 @@ pub(super) struct FetchState {
     /// Broker id of each partition's leader, also of partitions that are not read.
     leaders: BTreeMap<i32, i32>,
     generation: u64,
-    failures: BTreeMap<Failing, String>,
+    failures: BTreeSet<Failing>,
 }
 
 impl FetchState {
@@ -115,7 +115,7 @@ impl FetchState {
             .filter(|(_, leader)| metadata.brokers.contains_key(leader))
             .collect();
         let brokers = self.leading_brokers();
-        self.failures.retain(|failing, _| match failing {
+        self.failures.retain(|failing| match failing {
             Failing::Metadata => false,
             Failing::Broker(id) => brokers.contains(id),
             Failing::Partition(_) => true,
@@ -200,8 +200,8 @@ impl FetchState {
     }
 
     /// Records a failure.
-    pub(super) fn fail(&mut self, failing: Failing, cause: String) {
-        self.failures.insert(failing, cause);
+    pub(super) fn fail(&mut self, failing: Failing) {
+        self.failures.insert(failing);
     }
 
     /// Records the end of a failure.
@@ -333,7 +333,7 @@ mod tests {
             Failing::Broker(3),
             Failing::Partition(1),
         ] {
-            state.fail(failing, "refused".to_owned());
+            state.fail(failing);
         }
         state.set_leaders(&metadata(&[(0, Some(1)), (1, Some(2))]));
         state.recover(Failing::Broker(1));

@@ -171,7 +171,7 @@ fn text_without_products(text: &str) -> String {
     without_products + rest
 }
 
-/// Rejects a text that PostgreSQL cannot store, or that is too long.
+/// Rejects a menu with more than [`MAX_PRODUCTS`] products.
 fn check_product_count(products: usize) -> Result<(), String> {
     if products > MAX_PRODUCTS {
         return Err(format!(
@@ -181,6 +181,7 @@ fn check_product_count(products: usize) -> Result<(), String> {
     Ok(())
 }
 
+/// Rejects a text that PostgreSQL cannot store, or that is too long.
 fn check_text(pointer: &str, text: &str) -> Result<(), String> {
     if text.contains('\0') {
         return Err(format!(

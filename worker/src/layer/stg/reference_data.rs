@@ -2,8 +2,8 @@
 //!
 //! A batch needs two requests for the ids that are not in the cache of parsed entries: their sizes, so that an entry that is
 //! too large is not read, and their values. If an entry is missing, a third one shows whether it has another type. Neither
-//! a missing nor a malformed entry is ever cached. A cached entry is read again after [`CACHE_TTL`]. A restaurant is also read again when
-//! an order has a product that is not on the cached menu.
+//! a missing nor a malformed entry is ever cached. A cached entry is read again after [`CACHE_TTL`]. A restaurant is also
+//! read again when an order has a product that is not on the cached menu.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -22,8 +22,8 @@ use crate::metrics::Metrics;
 use crate::redis_connection::RedisConnection;
 
 /// Cause and remedy if Redis is a cluster.
-pub const REDIS_CLUSTER_UNSUPPORTED: &str = "a Redis Cluster rejects the lookup of entries of other servers (MOVED, CROSSSLOT); set \
-     spec.referenceData.url to a single server, or to a proxy";
+pub const REDIS_CLUSTER_UNSUPPORTED: &str = "a Redis Cluster rejects the lookup of entries of other servers (MOVED, \
+     CROSSSLOT); set spec.referenceData.url to a single server, or to a proxy";
 
 /// Type that Redis reports for a key that does not exist.
 const ABSENT: &str = "none";
