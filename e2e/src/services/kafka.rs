@@ -101,7 +101,8 @@ pub(super) async fn prepare(
     controller_port: u16,
 ) -> Result<Launch> {
     let flags = [
-        "-Xmx512m",
+        // The broker holds a batch uncompressed if its producer compressed it with Snappy: 300 MB in the tests of large records.
+        "-Xmx1g",
         "-Dorg.slf4j.simpleLogger.showDateTime=true",
         "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
     ];
