@@ -311,6 +311,30 @@ async fn a_batch_of_faulty_records_is_held_for_a_bounded_time() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_starts_during_a_hold_holds_its_first_batch_however_small() -> Result<()> {
+    let services = start_services().await?;
+    let mut pipeline = Pipeline::create(&services, "resumed", 1).await?;
+    pipeline.set_batch_settings("{maxHold: 1h}")?;
+    let hold =
+        "INSERT INTO streamstage.hold (consumer_group, topic, cause) VALUES ($1, $2, 'of another worker')";
+    sqlx::query(hold)
+        .bind(format!("{}.stg", pipeline.name()))
+        .bind(pipeline.source_topic())
+        .execute(pipeline.pool())
+        .await?;
+    let faulty = Message {
+        value: Some(b"not an order".to_vec()),
+        expected: Expected::Bad("ParseError"),
+    };
+    // Too few records to begin a hold.
+    pipeline.produce(1, std::iter::repeat_n(faulty, 3)).await?;
+    let worker = pipeline.start_worker(&["stg"])?;
+    wait_not_ready(&worker, "3 of 3 records would be dead-lettered").await?;
+    assert_eq!(count_dead_letters(&pipeline).await?, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stage_that_is_corrected_during_a_hold_dead_letters_nothing() -> Result<()> {
     let services = start_services().await?;
     let mut pipeline = Pipeline::create(&services, "corrected", 1).await?;
