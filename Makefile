@@ -4,7 +4,7 @@ CARGO ?= cargo
 RELEASE := $(CARGO_TARGET_DIR)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help packages build demo services dashboard dashboard-test dashboard-bench lint test crd images e2e kind-demo kind-down bench mutants deny clean
+.PHONY: help packages build demo services dashboard dashboard-test dashboard-bench lint test crd images e2e kind-demo kind-down bench mutants fuzz deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench: packages ## Measure the operator: memory for 10,000 stages, and a lag pol
 
 mutants: packages ## Mutate the worker's pure modules and require that its unit tests catch 97 %; an hour on two cores
 	.ci/mutants
+
+fuzz: packages ## Fuzz the parsers of messages, headers, reference data and stage files for a minute each
+	STREAMSTAGE_FUZZ_SECONDS=60 $(CARGO) test --release --workspace --test fuzz -- --show-output
 
 deny: ## Check licenses, bans, sources and advisories of the dependencies
 	.ci/deny

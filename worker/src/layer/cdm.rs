@@ -9,7 +9,7 @@
 //! ledger, and never recounted. Therefore a replay, a late-arriving version or a cancellation changes exactly the
 //! counters that it must.
 
-pub(crate) mod decode;
+pub mod decode;
 mod ledger;
 mod thresholds;
 mod write;

@@ -17,30 +17,11 @@ use crate::decode::DecodeSettings;
 use crate::record::Record;
 use crate::rejection::{Code, Rejection};
 
-const ORDER_EVENT: &str = r#"{"object_id": 322519, "object_type": "order", "sent_dttm": "2024-02-24 12:00:05",
- "payload": {
-   "restaurant": {"id": "ef8c42c19b7518a9aebec106"}, "user": {"id": "626a81ce9a8cd1920641e264"},
-   "date": "2024-02-24 11:58:12",
-   "order_items": [{"id": "6276e8cd0cf48b4cded00878", "name": "РОЛЛ", "price": 180, "quantity": 2}],
-   "bonus_payment": 0, "cost": 360, "payment": 360, "bonus_grant": 18,
-   "statuses": [{"status": "OPEN", "dttm": "2024-02-24 11:58:12"}],
-   "final_status": "CLOSED", "update_ts": "2024-02-24 12:00:00"}}"#;
-
-const ENRICHED_ORDER: &str = r#"{"object_id": 322519, "object_type": "order",
- "payload": {"id": 322519, "date": "2024-02-24T11:58:12Z", "update_ts": "2024-02-24T12:00:00+03:00", "cost": 360,
-   "payment": 360, "status": "CLOSED", "restaurant": {"id": "r", "name": "Вкус Индии"},
-   "user": {"id": "u", "name": "Кира Голубева", "login": "kira"},
-   "products": [{"id": "p", "name": "РОЛЛ", "price": 180, "quantity": 2, "category": "Роллы"}]}}"#;
-
-const ORDER_FACT: &str = r#"{"object_id": 322519, "object_type": "order",
- "payload": {"id": 322519, "update_ts": "2024-02-24T12:00:00Z", "status": "CLOSED",
-   "user": {"id": "0190d6a5-8f6c-8e3a-9b1c-6f2d3e4a5b6c", "name": "Кира Голубева"},
-   "products": [{"id": "1190d6a5-8f6c-8e3a-9b1c-6f2d3e4a5b6c", "name": "РОЛЛ"}],
-   "categories": [{"id": "2190d6a5-8f6c-8e3a-9b1c-6f2d3e4a5b6c", "name": "Роллы"}]}}"#;
-
-const USER_ENTRY: &str = r#"{"name": "Кира Голубева", "login": "kira"}"#;
-
-const RESTAURANT_ENTRY: &str = r#"{"name": "Вкус Индии", "menu": [{"_id": "p", "category": "Роллы"}]}"#;
+const ORDER_EVENT: &str = include_str!("../../tests/fuzz/order_event.json");
+const ENRICHED_ORDER: &str = include_str!("../../tests/fuzz/enriched_order.json");
+const ORDER_FACT: &str = include_str!("../../tests/fuzz/order_fact.json");
+const USER_ENTRY: &str = include_str!("../../tests/fuzz/user_entry.json");
+const RESTAURANT_ENTRY: &str = include_str!("../../tests/fuzz/restaurant_entry.json");
 
 /// JSON texts that are interesting in some field: other spellings of a number, other types, limits, white space.
 const TEXTS: &[&str] = &[

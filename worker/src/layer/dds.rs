@@ -8,7 +8,7 @@
 //! late-arriving versions need no special case. Every version that is read is published again; the marts recognize
 //! duplicates.
 
-pub(crate) mod decode;
+pub mod decode;
 mod fact;
 pub mod stored;
 mod write;

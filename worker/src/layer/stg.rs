@@ -7,9 +7,9 @@
 //! STG is the source of truth. It never changes or drops the content of a message, and it publishes each version of
 //! an order once.
 
-pub(crate) mod decode;
+pub mod decode;
 mod enrich;
-pub(crate) mod entry;
+pub mod entry;
 mod known_entries;
 pub mod pending;
 mod reference_data;

@@ -19,7 +19,10 @@ pub struct Fact {
 }
 
 /// Decodes one record. `now` is in microseconds since the Unix epoch.
-pub(crate) fn decode_fact(settings: &DecodeSettings, record: &Record, now: i64) -> Result<Fact, Rejection> {
+///
+/// # Errors
+/// The code and the detail of the dead letter.
+pub fn decode_fact(settings: &DecodeSettings, record: &Record, now: i64) -> Result<Fact, Rejection> {
     let text = settings.json_text(record)?;
     let fact: OrderFact = decode::parse_typed(text)?;
     decode::check_object_type(&fact.object_type)?;

@@ -24,7 +24,10 @@ pub struct Order {
 }
 
 /// Decodes one record. `now` is in microseconds since the Unix epoch.
-pub(crate) fn decode_order(settings: &DecodeSettings, record: &Record, now: i64) -> Result<Order, Rejection> {
+///
+/// # Errors
+/// The code and the detail of the dead letter.
+pub fn decode_order(settings: &DecodeSettings, record: &Record, now: i64) -> Result<Order, Rejection> {
     let text = settings.json_text(record)?;
     let event: OrderEvent = decode::parse_typed(text)?;
     decode::check_object_type(&event.object_type)?;

@@ -60,7 +60,10 @@ impl<T> Entry<T> {
 
 impl User {
     /// Parses the entry of a user.
-    pub(crate) fn parse(entry: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// The defect.
+    pub fn parse(entry: &[u8]) -> Result<Self, String> {
         let text = utf8(entry)?;
         let check = |user: &UserEntry| {
             check_text("/name", &user.name)?;
@@ -73,7 +76,10 @@ impl User {
 
 impl Restaurant {
     /// Parses the entry of a restaurant, each product of the menu on its own.
-    pub(crate) fn parse(entry: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// The defect of the entry; a defect of a product is part of the result.
+    pub fn parse(entry: &[u8]) -> Result<Self, String> {
         let text = utf8(entry)?;
         let without_products = text_without_products(text);
         let check = |restaurant: &RestaurantEntry<&RawValue>| {
