@@ -443,9 +443,53 @@ fn invalid_values_are_rejected_by_name() {
             &["networkPolicy.kafkaPorts[0]=kafka"],
             "/networkPolicy/kafkaPorts/0",
         ),
+        // Without a port, the policy would allow all of them.
+        (&["networkPolicy.kafkaPorts={}"], "/networkPolicy/kafkaPorts"),
+        (
+            &["networkPolicy.apiServerPorts={}"],
+            "/networkPolicy/apiServerPorts",
+        ),
+        // The selector of the Deployment has this label.
+        (
+            &["operator.podLabels.app\\.kubernetes\\.io/name=other"],
+            "app.kubernetes.io/name",
+        ),
     ] {
         let error = render(values).expect_err(values[0]);
         assert!(error.contains(path), "{values:?}: {error}");
+    }
+}
+
+/// Paths of all maps and lists in the values.
+fn collections(path: &str, values: &Value) -> Vec<String> {
+    let Some(fields) = values.as_object() else {
+        return Vec::new();
+    };
+    let nested = fields
+        .iter()
+        .filter(|(_, value)| value.is_object() || value.is_array());
+    nested
+        .flat_map(|(field, value)| {
+            let path = [path, field].join(if path.is_empty() { "" } else { "." });
+            let inner = collections(&path, value);
+            [vec![path], inner].concat()
+        })
+        .collect()
+}
+
+#[test]
+fn a_value_that_is_null_is_rejected_by_name_unless_it_may_be_missing() {
+    let values: Value = serde_saphyr::from_str(&read_file("chart/values.yaml")).expect("parse the values");
+    let paths = collections("", &values);
+    assert!(paths.len() > 20, "{paths:?}");
+    for path in paths {
+        if let Err(error) = render(&["networkPolicy.enabled=true", &format!("{path}=null")]) {
+            let name = path.rsplit('.').next().expect("a name");
+            assert!(
+                error.contains(&format!("missing property '{name}'")),
+                "{path}: {error}"
+            );
+        }
     }
 }
 
