@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -18,16 +19,30 @@ use kafka_protocol::error::ParseResponseErrorCode as _;
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, RequestHeader, ResponseHeader, SaslAuthenticateRequest, SaslHandshakeRequest,
 };
-use kafka_protocol::protocol::{
-    Decodable as _, Encodable as _, HeaderVersion as _, Request, StrBytes, VersionRange,
-};
+use kafka_protocol::protocol::{Decodable as _, Encodable as _, HeaderVersion as _, StrBytes, VersionRange};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Cause, RequestError};
+use crate::layout::{ClientRequest, RESPONSE_HEADER};
 use crate::scram::{Hash, Scram};
 use crate::security::{Sasl, Security};
-use crate::socket::{Socket, connect};
+use crate::socket::{AddressPolicy, Socket, connect};
+
+/// Size of a response above which it is a large one, in bytes.
+const LARGE_RESPONSE_BYTES: usize = 64 << 10;
+
+/// Restrictions of a client whose brokers may be hostile.
+#[derive(Clone, Default)]
+pub struct Restrictions {
+    /// Connections that may be open at a time: a connection needs a permit of each.
+    pub connections: Vec<Arc<Semaphore>>,
+    /// Responses above 64 KiB that may be in memory at a time; `None` for any number.
+    pub large_responses: Option<Arc<Semaphore>>,
+    /// Addresses that the client connects to; `None` for any address.
+    pub addresses: Option<Arc<dyn AddressPolicy>>,
+}
 
 /// Settings of every connection of a client.
 #[derive(Clone)]
@@ -38,6 +53,8 @@ pub struct Settings {
     pub security: Security,
     /// Maximum size of a response, in bytes.
     pub max_response_bytes: usize,
+    /// Restrictions of the client.
+    pub restrictions: Restrictions,
 }
 
 /// A connection to one broker.
@@ -46,6 +63,8 @@ pub struct Connection {
     socket: Box<dyn Socket>,
     client_id: StrBytes,
     max_response_bytes: usize,
+    large_responses: Option<Arc<Semaphore>>,
+    _permits: Vec<OwnedSemaphorePermit>,
     versions: BTreeMap<i16, VersionRange>,
     correlation_id: i32,
     is_awaiting: bool,
@@ -76,7 +95,13 @@ impl Connection {
         timeout: Duration,
     ) -> Result<Self, RequestError> {
         let error = |cause| RequestError::new(address, "connect", cause);
-        let socket = connect(address, settings.security.tls.as_ref())
+        let permits = settings.restrictions.connections.iter().map(Arc::clone);
+        let permits = permits
+            .map(Semaphore::try_acquire_owned)
+            .collect::<Result<_, _>>();
+        let permits = permits.map_err(|_| error(Cause::TooManyConnections))?;
+        let policy = settings.restrictions.addresses.as_deref();
+        let socket = connect(address, settings.security.tls.as_ref(), policy)
             .await
             .map_err(error)?;
         let mut connection = Self {
@@ -84,13 +109,14 @@ impl Connection {
             socket,
             client_id: StrBytes::from_string(settings.client_id.clone()),
             max_response_bytes: settings.max_response_bytes,
+            large_responses: settings.restrictions.large_responses.clone(),
+            _permits: permits,
             versions: BTreeMap::from([(ApiKey::ApiVersions as i16, VersionRange { min: 0, max: 0 })]),
             correlation_id: 0,
             is_awaiting: false,
         };
-        let versions = VersionRange { min: 0, max: 0 };
         let supported = connection
-            .request(&ApiVersionsRequest::default(), versions, timeout)
+            .request(&ApiVersionsRequest::default(), timeout)
             .await?;
         check_code(supported.error_code).map_err(error)?;
         let versions = supported.api_keys.into_iter().map(|api| {
@@ -110,18 +136,17 @@ impl Connection {
         &self.broker
     }
 
-    /// Sends a request in the highest common version of `versions`, and waits for its response.
+    /// Sends a request in the highest version that both sides support, and waits for its response.
     ///
     /// # Errors
     /// If the broker does not answer within `timeout`, or not with a response of this request.
-    pub async fn request<R: Request>(
+    pub async fn request<R: ClientRequest>(
         &mut self,
         request: &R,
-        versions: VersionRange,
         timeout: Duration,
     ) -> Result<R::Response, RequestError> {
         let deadline = Instant::now() + timeout;
-        let announced = self.send(request, versions, timeout).await?;
+        let announced = self.send(request, timeout).await?;
         announced
             .receive(deadline.saturating_duration_since(Instant::now()))
             .await
@@ -131,13 +156,12 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Self::request`], and if the response is larger than the limit.
-    pub async fn send<R: Request>(
+    pub async fn send<R: ClientRequest>(
         &mut self,
         request: &R,
-        versions: VersionRange,
         timeout: Duration,
     ) -> Result<Announced<'_, R>, RequestError> {
-        let sent = timeout_at(Instant::now() + timeout, self.send_unbounded(request, versions)).await;
+        let sent = timeout_at(Instant::now() + timeout, self.send_unbounded(request)).await;
         match sent.unwrap_or(Err(Cause::TimedOut)) {
             Ok((bytes, version)) => Ok(Announced {
                 connection: self,
@@ -149,12 +173,8 @@ impl Connection {
         }
     }
 
-    async fn send_unbounded<R: Request>(
-        &mut self,
-        request: &R,
-        versions: VersionRange,
-    ) -> Result<(usize, i16), Cause> {
-        let version = self.version::<R>(versions)?;
+    async fn send_unbounded<R: ClientRequest>(&mut self, request: &R) -> Result<(usize, i16), Cause> {
+        let version = self.common_version::<R>()?;
         if std::mem::replace(&mut self.is_awaiting, true) {
             let unusable = "a former request of the connection was not answered";
             return Err(Cause::Connection(std::io::Error::other(unusable)));
@@ -178,19 +198,46 @@ impl Connection {
         }
     }
 
+    async fn receive_unbounded<R: ClientRequest>(
+        &mut self,
+        bytes: usize,
+        version: i16,
+    ) -> Result<R::Response, Cause> {
+        let limit = self
+            .large_responses
+            .clone()
+            .filter(|_| bytes > LARGE_RESPONSE_BYTES);
+        // The semaphore is never closed.
+        let _permit = match limit {
+            Some(limit) => limit.acquire_owned().await.ok(),
+            None => None,
+        };
+        let mut buffer = vec![0; bytes];
+        self.socket
+            .read_exact(&mut buffer)
+            .await
+            .map_err(Cause::from_io)?;
+        decode::<R>(buffer.into(), version, self.correlation_id)
+    }
+
     /// Highest version of a request that both sides support.
-    fn version<R: Request>(&self, versions: VersionRange) -> Result<i16, Cause> {
-        let supported = self.versions.get(&R::KEY).map(|range| range.intersect(&versions));
-        match supported {
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn version<R: ClientRequest>(&self) -> Result<i16, RequestError> {
+        self.common_version::<R>().map_err(|cause| self.error::<R>(cause))
+    }
+
+    fn common_version<R: ClientRequest>(&self) -> Result<i16, Cause> {
+        let VersionRange { min, max } = R::SUPPORTED;
+        let supported = self.versions.get(&R::KEY);
+        match supported.map(|range| range.intersect(&R::SUPPORTED)) {
             Some(common) if !common.is_empty() => Ok(common.max),
-            _ => Err(Cause::UnsupportedVersion {
-                min: versions.min,
-                max: versions.max,
-            }),
+            _ => Err(Cause::UnsupportedVersion { min, max }),
         }
     }
 
-    fn error<R: Request>(&self, cause: Cause) -> RequestError {
+    fn error<R: ClientRequest>(&self, cause: Cause) -> RequestError {
         let name = ApiKey::try_from(R::KEY).map_or_else(|()| R::KEY.to_string(), |key| format!("{key:?}"));
         RequestError::new(&self.broker, &name, cause)
     }
@@ -199,8 +246,7 @@ impl Connection {
     async fn log_in(&mut self, sasl: &Sasl, timeout: Duration) -> Result<(), RequestError> {
         let request =
             SaslHandshakeRequest::default().with_mechanism(StrBytes::from_string(sasl.mechanism.clone()));
-        let versions = VersionRange { min: 1, max: 1 };
-        let offered = self.request(&request, versions, timeout).await?;
+        let offered = self.request(&request, timeout).await?;
         let refused = |cause: String| Cause::Authentication(cause);
         if let Some(code) = offered.error_code.err() {
             return Err(self.error::<SaslHandshakeRequest>(refused(format!("{}: {code}", sasl.mechanism))));
@@ -230,9 +276,7 @@ impl Connection {
     /// Sends one message of a login, and returns the answer.
     async fn authenticate(&mut self, message: String, timeout: Duration) -> Result<Bytes, RequestError> {
         let request = SaslAuthenticateRequest::default().with_auth_bytes(message.into_bytes().into());
-        let answer = self
-            .request(&request, VersionRange { min: 0, max: 2 }, timeout)
-            .await?;
+        let answer = self.request(&request, timeout).await?;
         match answer.error_code.err() {
             None => Ok(answer.auth_bytes),
             Some(code) => {
@@ -245,7 +289,7 @@ impl Connection {
     }
 }
 
-impl<R: Request> Announced<'_, R> {
+impl<R: ClientRequest> Announced<'_, R> {
     /// Size of the response, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -257,30 +301,21 @@ impl<R: Request> Announced<'_, R> {
     /// # Errors
     /// If the broker does not send it within `timeout`, or it is not a response of the request.
     pub async fn receive(self, timeout: Duration) -> Result<R::Response, RequestError> {
-        let connection = self.connection;
-        let mut buffer = vec![0; self.bytes];
-        let received = timeout_at(
-            Instant::now() + timeout,
-            connection.socket.read_exact(&mut buffer),
-        )
-        .await;
-        let decoded = match received {
-            Err(_) => Err(Cause::TimedOut),
-            Ok(Err(error)) => Err(Cause::from_io(error)),
-            Ok(Ok(_)) => decode::<R>(buffer.into(), self.version, connection.correlation_id),
-        };
-        match decoded {
-            Ok(response) => {
+        let (connection, bytes, version) = (self.connection, self.bytes, self.version);
+        let received = connection.receive_unbounded::<R>(bytes, version);
+        match timeout_at(Instant::now() + timeout, received).await {
+            Ok(Ok(response)) => {
                 connection.is_awaiting = false;
                 Ok(response)
             }
-            Err(cause) => Err(connection.error::<R>(cause)),
+            Ok(Err(cause)) => Err(connection.error::<R>(cause)),
+            Err(_) => Err(connection.error::<R>(Cause::TimedOut)),
         }
     }
 }
 
 /// Encodes a request with its header and its length.
-fn encode<R: Request>(header: &RequestHeader, request: &R, version: i16) -> Result<BytesMut, String> {
+fn encode<R: ClientRequest>(header: &RequestHeader, request: &R, version: i16) -> Result<BytesMut, String> {
     let mut message = BytesMut::zeroed(4);
     header
         .encode(&mut message, R::header_version(version))
@@ -292,12 +327,20 @@ fn encode<R: Request>(header: &RequestHeader, request: &R, version: i16) -> Resu
 }
 
 /// Decodes the header and the body of a response.
-fn decode<R: Request>(mut bytes: Bytes, version: i16, correlation_id: i32) -> Result<R::Response, Cause> {
-    let header =
-        ResponseHeader::decode(&mut bytes, R::Response::header_version(version)).map_err(Cause::malformed)?;
+fn decode<R: ClientRequest>(
+    mut bytes: Bytes,
+    version: i16,
+    correlation_id: i32,
+) -> Result<R::Response, Cause> {
+    let header_version = R::Response::header_version(version);
+    RESPONSE_HEADER
+        .check(header_version, &bytes)
+        .map_err(Cause::malformed)?;
+    let header = ResponseHeader::decode(&mut bytes, header_version).map_err(Cause::malformed)?;
     if header.correlation_id != correlation_id {
         return Err(Cause::malformed("the answer to another request"));
     }
+    R::RESPONSE.check(version, &bytes).map_err(Cause::malformed)?;
     R::Response::decode(&mut bytes, version).map_err(Cause::malformed)
 }
 

@@ -41,6 +41,12 @@ pub enum Cause {
         /// Maximum size of a response.
         limit: usize,
     },
+    /// The client may not connect to the address.
+    #[error("the address is not allowed")]
+    AddressNotAllowed,
+    /// The client has as many connections as it may.
+    #[error("too many open connections; use fewer clusters, or brokers, for the stages of a namespace")]
+    TooManyConnections,
     /// The broker and this client have no common version of the request.
     #[error("the broker supports no version from {min} to {max}; use brokers of Kafka 2.3 or newer")]
     UnsupportedVersion {
@@ -58,11 +64,14 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Cause of an I/O error: that of rustls is an error around its own.
+    /// Cause of an I/O error: that of rustls is an error around its own. Bytes that are not TLS are no question of
+    /// certificates.
     #[must_use]
     pub(crate) fn from_io(error: std::io::Error) -> Self {
+        use rustls::Error::{AlertReceived, InvalidCertificate};
         match error.downcast::<rustls::Error>() {
-            Ok(error) => Self::Tls(error.to_string()),
+            Ok(error @ (InvalidCertificate(_) | AlertReceived(_))) => Self::Tls(error.to_string()),
+            Ok(error) => Self::Connection(std::io::Error::other(error)),
             Err(error) => Self::Connection(error),
         }
     }

@@ -5,15 +5,20 @@
 //! refused by its size before memory is allocated for it, and its bytes reach the caller as the broker sent them.
 //! The worker fetches records with it. Never panics on the bytes of a broker, and never reports a secret.
 
+mod assignment;
 mod cluster;
 mod connection;
 mod error;
+mod layout;
 mod scram;
 mod security;
 mod socket;
 
-pub use cluster::{Cluster, MAX_BROKERS, TopicMetadata};
-pub use connection::{Announced, Connection, Settings};
+pub use assignment::assigned_partitions;
+pub use cluster::{Cluster, MAX_BROKERS, Metadata, TopicMetadata};
+pub use connection::{Announced, Connection, Restrictions, Settings};
 pub use error::{Cause, RequestError};
 pub use kafka_protocol as protocol;
+pub use layout::{ClientRequest, Layout};
 pub use security::{Pem, Sasl, Security, Tls};
+pub use socket::AddressPolicy;

@@ -1,5 +1,6 @@
 //! The socket of a connection: TCP, with TLS if the settings demand it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::crypto::ring;
@@ -7,7 +8,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
 use crate::error::Cause;
@@ -21,10 +22,22 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 
+/// Decides which addresses a client connects to: those of its settings, and those that a broker names.
+pub trait AddressPolicy: Send + Sync {
+    /// Name to resolve for a host; `None` if the host is not allowed.
+    fn lookup_name(&self, host: &str, port: u16) -> Option<String>;
+    /// Returns true if the client may connect to an address that the host resolves to.
+    fn allows(&self, host: &str, port: u16, address: IpAddr) -> bool;
+}
+
 /// Connects to `host:port`.
-pub(crate) async fn connect(address: &str, tls: Option<&Tls>) -> Result<Box<dyn Socket>, Cause> {
+pub(crate) async fn connect(
+    address: &str,
+    tls: Option<&Tls>,
+    policy: Option<&dyn AddressPolicy>,
+) -> Result<Box<dyn Socket>, Cause> {
     let (host, port) = split_address(address);
-    let stream = TcpStream::connect((host, port)).await?;
+    let stream = connect_tcp(host, port, policy).await?;
     stream.set_nodelay(true)?;
     let Some(tls) = tls else {
         return Ok(Box::new(stream));
@@ -33,6 +46,25 @@ pub(crate) async fn connect(address: &str, tls: Option<&Tls>) -> Result<Box<dyn 
     let connector = TlsConnector::from(Arc::new(client_config(tls)?));
     let stream = connector.connect(name, stream).await.map_err(Cause::from_io)?;
     Ok(Box::new(stream))
+}
+
+/// Connects to the first address of the host that is allowed and answers.
+async fn connect_tcp(host: &str, port: u16, policy: Option<&dyn AddressPolicy>) -> Result<TcpStream, Cause> {
+    let Some(policy) = policy else {
+        return Ok(TcpStream::connect((host, port)).await?);
+    };
+    let name = policy.lookup_name(host, port).ok_or(Cause::AddressNotAllowed)?;
+    let mut last = Cause::AddressNotAllowed;
+    for address in lookup_host((name.as_str(), port)).await? {
+        if !policy.allows(host, port, address.ip()) {
+            continue;
+        }
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
 }
 
 /// Host and port of `host:port`; an IPv6 address is in brackets.

@@ -11,8 +11,11 @@
     reason = "benchmark: creates clients, reads the clock and prints"
 )]
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use kafka::Restrictions;
+use operator::connection::KafkaConnection;
 use operator::kafka::Cluster;
 use operator::lag::offsets::GroupTopic;
 use rdkafka::ClientConfig;
@@ -49,13 +52,19 @@ fn main() -> Result<(), BenchError> {
     let all: Vec<GroupTopic> = group_topics(GROUPS).collect();
     let sample: Vec<GroupTopic> = group_topics(SAMPLE_GROUPS).collect();
 
-    let cluster = Cluster::connect(&[brokers.bootstrap_servers()], &[])?;
-    measure_poll(&cluster, &all)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let servers = brokers.bootstrap_servers();
+    let servers: Vec<String> = servers.split(',').map(str::to_owned).collect();
+    let connection =
+        KafkaConnection::new(&servers, &BTreeMap::new()).map_err(|error| format!("{error:?}"))?;
+    let cluster = Cluster::new(&connection, Restrictions::default());
+    let measure_poll = |group_topics: &[GroupTopic]| runtime.block_on(measure_poll(&cluster, group_topics));
+    measure_poll(&all)?;
     let threads_before = thread_count()?;
     let (mut sample_time, mut all_time) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..ROUNDS {
-        sample_time += measure_poll(&cluster, &sample)?;
-        all_time += measure_poll(&cluster, &all)?;
+        sample_time += measure_poll(&sample)?;
+        all_time += measure_poll(&all)?;
     }
     let (sample_time, all_time) = (sample_time / ROUNDS, all_time / ROUNDS);
     let threads_after = thread_count()?;
@@ -109,9 +118,9 @@ fn topic(number: u32) -> String {
 }
 
 /// Measures one poll of these groups.
-fn measure_poll(cluster: &Cluster, group_topics: &[GroupTopic]) -> Result<Duration, BenchError> {
+async fn measure_poll(cluster: &Cluster, group_topics: &[GroupTopic]) -> Result<Duration, BenchError> {
     let started = Instant::now();
-    for result in cluster.fetch_snapshots(group_topics, REQUEST_TIMEOUT) {
+    for result in cluster.fetch_snapshots(group_topics, REQUEST_TIMEOUT).await {
         result?;
     }
     Ok(started.elapsed())

@@ -107,7 +107,9 @@ async fn main() -> anyhow::Result<()> {
         Settings {
             namespaces: Vec::new(),
             defaults: defaults(),
-            allowed_hosts: Vec::new(),
+            allowed_hosts: ["127.0.0.1", "*.svc"]
+                .map(|host| host.parse().expect(host))
+                .to_vec(),
         },
         metrics,
         Arc::default(),

@@ -11,7 +11,7 @@ use crds::stage::{PodTemplate, is_label_name, validate as validate_spec};
 use crds::status::Reason;
 
 use crate::grants::{ALLOW_CLEAR_TEXT_ANNOTATION, ALLOW_HOSTS_ANNOTATION, ALLOW_STAGES_ANNOTATION, Grant};
-use crate::hosts::{HostPattern, stage_hosts};
+use crate::hosts::{HostPattern, StageHost, stage_hosts};
 
 /// Terminal error: the stage is stalled until a user fixes the cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub type Secrets = BTreeMap<String, Option<SecretKeys>>;
 
 /// Checks everything that depends on the stage and on the settings of the operator alone.
 ///
-/// `allowed_hosts` is empty if every host is allowed.
+/// `allowed_hosts` is empty for the default rule of [`crate::hosts`].
 ///
 /// # Errors
 /// Returns the first terminal error; violations of the spec are reported together.
@@ -52,16 +52,28 @@ pub fn check_stage(stage: &StreamStage, allowed_hosts: &[HostPattern]) -> Result
         }
     })?;
     check_group_prefix(stage)?;
-    let hosts = stage_hosts(stage);
-    let denied = hosts
-        .iter()
-        .find(|host| !allowed_hosts.is_empty() && !host.is_allowed_by(allowed_hosts));
-    match denied {
+    check_hosts(stage, allowed_hosts)
+}
+
+/// Checks the hosts of a stage: those of `spec.source` are connected to by the operator as well.
+fn check_hosts(stage: &StreamStage, allowed_hosts: &[HostPattern]) -> Result<(), Refusal> {
+    let denied = |host: &StageHost| {
+        if !allowed_hosts.is_empty() {
+            let is_allowed = host.is_allowed_by(allowed_hosts);
+            return (!is_allowed).then_some("is not in the operator's allow-list");
+        }
+        let is_source = host.section == "spec.source";
+        is_source
+            .then(|| host.denied_by_default(stage.namespace()))
+            .flatten()
+    };
+    let mut hosts = stage_hosts(stage).into_iter();
+    match hosts.find_map(|host| Some((denied(&host)?, host))) {
         None => Ok(()),
-        Some(host) => Err(Refusal {
+        Some((cause, host)) => Err(Refusal {
             reason: Reason::HostNotAllowed,
             message: format!(
-                "{}: the operator's allow-list does not contain {host}; use another host, or add it to the value allowedHosts of the chart",
+                "{}: {host} {cause}; use another host, or add it to the value allowedHosts of the chart",
                 host.section
             ),
         }),

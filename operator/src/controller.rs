@@ -43,7 +43,7 @@ pub struct Settings {
     pub namespaces: Vec<String>,
     /// Defaults of the workers.
     pub defaults: WorkerDefaults,
-    /// Hosts that stages may connect to; empty for all hosts.
+    /// Hosts that stages may connect to; empty for the default rule of [`crate::hosts`].
     pub allowed_hosts: Vec<HostPattern>,
 }
 
@@ -72,6 +72,7 @@ pub async fn run(
     let poller = poller::run(
         Arc::clone(&lag_store),
         StageStore::clone(&stages),
+        settings.allowed_hosts.clone(),
         metrics.clone(),
         request_reconcile,
         stop.clone(),

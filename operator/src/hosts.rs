@@ -1,9 +1,15 @@
-//! Hosts that a stage connects to, and patterns of hosts that are allowed. Pure: resolves no name.
+//! Hosts that a stage connects to, and the rules for them. Pure: resolves no name.
+//!
+//! An allow-list of the operator names the hosts of all stages. Without one, stages may use all hosts, except for those of
+//! `spec.source` that the operator itself would connect to in places that the author of a stage cannot reach: its own
+//! loopback and link-local addresses, such as the metadata service of a cloud, and Services of other namespaces.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use crds::StreamStage;
+use kafka::AddressPolicy;
 
 use crate::connection::is_short_name;
 
@@ -71,10 +77,10 @@ pub struct StageHost {
 }
 
 impl StageHost {
-    fn new(section: &'static str, host: &str, port: u16, stage: &StreamStage) -> Self {
+    fn new(section: &'static str, host: &str, port: u16, namespace: &str) -> Self {
         let name = normalize(host);
         let full_name = if is_short_name(&name) {
-            format!("{name}.{}.svc", stage.namespace())
+            format!("{name}.{namespace}.svc")
         } else {
             name.clone()
         };
@@ -91,6 +97,86 @@ impl StageHost {
     pub fn is_allowed_by(&self, patterns: &[HostPattern]) -> bool {
         patterns.iter().any(|pattern| pattern.allows(self))
     }
+
+    /// Why the operator does not connect to the host unless an allow-list contains it, for a stage in `namespace`.
+    #[must_use]
+    pub fn denied_by_default(&self, namespace: &str) -> Option<&'static str> {
+        let is_local = self.name == "localhost"
+            || self.name.ends_with(".localhost")
+            || self.name.parse().is_ok_and(is_local);
+        let service_namespace = service_namespace(&self.full_name);
+        if is_local {
+            Some("is an address of the operator's own host or link")
+        } else if service_namespace.is_some_and(|of_service| of_service != namespace) {
+            Some("is a Service of another namespace")
+        } else {
+            None
+        }
+    }
+}
+
+/// Namespace of a Service in `SERVICE.NAMESPACE.svc`, with or without a pod before and a cluster domain after it.
+fn service_namespace(name: &str) -> Option<&str> {
+    let labels: Vec<&str> = name.split('.').collect();
+    let marker = labels.iter().skip(2).position(|label| *label == "svc")? + 2;
+    Some(labels[marker - 1])
+}
+
+/// Returns true for addresses that mean something else in every host or network link, and those that name no host.
+fn is_local(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            address.is_loopback()
+                || address.is_link_local()
+                || address.is_multicast()
+                || address.octets()[0] == 0
+                || address == Ipv4Addr::BROADCAST
+        }
+        IpAddr::V6(address) => {
+            address.is_loopback()
+                || address.is_unspecified()
+                || address.is_unicast_link_local()
+                || address.is_multicast()
+        }
+    }
+}
+
+/// Addresses of the brokers that the operator connects to for the stages of a namespace, also those that a broker names.
+pub struct SourceHosts {
+    namespace: String,
+    allowed: Vec<HostPattern>,
+}
+
+impl SourceHosts {
+    /// Rule for a namespace, with the allow-list of the operator.
+    #[must_use]
+    pub fn new(namespace: &str, allowed: Vec<HostPattern>) -> Self {
+        let namespace = namespace.to_owned();
+        Self { namespace, allowed }
+    }
+
+    fn host(&self, host: &str, port: u16) -> StageHost {
+        StageHost::new("spec.source", host, port, &self.namespace)
+    }
+}
+
+impl AddressPolicy for SourceHosts {
+    /// A name is absolute, unless it is one of a Service: `kafka.other` must not become `kafka.other.svc.cluster.local`
+    /// by the search domains of the operator's pod.
+    fn lookup_name(&self, host: &str, port: u16) -> Option<String> {
+        let host = self.host(host, port);
+        if !host.is_allowed_by(&self.allowed) && host.denied_by_default(&self.namespace).is_some() {
+            return None;
+        }
+        let name = host.full_name;
+        let is_relative =
+            name == "localhost" || name.rsplit('.').next() == Some("svc") || name.parse::<IpAddr>().is_ok();
+        Some(if is_relative { name } else { format!("{name}.") })
+    }
+
+    fn allows(&self, host: &str, port: u16, address: IpAddr) -> bool {
+        !is_local(address) || self.host(host, port).is_allowed_by(&self.allowed)
+    }
 }
 
 impl fmt::Display for StageHost {
@@ -103,19 +189,25 @@ impl fmt::Display for StageHost {
 #[must_use]
 pub fn stage_hosts(stage: &StreamStage) -> Vec<StageHost> {
     let spec = &stage.spec;
+    let namespace = stage.namespace();
     let servers = spec.source.bootstrap_servers.iter();
     let kafka = servers.filter_map(|server| {
         let (host, port) = split_port(server);
-        Some(StageHost::new("spec.source", host, port?.parse().ok()?, stage))
+        Some(StageHost::new(
+            "spec.source",
+            host,
+            port?.parse().ok()?,
+            namespace,
+        ))
     });
     let redis = spec.reference_data.iter().filter_map(|reference_data| {
         let (_, rest) = reference_data.url.split_once("://")?;
         let (host, port) = split_port(rest.split('/').next().unwrap_or_default());
         let port = port.map_or(Some(REDIS_PORT), |port| port.parse().ok())?;
-        Some(StageHost::new("spec.referenceData", host, port, stage))
+        Some(StageHost::new("spec.referenceData", host, port, namespace))
     });
     let postgres = spec.warehouse.hosts().flatten();
-    let postgres = postgres.map(|(host, port)| StageHost::new("spec.warehouse", host, port, stage));
+    let postgres = postgres.map(|(host, port)| StageHost::new("spec.warehouse", host, port, namespace));
     kafka.chain(redis).chain(postgres).collect()
 }
 
@@ -195,5 +287,74 @@ mod tests {
         ] {
             assert!(text.parse::<HostPattern>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn local_addresses_and_services_of_other_namespaces_are_denied_by_default() {
+        let denied = |host: &str| {
+            let host = StageHost::new("spec.source", host, 9092, "orders");
+            host.denied_by_default("orders").is_some()
+        };
+        for host in [
+            "localhost",
+            "LocalHost.",
+            "a.localhost",
+            "127.0.0.1",
+            "127.8.8.8",
+            "0.0.0.0",
+            "0.1.2.3",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "[::1]",
+            "[::]",
+            "[fe80::1]",
+            "[ff02::1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:169.254.169.254]",
+            "kafka.other.svc",
+            "kafka.other.svc.",
+            "kafka.other.svc.cluster.local",
+            "kafka-0.kafka.other.svc",
+            "KAFKA.OTHER.SVC",
+        ] {
+            assert!(denied(host), "{host}");
+        }
+        for host in [
+            "kafka",
+            "kafka.orders.svc",
+            "kafka.orders.svc.cluster.local",
+            "kafka-0.kafka.orders.svc",
+            "kafka.example.com",
+            "svc.example.com",
+            "10.0.0.1",
+            "[2001:db8::1]",
+        ] {
+            assert!(!denied(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_operator_connects_to_what_the_namespace_may_use_or_the_allow_list_has() {
+        let hosts = SourceHosts::new("orders", vec!["127.0.0.1:9092".parse().expect("a pattern")]);
+        let lookup = |host: &str, port| hosts.lookup_name(host, port);
+        for (host, port, expected) in [
+            ("kafka", 9092, Some("kafka.orders.svc")),
+            ("kafka.orders.svc", 9092, Some("kafka.orders.svc")),
+            ("kafka.example.com", 9092, Some("kafka.example.com.")),
+            // With the search domains of a pod, this would be a Service of the namespace `other`.
+            ("kafka.other", 9092, Some("kafka.other.")),
+            ("10.0.0.1", 9092, Some("10.0.0.1")),
+            ("2001:db8::1", 9092, Some("2001:db8::1")),
+            ("kafka.other.svc", 9092, None),
+            ("127.0.0.1", 9092, Some("127.0.0.1")),
+            ("127.0.0.1", 22, None),
+        ] {
+            assert_eq!(lookup(host, port).as_deref(), expected, "{host}:{port}");
+        }
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert!(hosts.allows("127.0.0.1", 9092, loopback));
+        assert!(!hosts.allows("rebound.example.com", 9092, loopback));
+        assert!(hosts.allows("kafka.example.com", 9092, IpAddr::from([10, 0, 0, 1])));
     }
 }

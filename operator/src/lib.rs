@@ -24,7 +24,7 @@
 //! | scaling formula: recommended workers for a lag | [`scale::demand`], with the bounds of [`scale::ceiling`] |
 //! | stabilization windows, cooldown, rollout and rebalance gates | [`scale::gate`], [`scale::stabilization`] |
 //! | state of the algorithm, and how a new leader continues with it | [`scale::state`] |
-//! | trigger of a reconcile after a lag poll | [`status::needs_reconcile`] |
+//! | trigger of a reconcile after a lag poll | [`status::status_difference`] |
 //! | conditions, and the values of the printer columns | [`status`] |
 //! | schema, CEL rules and printer columns of the CRD | [`crds::stage`] |
 //! | names, labels and field managers of the owned objects | [`owned`] |

@@ -18,7 +18,9 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 
-use self::conditions::{ConditionState, ConditionUpdate, has_status, merge_conditions, stage_condition};
+use self::conditions::{
+    ConditionState, ConditionUpdate, find_condition, has_status, merge_conditions, stage_condition,
+};
 use self::rollout::reconciling_condition;
 use crate::lag::view::LagView;
 use crate::owned::STAGE_LABEL;
@@ -29,7 +31,7 @@ use crate::scale::state::{ScalingState, ScalingStep};
 use crate::scale::{LagState, ReplicaDecision};
 use crate::validate::Refusal;
 
-pub use self::change_detection::{needs_reconcile, would_scale};
+pub use self::change_detection::{StatusDifference, status_difference, would_scale};
 
 /// Maximum number of decisions in the status, as in the CRD.
 const MAX_DECISIONS: usize = 10;
@@ -274,6 +276,13 @@ pub fn is_converged(status: &StreamStageStatus) -> bool {
     has_status(status, ConditionType::Reconciling, "False")
         && !is_stalled(status)
         && (has_status(status, ConditionType::Ready, "True") || limited_by == Some(LimitedBy::Suspended))
+}
+
+/// Time since which the stage needs manual intervention; `None` if it does not.
+#[must_use]
+pub fn stalled_since(status: &StreamStageStatus) -> Option<Timestamp> {
+    let stalled = find_condition(status, ConditionType::Stalled)?;
+    (stalled.status == "True").then_some(stalled.last_transition_time.0)
 }
 
 /// Returns true if the stage needs manual intervention: the condition `Stalled` is `True`.

@@ -233,7 +233,9 @@ fn start_controller(client: Client) -> CancellationToken {
             image_pull_secrets: Vec::new(),
             resources: k8s_openapi::api::core::v1::ResourceRequirements::default(),
         },
-        allowed_hosts: Vec::new(),
+        allowed_hosts: ["127.0.0.1", "*.svc"]
+            .map(|host| host.parse().expect(host))
+            .to_vec(),
     };
     let recorder = kube::runtime::events::Recorder::new(client.clone(), "streamstage-operator".into());
     let metrics = Metrics::register(&mut Registry::default());

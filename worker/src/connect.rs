@@ -146,6 +146,12 @@ fn has_byte_order_mark(file: &Path) -> bool {
     read.is_ok() && start == *b"\xef\xbb\xbf"
 }
 
+/// `client.id` of a worker. In a cluster it has the name of the pod, by which the operator names a slow member.
+fn client_id(stage: &str, host_name: Option<String>) -> String {
+    let pod = host_name.filter(|name| name.starts_with(&format!("{stage}-worker-")));
+    format!("streamstage-{}", pod.as_deref().unwrap_or(stage))
+}
+
 /// Returns the client settings for the stage's Kafka: servers, security protocol and credentials.
 ///
 /// Keys of the Secret (and variables without a Secret): `security.protocol` (`KAFKA_SECURITY_PROTOCOL`),
@@ -164,7 +170,10 @@ pub fn kafka_config(stage: &StreamStage, secrets: &Secrets) -> Result<ClientConf
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", stage.spec.source.bootstrap_servers.join(","))
-        .set("client.id", format!("streamstage-{}", stage.name()))
+        .set(
+            "client.id",
+            client_id(stage.name(), std::env::var("HOSTNAME").ok()),
+        )
         .set("topic.metadata.refresh.interval.ms", "30000")
         .set("reconnect.backoff.max.ms", "2000")
         .set("socket.keepalive.enable", "true")
@@ -320,4 +329,20 @@ pub fn redis_connection(
     client
         .and_then(RedisConnection::new)
         .map_err(ConnectError::ReferenceDataUrl)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_id_has_the_name_of_the_pod_in_a_cluster_and_of_the_stage_elsewhere() {
+        for (host_name, expected) in [
+            (Some("stg-worker-7d9f-x2"), "streamstage-stg-worker-7d9f-x2"),
+            (Some("a-laptop"), "streamstage-stg"),
+            (None, "streamstage-stg"),
+        ] {
+            assert_eq!(client_id("stg", host_name.map(str::to_owned)), expected);
+        }
+    }
 }

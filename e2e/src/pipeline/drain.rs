@@ -10,7 +10,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::instance::{Pipeline, STAGES};
@@ -107,6 +108,29 @@ impl Pipeline {
             .bind(self.input_topic(stage)?);
         let positions: Vec<(i32, i64)> = query.fetch_all(&self.pool).await?;
         Ok(positions.into_iter().collect())
+    }
+
+    /// Offsets that the consumer group of a stage has committed to Kafka, by partition. Blocks for a moment.
+    ///
+    /// # Errors
+    /// When Kafka does not answer, or a partition has no committed offset.
+    pub fn committed_offsets(&self, stage: &str) -> Result<BTreeMap<i32, i64>> {
+        let topic = self.input_topic(stage)?;
+        let mut config = self.client_config();
+        config
+            .set("group.id", format!("{}.{stage}", self.name))
+            .set("enable.auto.commit", "false");
+        let consumer: BaseConsumer = config.create()?;
+        let mut partitions = TopicPartitionList::new();
+        for partition in fetch_end_offsets(&consumer, topic)?.into_keys() {
+            partitions.add_partition(topic, partition);
+        }
+        let committed = consumer.committed_offsets(partitions, KAFKA_TIMEOUT)?;
+        let offsets = committed.elements().into_iter().map(|element| {
+            let offset = element.offset().to_raw().context("no committed offset")?;
+            Ok((element.partition(), offset))
+        });
+        offsets.collect()
     }
 
     fn offset_consumer(&self) -> Result<BaseConsumer> {

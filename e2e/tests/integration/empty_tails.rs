@@ -38,6 +38,13 @@ async fn wait_position(pipeline: &Pipeline, position: i64) -> Result<()> {
     wait_until(&format!("the position is {position}"), DEADLINE, || async {
         Ok(pipeline.positions("stg").await?.get(&0) == Some(&position))
     })
+    .await?;
+    // The operator scales by the committed offsets: a marker at the end must not count as lag.
+    wait_until(
+        &format!("the offset {position} is committed"),
+        DEADLINE,
+        || async { Ok(pipeline.committed_offsets("stg")?.get(&0) == Some(&position)) },
+    )
     .await
 }
 

@@ -54,7 +54,7 @@ async fn a_stopped_worker_leaves_no_batch_incomplete() -> Result<()> {
         );
         assert_stored_up_to_positions(&pipeline, &records, &messages).await?;
         for stage in STAGES {
-            let committed = committed_offsets(&services, &pipeline, stage)?;
+            let committed = pipeline.committed_offsets(stage)?;
             assert_eq!(
                 committed,
                 pipeline.positions(stage).await?,
@@ -91,7 +91,7 @@ async fn offsets_that_kafka_rejects_during_a_rebalance_are_committed_after_it() 
     for stage in STAGES {
         let description = format!("the positions of {stage} are committed to Kafka");
         wait_until(&description, DEADLINE, || async {
-            Ok(committed_offsets(&services, &pipeline, stage)? == pipeline.positions(stage).await?)
+            Ok(pipeline.committed_offsets(stage)? == pipeline.positions(stage).await?)
         })
         .await?;
     }
@@ -376,19 +376,6 @@ fn read_source_records(
         records.insert((message.partition(), message.offset()), value);
     }
     Ok(records)
-}
-
-/// Offsets that the consumer group of a stage has committed to Kafka.
-fn committed_offsets(services: &Services, pipeline: &Pipeline, stage: &str) -> Result<BTreeMap<i32, i64>> {
-    let consumer = create_consumer(services, &format!("{}.{stage}", pipeline.name()))?;
-    let mut partitions = TopicPartitionList::new();
-    partitions.add_partition_range(pipeline.input_topic(stage)?, 0, PARTITIONS - 1);
-    let committed = consumer.committed_offsets(partitions, DEADLINE)?;
-    let offsets = committed.elements().into_iter().map(|element| {
-        let offset = element.offset().to_raw().context("no offset")?;
-        Ok((element.partition(), offset))
-    });
-    offsets.collect()
 }
 
 fn create_consumer(services: &Services, group: &str) -> Result<BaseConsumer> {

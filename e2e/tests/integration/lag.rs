@@ -1,17 +1,20 @@
-//! The operator's Kafka queries on a real broker: offsets, start offsets, empty tails and rebalances.
+//! The operator's Kafka queries on a real broker: offsets, start offsets and rebalances.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
     reason = "edge: acts as the queried groups and producers, and waits until a deadline"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use e2e::pipeline::{start_services, wait_until};
 use e2e::services::Services;
-use operator::kafka::Cluster;
+use kafka::Restrictions;
+use operator::connection::KafkaConnection;
+use operator::kafka::{Cluster, GroupState};
+use operator::lag::members::GroupMembers;
 use operator::lag::offsets::{GroupTopic, LagErrorReason, LagResult, OffsetSnapshot, PartitionSnapshot};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
@@ -36,7 +39,7 @@ impl KafkaFixture {
         let topic = format!("lag-{:08x}", rand::random::<u32>());
         services.create_topic(&topic, partitions).await?;
         let servers = [services.bootstrap_servers().to_owned()];
-        let cluster = Cluster::connect(&servers, &[])?;
+        let cluster = cluster(&servers)?;
         let fixture = Self {
             services,
             topic,
@@ -44,7 +47,7 @@ impl KafkaFixture {
         };
         // On a new broker, the first commit creates the offsets topic, and fails until its partitions have leaders.
         wait_until("the group coordinator is ready", KAFKA_DEADLINE, || async {
-            Ok(fixture.commit_offsets("first", &[(0, 0)]).is_ok())
+            Ok(fixture.commit_offsets("first", &[(0, 0)]).await.is_ok())
         })
         .await?;
         Ok(fixture)
@@ -68,21 +71,25 @@ impl KafkaFixture {
         }
     }
 
-    fn fetch_result(&self, group: &str) -> LagResult {
+    async fn fetch_result(&self, group: &str) -> LagResult {
+        let queries = [self.group_topic(group)];
         self.cluster
-            .fetch_snapshots(&[self.group_topic(group)], QUERY_TIMEOUT)
+            .fetch_snapshots(&queries, QUERY_TIMEOUT)
+            .await
             .remove(0)
     }
 
-    fn fetch_snapshot(&self, group: &str) -> Result<OffsetSnapshot> {
-        Ok(self.fetch_result(group)?)
+    async fn fetch_snapshot(&self, group: &str) -> Result<OffsetSnapshot> {
+        Ok(self.fetch_result(group).await?)
     }
 
-    fn commit_offsets(&self, group: &str, offsets: &[(u32, u64)]) -> Result<()> {
+    async fn commit_offsets(&self, group: &str, offsets: &[(u32, u64)]) -> Result<()> {
         let offsets: BTreeMap<_, _> = offsets.iter().copied().collect();
+        let group_topic = self.group_topic(group);
         Ok(self
             .cluster
-            .commit_start(&self.group_topic(group), &offsets, QUERY_TIMEOUT)?)
+            .commit_start(&group_topic, &offsets, QUERY_TIMEOUT)
+            .await?)
     }
 
     fn produce_with(&self, producer: &BaseProducer, partition: i32, count: usize) -> Result<()> {
@@ -98,6 +105,12 @@ impl KafkaFixture {
     fn produce_records(&self, partition: i32, count: usize) -> Result<()> {
         self.produce_with(&self.client_config().create()?, partition, count)
     }
+}
+
+fn cluster(servers: &[String]) -> Result<Cluster> {
+    let connection = KafkaConnection::new(servers, &BTreeMap::new());
+    let connection = connection.map_err(|error| anyhow!("{error:?}"))?;
+    Ok(Cluster::new(&connection, Restrictions::default()))
 }
 
 fn partition(partition: u32, start: u64, end: u64, committed: Option<u64>) -> PartitionSnapshot {
@@ -116,10 +129,12 @@ async fn each_group_has_its_own_committed_offsets_or_none_at_all() -> Result<()>
         kafka.produce_records(number, 10)?;
     }
     // As the operator does before the first worker, while the group has no members.
-    kafka.commit_offsets("lagging", &[(0, 0), (1, 4), (2, 10)])?;
-    kafka.commit_offsets("done", &[(0, 10), (1, 10), (2, 10)])?;
+    kafka
+        .commit_offsets("lagging", &[(0, 0), (1, 4), (2, 10)])
+        .await?;
+    kafka.commit_offsets("done", &[(0, 10), (1, 10), (2, 10)]).await?;
     let queries = ["lagging", "done", "new"].map(|group| kafka.group_topic(group));
-    let results = kafka.cluster.fetch_snapshots(&queries, QUERY_TIMEOUT);
+    let results = kafka.cluster.fetch_snapshots(&queries, QUERY_TIMEOUT).await;
     let partitions = results
         .into_iter()
         .map(|result| result.map(|snapshot| snapshot.partitions));
@@ -138,7 +153,7 @@ async fn each_group_has_its_own_committed_offsets_or_none_at_all() -> Result<()>
 async fn the_next_snapshot_has_deleted_records_and_added_partitions() -> Result<()> {
     let kafka = KafkaFixture::create(1).await?;
     kafka.produce_records(0, 20)?;
-    kafka.commit_offsets("group", &[(0, 5)])?;
+    kafka.commit_offsets("group", &[(0, 5)]).await?;
     let mut before = TopicPartitionList::new();
     before.add_partition_offset(&kafka.topic, 0, Offset::Offset(12))?;
     kafka
@@ -146,7 +161,7 @@ async fn the_next_snapshot_has_deleted_records_and_added_partitions() -> Result<
         .delete_records(&before, &AdminOptions::new())
         .await?;
     assert_eq!(
-        kafka.fetch_snapshot("group")?.partitions,
+        kafka.fetch_snapshot("group").await?.partitions,
         [partition(0, 12, 20, Some(5))]
     );
 
@@ -164,6 +179,7 @@ async fn the_next_snapshot_has_deleted_records_and_added_partitions() -> Result<
     // A new partition has no leader for a moment; the snapshot fails until then.
     while kafka
         .fetch_snapshot("group")
+        .await
         .map(|snapshot| snapshot.partitions)
         .unwrap_or_default()
         != expected
@@ -171,7 +187,7 @@ async fn the_next_snapshot_has_deleted_records_and_added_partitions() -> Result<
         ensure!(
             Instant::now() < deadline,
             "the partitions are missing: {:?}",
-            kafka.fetch_snapshot("group")
+            kafka.fetch_snapshot("group").await
         );
     }
     Ok(())
@@ -181,8 +197,8 @@ async fn the_next_snapshot_has_deleted_records_and_added_partitions() -> Result<
 async fn after_a_topic_is_recreated_offsets_are_out_of_range_or_missing() -> Result<()> {
     let kafka = KafkaFixture::create(1).await?;
     kafka.produce_records(0, 20)?;
-    kafka.commit_offsets("group", &[(0, 15)])?;
-    kafka.fetch_snapshot("group")?;
+    kafka.commit_offsets("group", &[(0, 15)]).await?;
+    kafka.fetch_snapshot("group").await?;
     let deleted = kafka
         .admin_client()?
         .delete_topics(&[&kafka.topic], &AdminOptions::new())
@@ -190,7 +206,7 @@ async fn after_a_topic_is_recreated_offsets_are_out_of_range_or_missing() -> Res
     ensure!(deleted.iter().all(Result::is_ok), "{deleted:?}");
     let deadline = Instant::now() + KAFKA_DEADLINE;
     loop {
-        let result = kafka.fetch_result("group");
+        let result = kafka.fetch_result("group").await;
         if result.is_err_and(|error| error.reason == LagErrorReason::UnknownTopic) {
             break;
         }
@@ -200,7 +216,7 @@ async fn after_a_topic_is_recreated_offsets_are_out_of_range_or_missing() -> Res
         ensure!(Instant::now() < deadline, "the topic cannot be recreated");
     }
     loop {
-        match kafka.fetch_result("group") {
+        match kafka.fetch_result("group").await {
             // Kafka removes the committed offsets of a deleted topic.
             Ok(snapshot) => {
                 assert_eq!(snapshot.partitions, [partition(0, 0, 0, None)]);
@@ -211,9 +227,10 @@ async fn after_a_topic_is_recreated_offsets_are_out_of_range_or_missing() -> Res
         }
     }
     // As after a restore of the committed offsets.
-    kafka.commit_offsets("group", &[(0, 15)])?;
+    kafka.commit_offsets("group", &[(0, 15)]).await?;
     let error = kafka
         .fetch_result("group")
+        .await
         .err()
         .context("a committed offset beyond the end was accepted")?;
     assert_eq!(error.reason, LagErrorReason::OffsetOutOfRange);
@@ -221,7 +238,8 @@ async fn after_a_topic_is_recreated_offsets_are_out_of_range_or_missing() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_transaction_does_not_change_the_end_and_its_marker_is_an_empty_tail() -> Result<()> {
+async fn an_open_transaction_does_not_change_the_end_and_its_marker_is_no_lag_once_it_is_read() -> Result<()>
+{
     let kafka = KafkaFixture::create(2).await?;
     kafka.produce_records(1, 5)?;
     let mut config = kafka.client_config();
@@ -230,20 +248,30 @@ async fn an_open_transaction_does_not_change_the_end_and_its_marker_is_an_empty_
     producer.begin_transaction()?;
     kafka.produce_with(&producer, 0, 8)?;
     assert_eq!(
-        kafka.fetch_snapshot("group")?.partitions[0],
+        kafka.fetch_snapshot("group").await?.partitions[0],
         partition(0, 0, 0, None)
     );
     producer.commit_transaction(KAFKA_DEADLINE)?;
     // Eight records and the transaction marker.
     let deadline = Instant::now() + KAFKA_DEADLINE;
-    while kafka.fetch_snapshot("group")?.partitions[0] != partition(0, 0, 9, None) {
-        ensure!(Instant::now() < deadline, "{:?}", kafka.fetch_snapshot("group")?);
+    while kafka.fetch_snapshot("group").await?.partitions[0] != partition(0, 0, 9, None) {
+        ensure!(
+            Instant::now() < deadline,
+            "{:?}",
+            kafka.fetch_snapshot("group").await?
+        );
     }
-    let empty =
-        |tails: &[(u32, u64, u64)]| kafka.cluster.find_empty_tails(&kafka.topic, tails, QUERY_TIMEOUT);
-    assert_eq!(empty(&[(0, 8, 9), (1, 4, 5)])?, BTreeSet::from([0]));
-    assert_eq!(empty(&[(0, 7, 9), (1, 5, 5)])?, BTreeSet::from([1]));
-    assert_eq!(empty(&[])?, BTreeSet::new());
+    // The worker's position advances over the marker, which is no record.
+    kafka.commit_offsets("group", &[(0, 9), (1, 5)]).await?;
+    let snapshot = kafka.fetch_snapshot("group").await?;
+    assert_eq!(
+        snapshot
+            .partitions
+            .iter()
+            .map(PartitionSnapshot::lag)
+            .sum::<u64>(),
+        0
+    );
     Ok(())
 }
 
@@ -268,10 +296,10 @@ async fn start_offsets_are_those_of_start_from() -> Result<()> {
         ("1970-01-01T00:01:00Z", [3, 0]),
     ];
     for (start_from, expected) in starts {
-        let offsets =
-            kafka
-                .cluster
-                .start_offsets(&kafka.topic, start_from.parse::<StartFrom>()?, QUERY_TIMEOUT)?;
+        let offsets = kafka
+            .cluster
+            .start_offsets(&kafka.topic, start_from.parse::<StartFrom>()?, QUERY_TIMEOUT)
+            .await?;
         assert_eq!(
             offsets.into_values().collect::<Vec<_>>(),
             expected,
@@ -284,11 +312,18 @@ async fn start_offsets_are_those_of_start_from() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_is_rebalancing_while_a_member_joins_and_its_offsets_cannot_be_changed() -> Result<()> {
     let kafka = KafkaFixture::create(1).await?;
-    let GroupTopic { group, .. } = kafka.group_topic("group");
-    let rebalancing = || kafka.cluster.rebalancing_groups(&[&group], QUERY_TIMEOUT);
-    assert_eq!(rebalancing()?, BTreeSet::new());
+    let query = kafka.group_topic("group");
+    let describe = async || -> Result<GroupState> {
+        let described = kafka
+            .cluster
+            .describe_groups(std::slice::from_ref(&query), QUERY_TIMEOUT)
+            .await?;
+        Ok(described.get(&query).cloned().unwrap_or_default())
+    };
+    assert!(!describe().await?.is_rebalancing);
+    let group = &query.group;
     let mut config = kafka.client_config();
-    config.set("group.id", &group).set("session.timeout.ms", "45000");
+    config.set("group.id", group).set("session.timeout.ms", "45000");
     let first: BaseConsumer = config.create()?;
     first.subscribe(&[&kafka.topic])?;
     let deadline = Instant::now() + KAFKA_DEADLINE;
@@ -296,9 +331,15 @@ async fn a_group_is_rebalancing_while_a_member_joins_and_its_offsets_cannot_be_c
         first.poll(Duration::from_millis(50));
         ensure!(Instant::now() < deadline, "the first member has no partition");
     }
-    assert_eq!(rebalancing()?, BTreeSet::new());
+    let state = describe().await?;
+    assert!(!state.is_rebalancing);
+    let Some(GroupMembers::Assigned(members)) = state.members else {
+        bail!("the members are unknown: {state:?}");
+    };
+    assert_eq!(members.into_values().collect::<Vec<_>>(), [[0]]);
     let error = kafka
         .commit_offsets("group", &[(0, 0)])
+        .await
         .err()
         .context("offsets of a group with members were changed")?;
     ensure!(error.to_string().contains("members"), "{error:#}");
@@ -306,11 +347,11 @@ async fn a_group_is_rebalancing_while_a_member_joins_and_its_offsets_cannot_be_c
     // The first member is not polled, so its partition is not revoked and the rebalance waits.
     let second: BaseConsumer = config.create()?;
     second.subscribe(&[&kafka.topic])?;
-    while rebalancing()? != BTreeSet::from([group.clone()]) {
+    while !describe().await?.is_rebalancing {
         second.poll(Duration::from_millis(10));
         ensure!(Instant::now() < deadline, "no rebalance is reported");
     }
-    while !rebalancing()?.is_empty() {
+    while describe().await?.is_rebalancing {
         first.poll(Duration::from_millis(10));
         second.poll(Duration::from_millis(10));
         ensure!(Instant::now() < deadline, "the rebalance does not complete");
@@ -325,7 +366,7 @@ async fn a_closed_port_is_reported_as_unreachable_within_the_timeout() -> Result
     let closed = std::net::TcpListener::bind("127.0.0.1:0")?
         .local_addr()?
         .to_string();
-    let cluster = Cluster::connect(std::slice::from_ref(&closed), &[])?;
+    let cluster = cluster(std::slice::from_ref(&closed))?;
     let timeout = Duration::from_secs(2);
     let group_topic = GroupTopic {
         group: "group".to_owned(),
@@ -334,6 +375,7 @@ async fn a_closed_port_is_reported_as_unreachable_within_the_timeout() -> Result
     let start = Instant::now();
     let result = cluster
         .fetch_snapshots(std::slice::from_ref(&group_topic), timeout)
+        .await
         .remove(0);
     ensure!(
         start.elapsed() < timeout + Duration::from_secs(2),
@@ -346,8 +388,11 @@ async fn a_closed_port_is_reported_as_unreachable_within_the_timeout() -> Result
     let offsets = BTreeMap::from([(0, 0)]);
     let start = Instant::now();
     for result in [
-        cluster.rebalancing_groups(&["group"], timeout).map(drop),
-        cluster.commit_start(&group_topic, &offsets, timeout),
+        cluster
+            .describe_groups(std::slice::from_ref(&group_topic), timeout)
+            .await
+            .map(drop),
+        cluster.commit_start(&group_topic, &offsets, timeout).await,
     ] {
         assert_eq!(
             result.err().map(|error| error.reason),

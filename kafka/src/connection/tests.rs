@@ -2,6 +2,8 @@ use kafka_protocol::messages::api_versions_response::{ApiVersion, ApiVersionsRes
 use kafka_protocol::messages::{
     FetchRequest, MetadataRequest, MetadataResponse, SaslAuthenticateResponse, SaslHandshakeResponse,
 };
+use std::net::IpAddr;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -9,13 +11,13 @@ use super::*;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const LIMIT: usize = 1 << 20;
-const METADATA: VersionRange = VersionRange { min: 7, max: 12 };
 
 fn settings() -> Settings {
     Settings {
         client_id: "test".to_owned(),
         security: Security::default(),
         max_response_bytes: LIMIT,
+        restrictions: Restrictions::default(),
     }
 }
 
@@ -62,9 +64,7 @@ async fn request(
 ) -> Result<MetadataResponse, RequestError> {
     let address = broker(answer).await;
     let mut connection = Connection::open(&address, &settings(), TIMEOUT).await?;
-    connection
-        .request(&MetadataRequest::default(), METADATA, TIMEOUT)
-        .await
+    connection.request(&MetadataRequest::default(), TIMEOUT).await
 }
 
 fn metadata(id: i32) -> Vec<u8> {
@@ -99,7 +99,13 @@ async fn bytes_that_are_not_a_response_are_an_error() {
     let other = |id: i32| metadata(id + 1);
     let empty = |_: i32| vec![0; 4];
     let truncated = |id: i32| response(id, 1, |_| {});
-    for answer in [garbage as fn(i32) -> Vec<u8>, other, empty, truncated] {
+    // 4,294,967,294 brokers: memory for them is never allocated.
+    let countless = |id: i32| {
+        response(id, 1, |bytes| {
+            bytes.extend_from_slice(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0]);
+        })
+    };
+    for answer in [garbage as fn(i32) -> Vec<u8>, other, empty, truncated, countless] {
         let error = request(answer).await.expect_err("malformed");
         assert!(matches!(error.cause, Cause::Malformed(_)), "{error}");
     }
@@ -113,15 +119,9 @@ async fn a_request_without_an_answer_times_out_and_ends_the_connection() {
         .expect("a connection");
     let brief = Duration::from_millis(50);
     let request = MetadataRequest::default();
-    let error = connection
-        .request(&request, METADATA, brief)
-        .await
-        .expect_err("no answer");
+    let error = connection.request(&request, brief).await.expect_err("no answer");
     assert!(matches!(error.cause, Cause::TimedOut), "{error}");
-    let error = connection
-        .request(&request, METADATA, TIMEOUT)
-        .await
-        .expect_err("unusable");
+    let error = connection.request(&request, TIMEOUT).await.expect_err("unusable");
     assert!(matches!(error.cause, Cause::Connection(_)), "{error}");
 }
 
@@ -131,10 +131,7 @@ async fn a_version_that_the_broker_lacks_is_an_error() {
     let mut connection = Connection::open(&address, &settings(), TIMEOUT)
         .await
         .expect("a connection");
-    let versions = VersionRange { min: 11, max: 12 };
-    let error = connection
-        .request(&FetchRequest::default(), versions, TIMEOUT)
-        .await;
+    let error = connection.request(&FetchRequest::default(), TIMEOUT).await;
     let error = error.expect_err("no version");
     assert!(
         matches!(error.cause, Cause::UnsupportedVersion { min: 11, max: 12 }),
@@ -150,7 +147,7 @@ async fn an_address_without_a_broker_is_an_error() {
     let error = Connection::open(&address, &settings(), TIMEOUT)
         .await
         .err()
-        .expect("nobody listens");
+        .expect("no listener");
     assert!(matches!(error.cause, Cause::Connection(_)), "{error}");
 }
 
@@ -226,5 +223,93 @@ async fn a_scram_login_proves_the_password_to_both_sides() {
         let error = log_in(password, proof).await.err().expect("not proved");
         assert!(matches!(error.cause, Cause::Authentication(_)), "{error}");
         assert!(!error.to_string().contains("sesame"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_opens_no_more_connections_than_its_limits_allow() {
+    let limit = Arc::new(Semaphore::new(1));
+    let mut settings = settings();
+    settings.restrictions.connections = vec![Arc::clone(&limit)];
+    let first = Connection::open(&broker(metadata).await, &settings, TIMEOUT).await;
+    let first = first.expect("a connection");
+    let error = Connection::open(&broker(metadata).await, &settings, TIMEOUT).await;
+    let error = error.err().expect("one connection too many");
+    assert!(matches!(error.cause, Cause::TooManyConnections), "{error}");
+    drop(first);
+    assert!(
+        Connection::open(&broker(metadata).await, &settings, TIMEOUT)
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn a_large_response_waits_for_others_and_a_small_one_does_not() {
+    fn metadata_of(name_bytes: usize) -> impl FnOnce(i32) -> Vec<u8> + Send + 'static {
+        move |id| {
+            let name = StrBytes::from_string("x".repeat(name_bytes));
+            let metadata = MetadataResponse::default().with_cluster_id(Some(name));
+            response(id, 1, |bytes| metadata.encode(bytes, 9).expect("metadata"))
+        }
+    }
+    let limit = Arc::new(Semaphore::new(0));
+    let mut settings = settings();
+    settings.restrictions.large_responses = Some(Arc::clone(&limit));
+    let request = MetadataRequest::default();
+    let small = broker(metadata_of(10)).await;
+    let mut connection = Connection::open(&small, &settings, TIMEOUT)
+        .await
+        .expect("a connection");
+    assert!(connection.request(&request, TIMEOUT).await.is_ok());
+    let large = broker(metadata_of(LARGE_RESPONSE_BYTES)).await;
+    let mut connection = Connection::open(&large, &settings, TIMEOUT)
+        .await
+        .expect("a connection");
+    let mut response = Box::pin(connection.request(&request, TIMEOUT));
+    let waiting = tokio::time::timeout(Duration::from_millis(100), &mut response).await;
+    assert!(waiting.is_err(), "it waits");
+    limit.add_permits(1);
+    assert!(response.await.is_ok());
+}
+
+/// A policy that allows the name `kafka`, which it resolves to the loopback address, and a choice of addresses.
+struct Policy {
+    allows_loopback: bool,
+}
+
+impl AddressPolicy for Policy {
+    fn lookup_name(&self, host: &str, _port: u16) -> Option<String> {
+        (host == "kafka").then(|| "127.0.0.1".to_owned())
+    }
+
+    fn allows(&self, _host: &str, _port: u16, address: IpAddr) -> bool {
+        self.allows_loopback || !address.is_loopback()
+    }
+}
+
+#[tokio::test]
+async fn a_policy_decides_on_the_name_of_a_broker_and_on_the_address_that_it_resolves_to() {
+    let port = broker(metadata)
+        .await
+        .rsplit_once(':')
+        .expect("a port")
+        .1
+        .to_owned();
+    for (host, allows_loopback, is_allowed) in [
+        ("kafka", false, false),
+        ("127.0.0.1", true, false),
+        ("kafka", true, true),
+    ] {
+        let mut settings = settings();
+        settings.restrictions.addresses = Some(Arc::new(Policy { allows_loopback }));
+        let opened = Connection::open(&format!("{host}:{port}"), &settings, TIMEOUT).await;
+        match opened {
+            Ok(_) => assert!(is_allowed, "{host}"),
+            Err(error) => assert!(
+                !is_allowed && matches!(error.cause, Cause::AddressNotAllowed),
+                "{host}: {error}"
+            ),
+        }
     }
 }

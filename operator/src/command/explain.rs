@@ -8,7 +8,6 @@
 //! Never writes. It polls the lag itself and does not use the running operator's results, so its rates cover one poll
 //! interval only. [`crate::explain`] formats the output.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -18,6 +17,7 @@ use crds::{StreamStage, StreamStageStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kafka::Restrictions;
 use kube::{Api, Client};
 use telemetry::stdout::print;
 
@@ -25,7 +25,8 @@ use super::scope::AllowList;
 use crate::admission::check_stage;
 use crate::explain::explain;
 use crate::kafka::Cluster;
-use crate::lag::offsets::{GroupTopic, OffsetSnapshot};
+use crate::kafka::limits::ClientLimits;
+use crate::lag::offsets::GroupTopic;
 use crate::lag::tracker::{LagTracker, SnapshotContext};
 use crate::observe::{rollout, source_connection};
 use crate::owned;
@@ -69,22 +70,24 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
         .map_err(|refusal| anyhow::anyhow!(refusal.message))?;
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
     let deployment = deployments.get_opt(&owned::object_name(&stage)).await?;
-    let cluster = connect(&stage, client, &namespace).await?;
+    let mut limits = ClientLimits::new(flags.allow_list.allowed_hosts.clone());
+    let cluster = connect(&stage, client, limits.restrict(&namespace)).await?;
     let group_topic = GroupTopic::from(&stage);
     let status = stage.status.clone().unwrap_or_default();
 
     let tracker = poll_twice(&cluster, &stage, &group_topic, &status).await?;
-    let group = group_topic.group.as_str();
-    let rebalancing = cluster.rebalancing_groups(&[group], KAFKA_TIMEOUT);
+    let described = cluster.describe_groups(std::slice::from_ref(&group_topic), KAFKA_TIMEOUT);
+    let described = described.await.unwrap_or_default();
+    let is_rebalancing = described
+        .get(&group_topic)
+        .is_some_and(|group| group.is_rebalancing);
     let (now, scaling) = (Timestamp::now(), ScalingState::from(&status));
     let poll_interval = SignedDuration::try_from(stage.spec.scaling.poll_interval.as_std())?;
     let input = ScalingInput {
         current_replicas: status.desired_replicas,
         lag: tracker.lag_state(now, poll_interval),
         rollout: deployment.as_ref().map_or(Rollout::None, rollout),
-        rebalancing_since: rebalancing
-            .is_ok_and(|groups| groups.contains(group))
-            .then_some(now),
+        rebalancing_since: is_rebalancing.then_some(now),
         limited_by: status
             .scaling
             .as_ref()
@@ -104,58 +107,31 @@ async fn poll_twice(
 ) -> anyhow::Result<LagTracker> {
     let stuck_after = SignedDuration::try_from(stage.spec.scaling.stuck_after.as_std())?;
     let context = SnapshotContext::with_hidden_members(status.ready_replicas, stuck_after);
-    let poll = || {
-        let result = cluster
-            .fetch_snapshots(std::slice::from_ref(group_topic), KAFKA_TIMEOUT)
-            .remove(0);
+    let poll = async || {
+        let query = std::slice::from_ref(group_topic);
+        let result = cluster.fetch_snapshots(query, KAFKA_TIMEOUT).await.remove(0);
         (result, Timestamp::now())
     };
-    let first = poll();
+    let first = poll().await;
     tokio::time::sleep(stage.spec.scaling.poll_interval.as_std()).await;
-    let second = poll();
-    let empty = match (&first.0, &second.0) {
-        (Ok(first), Ok(second)) => empty_tails(cluster, &group_topic.topic, first, second),
-        _ => BTreeSet::new(),
-    };
+    let second = poll().await;
     let mut tracker = LagTracker::from_status(status);
     for (result, at) in [first, second] {
         match result {
-            Ok(mut snapshot) => {
-                snapshot.mark_fully_read(&empty);
-                tracker.record(&snapshot, at, &context);
-            }
+            Ok(snapshot) => tracker.record(&snapshot, at, &context),
             Err(error) => tracker.record_failure(error),
         }
     }
     Ok(tracker)
 }
 
-/// Partitions whose unread tail is empty, such as a transaction marker. Like in the operator, it counts as no lag.
-fn empty_tails(
-    cluster: &Cluster,
-    topic: &str,
-    first: &OffsetSnapshot,
-    second: &OffsetSnapshot,
-) -> BTreeSet<u32> {
-    let tails = second.unchanged_tails(first);
-    if tails.is_empty() {
-        return BTreeSet::new();
-    }
-    // A tail that cannot be checked counts as lag.
-    cluster
-        .find_empty_tails(topic, &tails, KAFKA_TIMEOUT)
-        .unwrap_or_default()
-}
-
 /// Connects to the Kafka of the stage with the credentials of its Secret.
-async fn connect(stage: &StreamStage, client: Client, namespace: &str) -> anyhow::Result<Cluster> {
+async fn connect(stage: &StreamStage, client: Client, restrictions: Restrictions) -> anyhow::Result<Cluster> {
+    let namespace = stage.namespace();
     let secret = match &stage.spec.source.auth_secret_name {
         Some(name) => Api::<Secret>::namespaced(client, namespace).get_opt(name).await?,
         None => None,
     };
     let connection = source_connection(stage, secret.as_ref()).map_err(anyhow::Error::msg)?;
-    Ok(Cluster::connect(
-        &connection.bootstrap_servers,
-        &connection.client_settings,
-    )?)
+    Ok(Cluster::new(&connection, restrictions))
 }

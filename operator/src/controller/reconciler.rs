@@ -35,7 +35,7 @@ use crate::scale::state::ScalingState;
 use crate::scale::{ReplicaDecision, ScalingInput, ScalingSettings, decide_replicas};
 use crate::stage_summary::{CachedStage, StageRef};
 use crate::status::{
-    DecisionContext, ReconcileOutcome, is_converged, is_stalled, scaling_state_after, status,
+    DecisionContext, ReconcileOutcome, is_converged, is_stalled, scaling_state_after, stalled_since, status,
     status_with_retry,
 };
 use crate::validate::{Refusal, validate};
@@ -116,12 +116,25 @@ async fn reconcile_measured(cached: &CachedStage, context: &Context) -> Result<A
             tracing::warn!(failures, ?delay, %error, "reconcile failed, requeued");
         }
     }
-    let is_converged = result?.is_some_and(|status| is_converged(&status));
-    Ok(Action::requeue(if is_converged {
-        backoff::with_jitter(RESYNC_INTERVAL, key)
-    } else {
-        PROGRESS_REQUEUE
-    }))
+    let delay = result?.map_or(PROGRESS_REQUEUE, |status| {
+        requeue_delay(&status, Timestamp::now(), &key)
+    });
+    Ok(Action::requeue(delay))
+}
+
+/// Returns when to reconcile a stage again, if no watch reports a change before.
+///
+/// A stalled stage waits for as long as it has been stalled: its cause may be an object that is not watched.
+fn requeue_delay(status: &StreamStageStatus, now: Timestamp, key: &str) -> Duration {
+    let stalled_for = stalled_since(status).map(|since| {
+        let elapsed = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+        elapsed.clamp(PROGRESS_REQUEUE, RESYNC_INTERVAL)
+    });
+    match stalled_for {
+        Some(delay) => backoff::with_jitter(delay, key),
+        None if is_converged(status) => backoff::with_jitter(RESYNC_INTERVAL, key),
+        None => PROGRESS_REQUEUE,
+    }
 }
 
 /// Reads the stage and reconciles it: the cache may be stale and has only a part of it. Returns `None` for a stage that
@@ -314,4 +327,35 @@ pub fn error_policy(cached: Arc<CachedStage>, error: &ReconcileError, context: A
 /// Key of [`Context::failures`].
 fn stage_key(stage: &impl ResourceExt) -> String {
     format!("{}/{}", stage.namespace().unwrap_or_default(), stage.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::SignedDuration;
+
+    use super::*;
+
+    #[test]
+    fn a_stalled_stage_is_reread_ever_more_rarely() {
+        let since = Timestamp::from_second(1_000_000).expect("a time");
+        let stalled = format!(
+            "{{conditions: [{{type: Stalled, status: 'True', reason: ConfigInvalid, message: m, \
+             lastTransitionTime: '{since}'}}]}}"
+        );
+        let stalled: StreamStageStatus = serde_saphyr::from_str(&stalled).expect("a status");
+        let mut now = since;
+        let mut rereads = 0;
+        while now < since + SignedDuration::from_hours(1) {
+            let delay = requeue_delay(&stalled, now, "orders/stg");
+            assert!(
+                delay <= RESYNC_INTERVAL && delay >= PROGRESS_REQUEUE * 3 / 4,
+                "{delay:?}"
+            );
+            now += SignedDuration::try_from(delay).expect("a delay");
+            rereads += 1;
+        }
+        assert!((12..30).contains(&rereads), "{rereads} in an hour");
+        let progressing = StreamStageStatus::default();
+        assert_eq!(requeue_delay(&progressing, now, "orders/stg"), PROGRESS_REQUEUE);
+    }
 }

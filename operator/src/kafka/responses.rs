@@ -4,11 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::metadata::MetadataTopic;
+use kafka::TopicMetadata;
 
-use super::admin::PartitionOffset;
 use super::error;
+use super::requests::{GroupOffsets, PartitionOffset};
 use crate::lag::offsets::{
     GroupTopic, LagError, LagErrorReason, LagResult, OffsetResponses, Offsets, build_snapshot,
     needs_log_start,
@@ -26,22 +25,18 @@ pub(super) type TopicOffsets = BTreeMap<String, Result<Offsets, LagError>>;
 /// Returns the broker id of the leader of each partition.
 ///
 /// # Errors
-/// If a partition has no leader, because no broker knows its end offset then.
-pub(super) fn partition_leaders(topic: &MetadataTopic) -> Result<Vec<i32>, LagError> {
-    if let Some(error) = topic.error() {
-        return Err(error::topic_error(topic.name(), error.into()));
-    }
-    let partitions = topic.partitions();
-    if let Some(leaderless) = partitions.iter().find(|partition| partition.leader() < 0) {
-        let (topic, partition) = (topic.name(), leaderless.id());
-        let message = format!("topic {topic}, partition {partition} has no leader; check the Kafka brokers");
-        return Err(LagError::new(LagErrorReason::PartialOffsets, message));
-    }
-    let by_id: BTreeMap<i32, i32> = partitions
-        .iter()
-        .map(|partition| (partition.id(), partition.leader()))
-        .collect();
-    Ok(by_id.into_values().collect())
+/// If a partition has no leader, because no broker knows its end offset then; or if partition ids are missing.
+pub(super) fn partition_leaders(topic: &str, metadata: &TopicMetadata) -> Result<Vec<i32>, LagError> {
+    let leaders = (0..)
+        .zip(&metadata.leaders)
+        .map(|(expected, (partition, leader))| {
+            leader.filter(|_| *partition == expected).ok_or_else(|| {
+                let message =
+                    format!("topic {topic}, partition {expected} has no leader; check the Kafka brokers");
+                LagError::new(LagErrorReason::PartialOffsets, message)
+            })
+        });
+    leaders.collect()
 }
 
 /// All partitions of a topic.
@@ -53,24 +48,22 @@ pub(super) fn partitions<'t>(topic: &'t str, leaders: &[i32]) -> impl Iterator<I
 pub(super) fn group_by_leader<'q>(
     topics: &TopicLeaders<'_>,
     partitions: impl IntoIterator<Item = (&'q str, u32)>,
-) -> Vec<TopicPartitions<'q>> {
+) -> Vec<(i32, TopicPartitions<'q>)> {
     let leader = |(topic, partition): (&str, u32)| {
         let leaders = topics.get(topic)?.as_ref().ok()?;
         leaders.get(usize::try_from(partition).ok()?).copied()
     };
     let mut by_leader = BTreeMap::<_, TopicPartitions<'q>>::new();
     for partition in partitions {
-        by_leader.entry(leader(partition)).or_default().push(partition);
+        if let Some(leader) = leader(partition) {
+            by_leader.entry(leader).or_default().push(partition);
+        }
     }
-    by_leader.into_values().collect()
+    by_leader.into_iter().collect()
 }
 
 /// Adds the response for one group to all queries of that group.
-pub(super) fn add_committed(
-    committed: &mut CommittedOffsets,
-    group: &str,
-    response: Result<Vec<PartitionOffset>, RDKafkaErrorCode>,
-) {
+pub(super) fn add_committed(committed: &mut CommittedOffsets, group: &str, response: GroupOffsets) {
     match response {
         Ok(offsets) => {
             for PartitionOffset {
@@ -89,12 +82,15 @@ pub(super) fn add_committed(
                 }
             }
         }
-        Err(code) => {
-            let of_group = committed.iter_mut().filter(|(query, _)| query.group == group);
-            for (_, result) in of_group {
-                *result = Err(error::group_error(group, "Describe", code));
-            }
-        }
+        Err(code) => fail_group(committed, group, &error::group_error(group, "Describe", code)),
+    }
+}
+
+/// Makes the committed offsets of a group unknown.
+pub(super) fn fail_group(committed: &mut CommittedOffsets, group: &str, error: &LagError) {
+    let of_group = committed.iter_mut().filter(|(query, _)| query.group == group);
+    for (_, result) in of_group {
+        *result = Err(error.clone());
     }
 }
 
@@ -226,8 +222,8 @@ mod tests {
         assert_eq!(
             group_by_leader(&topics, all),
             [
-                vec![("facts", 0), ("orders", 1)],
-                vec![("facts", 1), ("orders", 0), ("orders", 2)],
+                (1, vec![("facts", 0), ("orders", 1)]),
+                (3, vec![("facts", 1), ("orders", 0), ("orders", 2)]),
             ]
         );
     }

@@ -3,7 +3,7 @@
 //! An [`OffsetSnapshot`] covers every partition. A failed or incomplete query is a [`LagError`] with a reason and never
 //! counts as zero lag. [`crate::kafka`] sends the requests.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crds::StreamStage;
 
@@ -87,29 +87,6 @@ impl PartitionSnapshot {
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.end.saturating_sub(self.position())
-    }
-}
-
-impl OffsetSnapshot {
-    /// Partitions with lag whose offsets did not change since `earlier`, as `(partition, position, end)`.
-    #[must_use]
-    pub fn unchanged_tails(&self, earlier: &Self) -> Vec<(u32, u64, u64)> {
-        let unchanged = self
-            .partitions
-            .iter()
-            .filter(|partition| partition.lag() > 0 && earlier.partitions.contains(partition));
-        unchanged
-            .map(|partition| (partition.partition, partition.position(), partition.end))
-            .collect()
-    }
-
-    /// Sets the lag of these partitions to 0, because their tails are empty.
-    pub fn mark_fully_read(&mut self, partitions: &BTreeSet<u32>) {
-        for partition in &mut self.partitions {
-            if partitions.contains(&partition.partition) {
-                partition.committed = Some(partition.end);
-            }
-        }
     }
 }
 
@@ -285,26 +262,5 @@ mod tests {
             &Offsets::from([(0, 8)]),
         );
         assert_eq!(snapshot.expect("complete").partitions[0].start, 3);
-    }
-
-    #[test]
-    fn an_unchanged_empty_tail_does_not_count_as_lag() {
-        let starts = Offsets::from([(0, 0), (1, 0), (2, 0)]);
-        let snapshot = |committed: [u64; 3]| {
-            let committed = std::iter::zip(0.., committed.map(Some)).collect();
-            let ends = Offsets::from([(0, 9), (1, 9), (2, 9)]);
-            build(3, &committed, &ends, &starts).expect("complete")
-        };
-        let (first, mut second) = (snapshot([8, 7, 9]), snapshot([8, 8, 9]));
-        assert_eq!(second.unchanged_tails(&first), [(0, 8, 9)]);
-        second.mark_fully_read(&BTreeSet::from([0]));
-        assert_eq!(
-            second
-                .partitions
-                .iter()
-                .map(PartitionSnapshot::lag)
-                .collect::<Vec<_>>(),
-            [0, 1, 0]
-        );
     }
 }

@@ -9,7 +9,7 @@
 //! same Kafka connection share one client and one poll round. Stages whose last poll failed form a separate round, so
 //! that they never delay the others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,29 +17,32 @@ use futures::channel::mpsc::UnboundedSender;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use k8s_openapi::jiff::Timestamp;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::members::GroupMembers;
 use super::offsets::{GroupTopic, LagError, LagErrorReason, LagResult, OffsetSnapshot};
 use super::start_offsets::{commit_start, needs_start_commit};
 use super::store::{LagStore, PollTarget};
 use super::view::LagView;
 use crate::connection::KafkaConnection;
-use crate::kafka::Cluster;
+use crate::hosts::HostPattern;
+use crate::kafka::limits::{ClientLimits, MAX_CLIENTS_PER_NAMESPACE};
+use crate::kafka::{Cluster, GroupState};
 use crate::metrics::Metrics;
 use crate::scale::decide_replicas;
 use crate::stage_summary::{CachedStage, StageRef, StageStore, StageSummary};
-use crate::status::{needs_reconcile, would_scale};
+use crate::status::{status_difference, would_scale};
 
 /// Timeout of one call of [`Cluster`], and so of one poll round.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval at which the store is checked for stages that are due.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Maximum concurrent tail checks: each one opens a client of its own.
-const MAX_TAIL_CHECKS: usize = 4;
 /// Maximum concurrent commits of start offsets in one poll round.
 const MAX_START_COMMITS: usize = 8;
+
+/// States of the groups that were asked for.
+type Groups = BTreeMap<GroupTopic, GroupState>;
 
 /// Stage that is being polled, with its cached part.
 type DueStage = (Arc<PollTarget>, Arc<CachedStage>);
@@ -48,20 +51,22 @@ type DueStage = (Arc<PollTarget>, Arc<CachedStage>);
 pub async fn run(
     lag_store: Arc<LagStore>,
     stages: StageStore,
+    allowed_hosts: Vec<HostPattern>,
     metrics: Metrics,
     reconcile_requests: UnboundedSender<StageRef>,
     stop: CancellationToken,
 ) {
-    let mut clients = BTreeMap::new();
-    let tail_check_permits = Arc::new(Semaphore::new(MAX_TAIL_CHECKS));
+    let mut clients = Clients::new(allowed_hosts);
     let mut tick = tokio::time::interval(TICK_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         for (connection, targets) in lag_store.take_due(Instant::now()) {
             let round = PollRound {
-                cluster: client_for(&mut clients, &connection),
+                cluster: clients.client_for(
+                    &connection,
+                    targets[0].stage.namespace.as_deref().unwrap_or_default(),
+                ),
                 connection,
-                tail_check_permits: Arc::clone(&tail_check_permits),
                 lag_store: Arc::clone(&lag_store),
                 stages: stages.clone(),
                 metrics: metrics.clone(),
@@ -70,7 +75,7 @@ pub async fn run(
             let poll = round.run(targets.clone());
             tokio::spawn(reschedule_on_panic(Arc::clone(&lag_store), targets, poll));
         }
-        clients.retain(|connection, _| lag_store.is_used(connection));
+        clients.retain(|connection| lag_store.is_used(connection));
     }
 }
 
@@ -86,22 +91,55 @@ async fn reschedule_on_panic(
     }
 }
 
-fn client_for(
-    clients: &mut BTreeMap<KafkaConnection, Result<Arc<Cluster>, LagError>>,
-    connection: &KafkaConnection,
-) -> Result<Arc<Cluster>, LagError> {
-    let client = clients.entry(connection.clone()).or_insert_with(|| {
-        Cluster::connect(&connection.bootstrap_servers, &connection.client_settings).map(Arc::new)
-    });
-    client.clone()
+/// Clients of Kafka, by connection.
+struct Clients {
+    /// Each with the namespace that it was created for.
+    clients: BTreeMap<KafkaConnection, (String, Arc<Cluster>)>,
+    limits: ClientLimits,
+}
+
+impl Clients {
+    fn new(allowed_hosts: Vec<HostPattern>) -> Self {
+        Self {
+            clients: BTreeMap::new(),
+            limits: ClientLimits::new(allowed_hosts),
+        }
+    }
+
+    /// Returns the client of a connection, which is created if the namespace may have a further one.
+    fn client_for(
+        &mut self,
+        connection: &KafkaConnection,
+        namespace: &str,
+    ) -> Result<Arc<Cluster>, LagError> {
+        if let Some((_, client)) = self.clients.get(connection) {
+            return Ok(Arc::clone(client));
+        }
+        let owned = self.clients.values().filter(|(owner, _)| owner == namespace);
+        if owned.count() >= MAX_CLIENTS_PER_NAMESPACE {
+            let message = format!(
+                "the stages of namespace {namespace} have more than {MAX_CLIENTS_PER_NAMESPACE} Kafka connections; \
+                 use the same bootstrap servers and credentials in stages of one cluster"
+            );
+            return Err(LagError::new(LagErrorReason::Unreachable, message));
+        }
+        let client = Arc::new(Cluster::new(connection, self.limits.restrict(namespace)));
+        let entry = (namespace.to_owned(), Arc::clone(&client));
+        self.clients.insert(connection.clone(), entry);
+        Ok(client)
+    }
+
+    fn retain(&mut self, is_used: impl Fn(&KafkaConnection) -> bool) {
+        self.clients.retain(|connection, _| is_used(connection));
+        self.limits.forget_unused();
+    }
 }
 
 /// One poll of stages that share a Kafka connection.
 struct PollRound {
-    /// Shared client; the error if librdkafka rejected its settings.
+    /// Shared client; the error if the namespace may have no further one.
     cluster: Result<Arc<Cluster>, LagError>,
     connection: Arc<KafkaConnection>,
-    tail_check_permits: Arc<Semaphore>,
     lag_store: Arc<LagStore>,
     stages: StageStore,
     metrics: Metrics,
@@ -113,17 +151,31 @@ impl PollRound {
         let start = Instant::now();
         let due = self.existing_stages(targets);
         let queries: Vec<GroupTopic> = due.iter().map(|(target, _)| target.group_topic.clone()).collect();
-        let results = self
-            .call_kafka(move |cluster| cluster.fetch_snapshots(&queries, KAFKA_TIMEOUT))
-            .await;
+        let results = match &self.cluster {
+            Ok(cluster) => cluster.fetch_snapshots(&queries, KAFKA_TIMEOUT).await,
+            Err(error) => vec![Err(error.clone()); due.len()],
+        };
         self.metrics.stages.record_poll(start.elapsed());
         let now = Timestamp::now();
-        let results = results.unwrap_or_else(|error| vec![Err(error); due.len()]);
-        self.record_results(due, results, now).await;
+        let lagging = queries.iter().zip(&results).filter(|(_, result)| {
+            let partitions = result.as_ref().map(|snapshot| &snapshot.partitions[..]);
+            partitions
+                .unwrap_or_default()
+                .iter()
+                .any(|partition| partition.lag() > 0)
+        });
+        let lagging = lagging.map(|(query, _)| query.clone()).collect();
+        let groups = self.describe_groups(lagging).await;
+        self.record_results(due, results, (&groups, now)).await;
     }
 
     /// Records the results, commits missing start offsets, and requests the reconciles.
-    async fn record_results(&self, due: Vec<DueStage>, results: Vec<LagResult>, now: Timestamp) {
+    async fn record_results(
+        &self,
+        due: Vec<DueStage>,
+        results: Vec<LagResult>,
+        (groups, now): (&Groups, Timestamp),
+    ) {
         let (mut recorded, mut starting) = (Vec::new(), Vec::new());
         for (due, result) in due.into_iter().zip(results) {
             match (&due.1.0, result) {
@@ -131,7 +183,10 @@ impl PollRound {
                     starting.push((due, snapshot));
                 }
                 (_, result) => {
-                    self.record_result(&due, result, now);
+                    let members = groups
+                        .get(&due.0.group_topic)
+                        .and_then(|group| group.members.clone());
+                    self.record_result(&due, result, (members, now));
                     recorded.push(due);
                 }
             }
@@ -139,43 +194,53 @@ impl PollRound {
         // The other stages do not wait for the commits.
         let commits: Vec<BoxFuture<'_, ()>> = starting
             .into_iter()
-            .map(|(due, snapshot)| self.commit_start_and_record(due, snapshot, now).boxed())
+            .map(|(due, snapshot)| self.commit_start_and_record(due, snapshot, (groups, now)).boxed())
             .collect();
         let commits = stream::iter(commits)
             .buffer_unordered(MAX_START_COMMITS)
             .collect::<()>();
-        tokio::join!(self.request_reconciles(recorded, now), commits);
+        tokio::join!(self.request_reconciles(recorded, (groups, now)), commits);
     }
 
     /// Commits the start offsets. The lag counts as unknown until the next poll reads them.
-    async fn commit_start_and_record(&self, due: DueStage, snapshot: OffsetSnapshot, now: Timestamp) {
+    async fn commit_start_and_record(
+        &self,
+        due: DueStage,
+        snapshot: OffsetSnapshot,
+        (groups, now): (&Groups, Timestamp),
+    ) {
         let Ok(stage) = &due.1.0 else { return };
-        let (group_topic, start_from) = (due.0.group_topic.clone(), stage.start_from);
-        let commit = self.call_kafka(move |cluster| {
-            commit_start(cluster, &group_topic, start_from, &snapshot, KAFKA_TIMEOUT)
-        });
-        let error = match commit.await {
-            Ok(Ok(())) => {
+        let group_topic = &due.0.group_topic;
+        let committed = match &self.cluster {
+            Ok(cluster) => {
+                commit_start(cluster, group_topic, stage.start_from, &snapshot, KAFKA_TIMEOUT).await
+            }
+            Err(error) => Err(error.clone()),
+        };
+        let error = committed.map_or_else(
+            |error| error,
+            |()| {
                 let message = "the start offsets of the group were just committed; the next poll reads them";
                 LagError::new(LagErrorReason::PartialOffsets, message)
-            }
-            Ok(Err(error)) | Err(error) => error,
-        };
-        self.record_result(&due, Err(error), now);
-        self.request_reconciles(vec![due], now).await;
+            },
+        );
+        self.record_result(&due, Err(error), (None, now));
+        self.request_reconciles(vec![due], (groups, now)).await;
     }
 
-    fn record_result(&self, (target, cached): &DueStage, mut result: LagResult, now: Timestamp) {
+    fn record_result(
+        &self,
+        (target, cached): &DueStage,
+        result: LagResult,
+        (members, now): (Option<GroupMembers>, Timestamp),
+    ) {
         let Ok(stage) = &cached.0 else { return };
-        if let Ok(snapshot) = &mut result {
-            self.check_tails(target, self.lag_store.drop_empty_tails(target, snapshot));
-        }
         if let Err(error) = &result {
             tracing::debug!(stage = %target.stage, reason = ?error.reason, %error, "failed to poll lag");
             self.metrics.stages.record_poll_error(error.reason);
         }
         self.lag_store
-            .record(target, &self.connection, stage, result, now);
+            .record(target, &self.connection, stage, (result, members), now);
     }
 
     /// Returns the stages that still exist and are readable; removes the others from the store and the metrics.
@@ -192,53 +257,32 @@ impl PollRound {
         existing
     }
 
-    /// Starts a check of unchanged tails for readable records; the next poll uses the result.
-    fn check_tails(&self, target: &Arc<PollTarget>, tails: Vec<(u32, u64, u64)>) {
-        let (Ok(cluster), false) = (self.cluster.clone(), tails.is_empty()) else {
-            return;
-        };
-        // If no permit is free, a later poll checks the tail; it will still be there.
-        let Ok(permit) = Arc::clone(&self.tail_check_permits).try_acquire_owned() else {
-            return;
-        };
-        let Some(guard) = self.lag_store.begin_tail_check(target) else {
-            return;
-        };
-        let (lag_store, target) = (Arc::clone(&self.lag_store), Arc::clone(target));
-        tokio::task::spawn_blocking(move || {
-            // After an error a later poll checks the tails again.
-            if let Ok(empty) = cluster.find_empty_tails(&target.group_topic.topic, &tails, KAFKA_TIMEOUT) {
-                lag_store.record_tail_check(&target, &tails, &empty);
-            }
-            drop((permit, guard));
-        });
-    }
-
     /// Requests a reconcile of each stage whose status or replica count would change.
     ///
     /// Before that, looks up which groups are rebalancing, for the stages that would scale: a scaling step waits for
     /// the end of a rebalance.
-    async fn request_reconciles(&self, due: Vec<DueStage>, now: Timestamp) {
-        let scaling: Vec<&str> = due
-            .iter()
-            .filter(|(target, cached)| {
-                cached
-                    .0
-                    .as_ref()
-                    .is_ok_and(|stage| self.would_scale(target, stage, now))
-            })
-            .map(|(target, _)| target.group_topic.group.as_str())
-            .collect();
-        let rebalancing = self.rebalancing_groups(&scaling).await;
+    async fn request_reconciles(&self, due: Vec<DueStage>, (groups, now): (&Groups, Timestamp)) {
+        let scaling = due.iter().filter(|(target, cached)| {
+            let would_scale = |stage| self.would_scale(target, stage, now);
+            !groups.contains_key(&target.group_topic) && cached.0.as_ref().is_ok_and(would_scale)
+        });
+        let scaling = scaling.map(|(target, _)| target.group_topic.clone()).collect();
+        let described = self.describe_groups(scaling).await;
         for (target, cached) in due {
             let Ok(stage) = &cached.0 else { continue };
-            let is_rebalancing = rebalancing.contains(&target.group_topic.group);
+            let group = groups
+                .get(&target.group_topic)
+                .or_else(|| described.get(&target.group_topic));
+            // An unknown group state does not delay a scaling step: the cooldown still applies.
+            let is_rebalancing = group.is_some_and(|group| group.is_rebalancing);
             self.lag_store.set_rebalancing(&target, is_rebalancing, now);
             let view = self.lag_store.current_view(&target, now);
             let decision = decide_replicas(&stage.scaling_settings, &stage.reported.scaling_input(&view));
             self.lag_store
                 .advance_scaling(&target, &view, decision.state.clone());
-            if needs_reconcile(&stage.reported, &view, &decision) {
+            let difference = status_difference(&stage.reported, &view, &decision);
+            let interval = difference.report_interval();
+            if interval.is_some_and(|interval| self.lag_store.begin_report(&target, interval, now)) {
                 // The receiver is dropped only while the operator shuts down.
                 self.reconcile_requests
                     .unbounded_send(StageRef::clone(&target.stage))
@@ -256,30 +300,15 @@ impl PollRound {
         would_scale(&stage.scaling_settings, &stage.reported, &view)
     }
 
-    async fn rebalancing_groups(&self, groups: &[&str]) -> BTreeSet<String> {
-        if groups.is_empty() {
-            return BTreeSet::new();
+    /// States of the groups that the brokers describe.
+    async fn describe_groups(&self, queries: Vec<GroupTopic>) -> Groups {
+        match &self.cluster {
+            Ok(cluster) => {
+                let described = cluster.describe_groups(&queries, KAFKA_TIMEOUT).await;
+                described.unwrap_or_default()
+            }
+            Err(_) => Groups::new(),
         }
-        let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
-        let result = self.call_kafka(move |cluster| {
-            let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-            cluster.rebalancing_groups(&groups, KAFKA_TIMEOUT)
-        });
-        // An unknown group state does not delay a scaling step: the cooldown still applies.
-        result.await.and_then(|groups| groups).unwrap_or_default()
-    }
-
-    /// Runs a call of the Kafka client on a blocking thread.
-    async fn call_kafka<T: Send + 'static>(
-        &self,
-        call: impl FnOnce(&Cluster) -> T + Send + 'static,
-    ) -> Result<T, LagError> {
-        let cluster = self.cluster.clone()?;
-        let result = tokio::task::spawn_blocking(move || call(&cluster)).await;
-        result.map_err(|error| {
-            let message = format!("the lag poll panicked: {error}; report this as a bug of the operator");
-            LagError::new(LagErrorReason::PartialOffsets, message)
-        })
     }
 }
 
@@ -315,10 +344,10 @@ mod tests {
         assert_eq!(rescheduled, targets);
     }
 
-    fn stage(name: &str, start_from: &str) -> StreamStage {
+    fn stage(name: &str, start_from: &str, broker: &str) -> StreamStage {
         let text = format!(
             "{{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, metadata: {{name: {name}, namespace: orders}}, \
-             spec: {{layer: cdm, source: {{bootstrapServers: ['127.0.0.1:1'], topic: facts, startFrom: {start_from}}}, \
+             spec: {{layer: cdm, source: {{bootstrapServers: ['{broker}'], topic: facts, startFrom: {start_from}}}, \
              warehouse: {{host: h, database: d}}}}, status: {{desiredReplicas: 1}}}}"
         );
         serde_saphyr::from_str(&text).expect("a stage")
@@ -335,15 +364,17 @@ mod tests {
         }
     }
 
-    /// A poll round over a cluster that is unreachable, with two stages: one without start offsets, and one with a
+    /// A poll round over a broker that does not answer, with two stages: one without start offsets, and one with a
     /// recorded snapshot.
-    fn poll_round() -> (PollRound, Vec<DueStage>, mpsc::UnboundedReceiver<StageRef>) {
-        let connection =
-            KafkaConnection::new(&["127.0.0.1:1".to_owned()], &BTreeMap::new()).expect("settings");
+    fn poll_round(broker: &str) -> (PollRound, Vec<DueStage>, mpsc::UnboundedReceiver<StageRef>) {
+        let connection = KafkaConnection::new(&[broker.to_owned()], &BTreeMap::new()).expect("settings");
         let lag_store = Arc::<LagStore>::default();
         let (stages, mut writer) = reflector::store();
         writer.apply_watcher_event(&Event::Init);
-        for stage in [stage("starting", "Latest"), stage("started", "Earliest")] {
+        for stage in [
+            stage("starting", "Latest", broker),
+            stage("started", "Earliest", broker),
+        ] {
             lag_store.register(&stage, Some(&connection));
             writer.apply_watcher_event(&Event::InitApply(DeserializeGuard(Ok(stage.into()))));
         }
@@ -351,9 +382,9 @@ mod tests {
         let (reconcile_requests, requested) = mpsc::unbounded();
         let (connection, targets) = lag_store.take_due(Instant::now()).remove(0);
         let round = PollRound {
-            cluster: client_for(&mut BTreeMap::new(), &connection),
+            cluster: Clients::new(vec!["127.0.0.1".parse().expect("a pattern")])
+                .client_for(&connection, "orders"),
             connection,
-            tail_check_permits: Arc::new(Semaphore::new(MAX_TAIL_CHECKS)),
             lag_store,
             stages: [stages].into_iter().collect(),
             metrics: Metrics::register(&mut Registry::default()),
@@ -362,13 +393,42 @@ mod tests {
         let mut due = round.existing_stages(targets);
         due.sort_by_key(|(target, _)| std::cmp::Reverse(target.stage.name.clone()));
         let second = k8s_openapi::jiff::SignedDuration::from_secs(1);
-        round.record_result(&due[1], Ok(snapshot(Some(3))), Timestamp::now() - second);
+        round.record_result(&due[1], Ok(snapshot(Some(3))), (None, Timestamp::now() - second));
         (round, due, requested)
+    }
+
+    #[test]
+    fn a_namespace_has_a_limited_number_of_clients_and_takes_none_of_another() {
+        let mut clients = Clients::new(Vec::new());
+        let connection = |number: usize| {
+            KafkaConnection::new(&[format!("127.0.0.1:{number}")], &BTreeMap::new()).expect("settings")
+        };
+        for number in 0..MAX_CLIENTS_PER_NAMESPACE {
+            assert!(
+                clients.client_for(&connection(number), "team-a").is_ok(),
+                "{number}"
+            );
+        }
+        let further = connection(MAX_CLIENTS_PER_NAMESPACE);
+        let error = clients
+            .client_for(&further, "team-a")
+            .err()
+            .expect("too many clients");
+        assert!(error.message.contains("namespace team-a"), "{error}");
+        assert!(clients.client_for(&connection(0), "team-a").is_ok(), "it exists");
+        assert!(clients.client_for(&further, "team-b").is_ok());
+        clients.retain(|used| *used != connection(0));
+        assert!(
+            clients.client_for(&connection(99), "team-a").is_ok(),
+            "one is gone"
+        );
     }
 
     #[tokio::test]
     async fn a_commit_of_start_offsets_delays_no_other_stage() {
-        let (round, due, mut requested) = poll_round();
+        let broker = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = broker.local_addr().expect("an address").to_string();
+        let (round, due, mut requested) = poll_round(&address);
         assert_eq!(due[0].0.stage.name, "starting");
         let starting = Arc::clone(&due[0].0);
         let lag_store = Arc::clone(&round.lag_store);
@@ -377,7 +437,8 @@ mod tests {
             view.tracker.map(|tracker| tracker.consecutive_failures())
         };
         let results = vec![Ok(snapshot(None)), Ok(snapshot(Some(4)))];
-        let recorded = round.record_results(due, results, Timestamp::now());
+        let groups = Groups::new();
+        let recorded = round.record_results(due, results, (&groups, Timestamp::now()));
         tokio::select! {
             stage = requested.next() => {
                 assert_eq!(stage.map(|stage| stage.name), Some("started".to_owned()));

@@ -18,11 +18,11 @@ pub(super) fn needs_start_commit(stage: &StageSummary, snapshot: &OffsetSnapshot
     stage.start_from != StartFrom::Earliest && partitions.any(|partition| partition.committed.is_none())
 }
 
-/// Commits the start offsets of the partitions that have no committed offset. Blocks for up to twice the `timeout`.
+/// Commits the start offsets of the partitions that have no committed offset. Takes up to twice the `timeout`.
 ///
 /// # Errors
 /// If Kafka does not respond in time or rejects the commit; some partitions may have been committed then.
-pub(super) fn commit_start(
+pub(super) async fn commit_start(
     cluster: &Cluster,
     group_topic: &GroupTopic,
     start_from: StartFrom,
@@ -30,7 +30,9 @@ pub(super) fn commit_start(
     timeout: Duration,
 ) -> Result<(), LagError> {
     let start_from = start_for_new_partitions(start_from, snapshot);
-    let mut offsets = cluster.start_offsets(&group_topic.topic, start_from, timeout)?;
+    let mut offsets = cluster
+        .start_offsets(&group_topic.topic, start_from, timeout)
+        .await?;
     let uncommitted: BTreeSet<u32> = snapshot
         .partitions
         .iter()
@@ -38,7 +40,7 @@ pub(super) fn commit_start(
         .map(|partition| partition.partition)
         .collect();
     offsets.retain(|partition, _| uncommitted.contains(partition));
-    cluster.commit_start(group_topic, &offsets, timeout)
+    cluster.commit_start(group_topic, &offsets, timeout).await
 }
 
 /// Returns the start offset for partitions without a committed offset.

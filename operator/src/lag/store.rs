@@ -7,14 +7,15 @@
 //! [`super::poller`] writes the results, [`crate::observe`] and [`crate::metrics`] read them. One mutex guards the
 //! store, so no method may block: requests to Kafka happen outside of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crds::StreamStage;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::offsets::{GroupTopic, LagResult, OffsetSnapshot};
+use super::members::GroupMembers;
+use super::offsets::{GroupTopic, LagResult};
 use super::tracker::{LagTracker, SnapshotContext};
 use super::view::LagView;
 use crate::backoff;
@@ -40,23 +41,14 @@ struct StageEntry {
     worker_counts: WorkerCounts,
     poll_interval: Duration,
     tracker: Arc<LagTracker>,
+    /// Members of the group when they were last asked for.
+    members: Option<GroupMembers>,
     rebalancing_since: Option<Timestamp>,
     scaling: Arc<ScalingState>,
-    /// Last checked tail of each partition id.
-    checked_tails: BTreeMap<u32, CheckedTail>,
-    /// Alive while a check of the tails is running.
-    tail_check: Weak<()>,
+    /// Time of the last reconcile that a poll triggered.
+    reported_at: Option<Timestamp>,
     /// Time of the next poll; `None` while a poll is running.
     next_poll: Option<Instant>,
-}
-
-/// Result of a tail check; valid while position and end of the partition are the same.
-#[derive(Clone, Copy, Debug)]
-struct CheckedTail {
-    position: u64,
-    end: u64,
-    /// True if no readable record is between position and end.
-    is_empty: bool,
 }
 
 /// Stage that the poller polls.
@@ -165,74 +157,33 @@ impl LagStore {
             .collect()
     }
 
-    /// Sets the lag of partitions with an empty tail to 0: no consumer can ever read a transaction marker.
-    ///
-    /// Returns the unchanged tails that are not checked yet, as `(partition, position, end)`.
-    pub(super) fn drop_empty_tails(
-        &self,
-        target: &PollTarget,
-        snapshot: &mut OffsetSnapshot,
-    ) -> Vec<(u32, u64, u64)> {
+    /// Returns true if the last report of the stage, which is a reconcile that a poll triggers, is at least `interval` old,
+    /// and notes the next one then.
+    pub(super) fn begin_report(&self, target: &PollTarget, interval: SignedDuration, now: Timestamp) -> bool {
         let mut entries = self.lock();
         let Some(entry) = entry_for(&mut entries, target) else {
-            return Vec::new();
+            return false;
         };
-        let mut unchecked = Vec::new();
-        for partition in snapshot
-            .partitions
-            .iter_mut()
-            .filter(|partition| partition.lag() > 0)
-        {
-            let (position, end) = (partition.position(), partition.end);
-            let checked = entry.checked_tails.get(&partition.partition);
-            match checked.filter(|tail| (tail.position, tail.end) == (position, end)) {
-                Some(CheckedTail { is_empty: true, .. }) => partition.committed = Some(end),
-                None if entry.tracker.is_unchanged(partition) => {
-                    unchecked.push((partition.partition, position, end));
-                }
-                _ => {}
-            }
+        let is_due = entry.reported_at.is_none_or(|reported| {
+            let elapsed = now.duration_since(reported);
+            // A clock that steps back must not delay a report.
+            elapsed >= interval || elapsed.is_negative()
+        });
+        if is_due {
+            entry.reported_at = Some(now);
         }
-        unchecked
+        is_due
     }
 
-    /// Reserves the tail check of a stage until the guard is dropped; `None` while another check is running.
-    pub(super) fn begin_tail_check(&self, target: &PollTarget) -> Option<Arc<()>> {
-        let mut entries = self.lock();
-        let entry = entry_for(&mut entries, target).filter(|entry| entry.tail_check.strong_count() == 0)?;
-        let guard = Arc::new(());
-        entry.tail_check = Arc::downgrade(&guard);
-        Some(guard)
-    }
-
-    /// Records the result of a check of `tails`, given as `(partition, position, end)`.
-    pub(super) fn record_tail_check(
-        &self,
-        target: &PollTarget,
-        tails: &[(u32, u64, u64)],
-        empty: &BTreeSet<u32>,
-    ) {
-        if let Some(entry) = entry_for(&mut self.lock(), target) {
-            let checked = tails.iter().map(|&(partition, position, end)| {
-                let is_empty = empty.contains(&partition);
-                let tail = CheckedTail {
-                    position,
-                    end,
-                    is_empty,
-                };
-                (partition, tail)
-            });
-            entry.checked_tails.extend(checked);
-        }
-    }
-
-    /// Records the result of a poll over `connection`, and schedules the next poll.
+    /// Records the result of a poll over `connection` with the members of the group, and schedules the next poll.
+    ///
+    /// A group without lag is not asked for its members; they count as unchanged.
     pub(crate) fn record(
         &self,
         target: &PollTarget,
         connection: &KafkaConnection,
         stage: &StageSummary,
-        result: LagResult,
+        (result, members): (LagResult, Option<GroupMembers>),
         now: Timestamp,
     ) {
         let mut entries = self.lock();
@@ -247,7 +198,17 @@ impl LagStore {
         entry.worker_counts = stage.reported.workers;
         let tracker = Arc::make_mut(&mut entry.tracker);
         let stuck_after = to_signed(stage.scaling_settings.scaling.stuck_after.as_std());
-        let context = SnapshotContext::with_hidden_members(entry.worker_counts.ready, stuck_after);
+        let has_lag = result.as_ref().is_ok_and(|snapshot| {
+            let mut partitions = snapshot.partitions.iter();
+            partitions.any(|partition| partition.lag() > 0)
+        });
+        if has_lag || members.is_some() {
+            entry.members = members;
+        }
+        let mut context = SnapshotContext::with_hidden_members(entry.worker_counts.ready, stuck_after);
+        if let Some(members) = &entry.members {
+            context.members = members.clone();
+        }
         match result {
             Ok(snapshot) => tracker.record(&snapshot, now, &context),
             Err(error) => tracker.record_failure(error),
@@ -319,10 +280,10 @@ impl StageEntry {
             worker_counts: WorkerCounts::from(&status),
             poll_interval: stage.spec.scaling.poll_interval.as_std(),
             tracker: Arc::new(LagTracker::from_status(&status)),
+            members: None,
+            reported_at: None,
             rebalancing_since: None,
             scaling: Arc::new(ScalingState::resume(&status, now)),
-            checked_tails: BTreeMap::new(),
-            tail_check: Weak::new(),
             next_poll: Some(Instant::now()),
         }
     }

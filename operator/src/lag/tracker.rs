@@ -225,16 +225,6 @@ impl LagTracker {
         self.last_error = Some(error);
     }
 
-    /// Returns true if position and end of the partition are the same as in the previous snapshot.
-    #[must_use]
-    pub fn is_unchanged(&self, partition: &PartitionSnapshot) -> bool {
-        let snapshot = self.previous.as_ref();
-        let previous = snapshot.and_then(|snapshot| snapshot.partition(partition.partition));
-        previous.is_some_and(|previous| {
-            (previous.position(), previous.end) == (partition.position(), partition.end)
-        })
-    }
-
     /// Failed polls since the last successful one.
     #[must_use]
     pub fn consecutive_failures(&self) -> u32 {

@@ -1,6 +1,6 @@
 //! Part of a stage's status that lag polls are compared with.
 //!
-//! [`crate::status::needs_reconcile`] makes the comparison.
+//! [`crate::status::status_difference`] makes the comparison.
 
 use crds::StreamStageStatus;
 use crds::status::{ConditionType, Lag, LimitedBy, Reason, ScalingStatus};

@@ -1,9 +1,10 @@
 //! Decides whether a lag poll triggers a reconcile.
 //!
-//! Every difference that a user would see in the status must trigger one, and nothing else may: most polls must cause no
-//! request to the API server.
+//! A scaling step and a condition that changes trigger one at once. Measurements change with nearly every poll: they trigger
+//! one at most once a minute. Most polls must cause no request to the API server.
 
 use crds::status::Capacity;
+use k8s_openapi::jiff::SignedDuration;
 
 use super::conditions::ConditionUpdate;
 use super::lag_conditions;
@@ -11,6 +12,9 @@ use super::report_policy::is_capacity_changed;
 use crate::lag::view::LagView;
 use crate::scale::{LagState, ReplicaDecision, ScalingSettings, decide_replicas};
 use crate::stage_summary::reported_status::{LAG_CONDITIONS, ReportedStatus};
+
+/// Minimum time between a reconcile and another one that reports measurements only.
+const MEASUREMENT_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
 
 /// Returns true if a reconcile would change the desired replicas.
 #[must_use]
@@ -25,36 +29,71 @@ fn is_scaling_step(decision: &ReplicaDecision, reported: &ReportedStatus) -> boo
     decision.replicas.is_some() && decision.replicas != reported.workers.desired
 }
 
-/// Returns true if a reconcile would change the replicas or a visible part of the status. `decision` is the one on
-/// `view`.
-#[must_use]
-pub fn needs_reconcile(reported: &ReportedStatus, view: &LagView, decision: &ReplicaDecision) -> bool {
-    if matches!(view.lag_state(), LagState::Pending) {
-        return false;
+/// Difference between the status of a stage and what a reconcile would write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusDifference {
+    /// A user would see no difference.
+    None,
+    /// Measurements, the recommendation, or what limits the replicas.
+    Measurements,
+    /// The replicas or a condition.
+    Condition,
+}
+
+impl StatusDifference {
+    /// Minimum time between the last reconcile that a poll triggered and one for this difference; `None` for no reconcile.
+    #[must_use]
+    pub fn report_interval(self) -> Option<SignedDuration> {
+        match self {
+            Self::None => None,
+            Self::Measurements => Some(MEASUREMENT_INTERVAL),
+            Self::Condition => Some(SignedDuration::ZERO),
+        }
     }
-    let rate = |capacity: Option<Capacity>| capacity.map_or(0.0, |capacity| capacity.records_per_second);
+}
+
+/// Compares the reported status with the one after a reconcile. `decision` is the one on `view`.
+#[must_use]
+pub fn status_difference(
+    reported: &ReportedStatus,
+    view: &LagView,
+    decision: &ReplicaDecision,
+) -> StatusDifference {
+    if matches!(view.lag_state(), LagState::Pending) {
+        return StatusDifference::None;
+    }
     let is_new = |ConditionUpdate { type_, state }: ConditionUpdate| {
         let index = LAG_CONDITIONS.iter().position(|lag| *lag == type_);
         index.is_some_and(|index| reported.reasons[index] != Some(state.reason))
     };
-    is_scaling_step(decision, reported)
-        || decision.recommended != reported.workers.recommended
+    let mut updates = lag_conditions::condition_updates(view, decision).into_iter();
+    let changed_lag = lag_conditions::changed_lag(reported.lag.as_ref(), view);
+    // The first lag is reported at once.
+    let is_first_lag = reported.lag.is_none() && changed_lag.is_some();
+    if is_scaling_step(decision, reported) || is_first_lag || updates.any(is_new) {
+        return StatusDifference::Condition;
+    }
+    let rate = |capacity: Option<Capacity>| capacity.map_or(0.0, |capacity| capacity.records_per_second);
+    let is_capacity_changed = is_capacity_changed(
+        rate(decision.state.capacity),
+        rate(reported.scaling.capacity_per_replica),
+    );
+    if decision.recommended != reported.workers.recommended
         || decision.limited_by != reported.scaling.limited_by
-        || is_capacity_changed(
-            rate(decision.state.capacity),
-            rate(reported.scaling.capacity_per_replica),
-        )
-        || lag_conditions::changed_lag(reported.lag.as_ref(), view).is_some()
-        || lag_conditions::condition_updates(view, decision)
-            .into_iter()
-            .any(is_new)
+        || is_capacity_changed
+        || changed_lag.is_some()
+    {
+        StatusDifference::Measurements
+    } else {
+        StatusDifference::None
+    }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use crds::status::{LimitedBy, Reason};
     use crds::{StreamStage, StreamStageStatus};
-    use k8s_openapi::jiff::{SignedDuration, Timestamp};
+    use k8s_openapi::jiff::Timestamp;
     use serde_json::json;
 
     use super::*;
@@ -133,8 +172,8 @@ pub(super) mod tests {
         })
     }
 
-    /// A status that reports all of `view`, and for each reconcile until then whether the poll triggered it.
-    fn reported(view: &LagView) -> (ScalingSettings, ReportedStatus, Vec<bool>) {
+    /// A status that reports all of `view`, and for each reconcile until then the difference that the poll found.
+    fn reported(view: &LagView) -> (ScalingSettings, ReportedStatus, Vec<StatusDifference>) {
         let mut stage = stage(&status_json("True", "1970-01-01T00:00:00Z"));
         let settings = ScalingSettings::from(&stage);
         let mut triggered = Vec::new();
@@ -143,7 +182,7 @@ pub(super) mod tests {
             let before = stage.status.clone().unwrap_or_default();
             let reported = ReportedStatus::from(before.clone());
             let decision = decide_replicas(&settings, &reported.scaling_input(view));
-            triggered.push(needs_reconcile(&reported, view, &decision));
+            triggered.push(status_difference(&reported, view, &decision));
             let updates = lag_conditions::visible_updates(&stage, view, &decision);
             stage.status = Some(StreamStageStatus {
                 recommended_replicas: decision.recommended,
@@ -162,24 +201,30 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_unchanged_status_triggers_no_reconcile() {
+    fn an_unchanged_status_has_no_difference() {
         for view in [view(0), view(2), view_with_lag(300, 0)] {
             let (_, _, triggered) = reported(&view);
-            assert_eq!((triggered[0], triggered[2]), (true, false), "{triggered:?}");
+            let expected = (StatusDifference::Condition, StatusDifference::None);
+            assert_eq!((triggered[0], triggered[2]), expected, "{triggered:?}");
         }
     }
 
     #[test]
-    fn every_visible_difference_triggers_a_reconcile() {
+    fn a_difference_of_measurements_differs_from_one_of_replicas_or_conditions() {
         let view = view(0);
         let (settings, reported, _) = reported(&view);
-        let needs_reconcile = |reported: &ReportedStatus| {
+        let difference = |reported: &ReportedStatus| {
             let decision = decide_replicas(&settings, &reported.scaling_input(&view));
-            needs_reconcile(reported, &view, &decision)
+            status_difference(reported, &view, &decision)
         };
-        assert!(!needs_reconcile(&reported));
-        let differences: [fn(&mut ReportedStatus); 6] = [
+        assert_eq!(difference(&reported), StatusDifference::None);
+        assert_eq!(StatusDifference::None.report_interval(), None);
+        let conditions: [fn(&mut ReportedStatus); 3] = [
             |reported| reported.workers.desired = Some(9),
+            |reported| reported.lag = None,
+            |reported| reported.reasons[1] = Some(Reason::LagUnknown),
+        ];
+        let measurements: [fn(&mut ReportedStatus); 4] = [
             |reported| reported.workers.recommended = Some(9),
             |reported| reported.scaling.limited_by = LimitedBy::Rollout,
             |reported| {
@@ -189,13 +234,17 @@ pub(super) mod tests {
                     ..Capacity::default()
                 });
             },
-            |reported| reported.lag = None,
-            |reported| reported.reasons[1] = Some(Reason::LagUnknown),
+            |reported| reported.lag.as_mut().expect("a lag").total = 900,
         ];
-        for (number, apply_difference) in differences.into_iter().enumerate() {
-            let mut other = reported.clone();
-            apply_difference(&mut other);
-            assert!(needs_reconcile(&other), "difference {number}");
+        for (changes, expected) in [
+            (&conditions[..], StatusDifference::Condition),
+            (&measurements, StatusDifference::Measurements),
+        ] {
+            for (number, change) in changes.iter().enumerate() {
+                let mut other = reported.clone();
+                change(&mut other);
+                assert_eq!(difference(&other), expected, "difference {number}");
+            }
         }
     }
 }

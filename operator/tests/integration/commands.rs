@@ -4,5 +4,5 @@ mod check;
 mod closed_pipe;
 mod endpoints;
 mod explain;
-mod kubeconfig;
+pub(crate) mod kubeconfig;
 mod simulate;

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crds::stage::StartFrom;
+use kafka::Restrictions;
+use operator::connection::KafkaConnection;
 use operator::kafka::Cluster;
 use operator::lag::offsets::{GroupTopic, LagError, LagErrorReason, OffsetSnapshot, PartitionSnapshot};
 use rdkafka::ClientConfig;
@@ -62,7 +64,10 @@ impl Brokers {
     }
 
     fn cluster(&self) -> Cluster {
-        Cluster::connect(&[self.0.bootstrap_servers()], &[]).expect("create a client")
+        let servers = self.0.bootstrap_servers();
+        let servers: Vec<String> = servers.split(',').map(str::to_owned).collect();
+        let connection = KafkaConnection::new(&servers, &BTreeMap::new()).expect("settings");
+        Cluster::new(&connection, Restrictions::default())
     }
 }
 
@@ -89,19 +94,18 @@ fn snapshot(committed: [Option<u64>; 4]) -> OffsetSnapshot {
     }
 }
 
-fn commit(cluster: &Cluster, group_topic: &GroupTopic, offsets: &[(u32, u64)]) {
+async fn commit(cluster: &Cluster, group_topic: &GroupTopic, offsets: &[(u32, u64)]) {
     let offsets: BTreeMap<u32, u64> = offsets.iter().copied().collect();
-    cluster
-        .commit_start(group_topic, &offsets, TIMEOUT)
-        .expect("commit the offsets");
+    let committed = cluster.commit_start(group_topic, &offsets, TIMEOUT).await;
+    committed.expect("commit the offsets");
 }
 
 fn error_reason(result: &Result<OffsetSnapshot, LagError>) -> Option<LagErrorReason> {
     result.as_ref().err().map(|error| error.reason)
 }
 
-#[test]
-fn one_poll_returns_every_group_and_topic_in_order() {
+#[tokio::test]
+async fn one_poll_returns_every_group_and_topic_in_order() {
     let brokers = Brokers::start(&["orders", "facts"]);
     let cluster = brokers.cluster();
     let queries = group_topics(&[
@@ -111,10 +115,10 @@ fn one_poll_returns_every_group_and_topic_in_order() {
         ("c", "facts"),
         ("a", "orders"),
     ]);
-    commit(&cluster, &queries[0], &[(0, 3), (1, 10), (2, 0), (3, 7)]);
-    commit(&cluster, &queries[2], &[(2, 5)]);
-    commit(&cluster, &queries[3], &[(0, 10), (1, 10), (2, 10), (3, 10)]);
-    let results = cluster.fetch_snapshots(&queries, TIMEOUT);
+    commit(&cluster, &queries[0], &[(0, 3), (1, 10), (2, 0), (3, 7)]).await;
+    commit(&cluster, &queries[2], &[(2, 5)]).await;
+    commit(&cluster, &queries[3], &[(0, 10), (1, 10), (2, 10), (3, 10)]).await;
+    let results = cluster.fetch_snapshots(&queries, TIMEOUT).await;
     let a_orders = snapshot([Some(3), Some(10), Some(0), Some(7)]);
     let expected = [
         a_orders.clone(),
@@ -124,11 +128,11 @@ fn one_poll_returns_every_group_and_topic_in_order() {
         a_orders,
     ];
     assert_eq!(results, expected.map(Ok));
-    assert_eq!(cluster.fetch_snapshots(&[], TIMEOUT), []);
+    assert_eq!(cluster.fetch_snapshots(&[], TIMEOUT).await, []);
 }
 
-#[test]
-fn each_broker_gets_one_request_for_all_end_offsets_and_one_for_all_log_start_offsets() {
+#[tokio::test]
+async fn each_broker_gets_one_request_for_all_end_offsets_and_one_for_all_log_start_offsets() {
     use RDKafkaRespErr::{
         RD_KAFKA_RESP_ERR_NO_ERROR as NO_ERROR, RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as FORBIDDEN,
     };
@@ -151,12 +155,9 @@ fn each_broker_gets_one_request_for_all_end_offsets_and_one_for_all_log_start_of
         })
         .collect();
     let cluster = brokers.cluster();
-    let polled_groups = || {
-        cluster
-            .fetch_snapshots(&queries, TIMEOUT)
-            .iter()
-            .filter(|result| result.is_ok())
-            .count()
+    let polled_groups = async || {
+        let results = cluster.fetch_snapshots(&queries, TIMEOUT).await;
+        results.iter().filter(|result| result.is_ok()).count()
     };
     // Each request consumes one of these. The first poll of three brokers consumes the first six; the second poll gets
     // the errors.
@@ -164,25 +165,31 @@ fn each_broker_gets_one_request_for_all_end_offsets_and_one_for_all_log_start_of
     responses.extend([FORBIDDEN; 3]);
     brokers.0.request_errors(RDKafkaApiKey::ListOffsets, &responses);
     assert_eq!(
-        [polled_groups(), polled_groups(), polled_groups()],
+        [
+            polled_groups().await,
+            polled_groups().await,
+            polled_groups().await
+        ],
         [GROUPS, 0, GROUPS]
     );
 }
 
-#[test]
-fn an_unknown_topic_does_not_affect_the_others() {
+#[tokio::test]
+async fn an_unknown_topic_does_not_affect_the_others() {
     let brokers = Brokers::start(&["orders"]);
     let cluster = brokers.cluster();
     // Both are in one request for the group, which must not fail because one topic does not exist.
-    let results = cluster.fetch_snapshots(&group_topics(&[("a", "missing"), ("a", "orders")]), TIMEOUT);
+    let results = cluster
+        .fetch_snapshots(&group_topics(&[("a", "missing"), ("a", "orders")]), TIMEOUT)
+        .await;
     let error = results[0].as_ref().expect_err("the topic does not exist");
     assert_eq!(error.reason, LagErrorReason::UnknownTopic);
     assert!(error.message.contains("topic missing"), "{error}");
     assert_eq!(results[1], Ok(snapshot([None; 4])));
 }
 
-#[test]
-fn a_broker_outage_affects_only_its_partitions_and_groups() {
+#[tokio::test]
+async fn a_broker_outage_affects_only_its_partitions_and_groups() {
     let brokers = Brokers::start(&["orders", "facts"]);
     // Move the leaders of all these partitions to brokers that stay up.
     for partition in 0..PARTITIONS.cast_signed() {
@@ -200,14 +207,14 @@ fn a_broker_outage_affects_only_its_partitions_and_groups() {
     }
     let cluster = brokers.cluster();
     let queries = group_topics(&[("up", "facts"), ("down", "facts"), ("up", "orders")]);
-    let all_up = cluster.fetch_snapshots(&queries, TIMEOUT);
+    let all_up = cluster.fetch_snapshots(&queries, TIMEOUT).await;
     assert!(all_up.iter().all(Result::is_ok), "{all_up:?}");
 
     brokers.0.broker_down(3).expect("stop the broker");
     let deadline = Instant::now() + Duration::from_secs(30);
     let results = loop {
         let started = Instant::now();
-        let results = cluster.fetch_snapshots(&queries, TIMEOUT);
+        let results = cluster.fetch_snapshots(&queries, TIMEOUT).await;
         let elapsed = started.elapsed();
         assert!(elapsed < TIMEOUT + Duration::from_secs(2), "{elapsed:?}");
         assert!(results[1].is_err() && results[2].is_err(), "{results:?}");
@@ -234,6 +241,7 @@ fn a_broker_outage_affects_only_its_partitions_and_groups() {
     let deadline = Instant::now() + Duration::from_secs(30);
     while cluster
         .fetch_snapshots(&queries, TIMEOUT)
+        .await
         .iter()
         .any(Result::is_err)
     {
@@ -244,15 +252,15 @@ fn a_broker_outage_affects_only_its_partitions_and_groups() {
     }
 }
 
-#[test]
-fn an_outage_of_all_brokers_is_reported_within_the_deadline() {
+#[tokio::test]
+async fn an_outage_of_all_brokers_is_reported_within_the_deadline() {
     let brokers = Brokers::start(&["orders"]);
     let cluster = brokers.cluster();
     brokers.0.broker_down(-1).expect("stop all brokers");
     let queries = group_topics(&[("a", "orders")]);
     let timeout = Duration::from_secs(2);
     let started = Instant::now();
-    let results = cluster.fetch_snapshots(&queries, timeout);
+    let results = cluster.fetch_snapshots(&queries, timeout).await;
     assert!(
         started.elapsed() < timeout + Duration::from_secs(2),
         "{:?}",
@@ -263,19 +271,19 @@ fn an_outage_of_all_brokers_is_reported_within_the_deadline() {
     assert!(error.message.contains(&brokers.0.bootstrap_servers()), "{error}");
 }
 
-#[test]
-fn a_slow_broker_delays_a_poll_no_longer_than_the_deadline() {
+#[tokio::test]
+async fn a_slow_broker_delays_a_poll_no_longer_than_the_deadline() {
     let brokers = Brokers::start(&["orders"]);
     let cluster = brokers.cluster();
     let queries = group_topics(&[("a", "orders")]);
-    assert!(cluster.fetch_snapshots(&queries, TIMEOUT)[0].is_ok());
+    assert!(cluster.fetch_snapshots(&queries, TIMEOUT).await[0].is_ok());
     brokers
         .0
         .broker_round_trip_time(-1, Duration::from_secs(20))
         .expect("delay the responses");
     let timeout = Duration::from_secs(1);
     let started = Instant::now();
-    let results = cluster.fetch_snapshots(&queries, timeout);
+    let results = cluster.fetch_snapshots(&queries, timeout).await;
     assert!(
         started.elapsed() < timeout + Duration::from_secs(2),
         "{:?}",
@@ -288,8 +296,8 @@ fn a_slow_broker_delays_a_poll_no_longer_than_the_deadline() {
     );
 }
 
-#[test]
-fn a_partition_without_a_leader_fails_its_topic_at_once() {
+#[tokio::test]
+async fn a_partition_without_a_leader_fails_its_topic_at_once() {
     let brokers = Brokers::start(&["orders", "facts"]);
     brokers
         .0
@@ -298,7 +306,8 @@ fn a_partition_without_a_leader_fails_its_topic_at_once() {
     let started = Instant::now();
     let results = brokers
         .cluster()
-        .fetch_snapshots(&group_topics(&[("a", "orders"), ("a", "facts")]), TIMEOUT);
+        .fetch_snapshots(&group_topics(&[("a", "orders"), ("a", "facts")]), TIMEOUT)
+        .await;
     assert!(started.elapsed() < TIMEOUT / 2, "{:?}", started.elapsed());
     let error = results[0].as_ref().expect_err("a partition has no leader");
     assert_eq!(error.reason, LagErrorReason::PartialOffsets);
@@ -306,8 +315,8 @@ fn a_partition_without_a_leader_fails_its_topic_at_once() {
     assert_eq!(results[1], Ok(snapshot([None; 4])));
 }
 
-#[test]
-fn a_missing_permission_is_named() {
+#[tokio::test]
+async fn a_missing_permission_is_named() {
     use RDKafkaRespErr::{
         RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED as NO_GROUP,
         RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as NO_TOPIC,
@@ -318,6 +327,7 @@ fn a_missing_permission_is_named() {
     brokers.0.request_errors(RDKafkaApiKey::OffsetFetch, &[NO_GROUP]);
     let error = cluster
         .fetch_snapshots(&queries, TIMEOUT)
+        .await
         .remove(0)
         .expect_err("forbidden");
     assert_eq!(error.reason, LagErrorReason::AuthorizationFailed);
@@ -328,16 +338,17 @@ fn a_missing_permission_is_named() {
         .request_errors(RDKafkaApiKey::ListOffsets, &[NO_TOPIC; 3]);
     let error = cluster
         .fetch_snapshots(&queries, TIMEOUT)
+        .await
         .remove(0)
         .expect_err("forbidden");
     assert_eq!(error.reason, LagErrorReason::AuthorizationFailed);
     assert!(error.message.contains("Describe on the topic"), "{error}");
     brokers.0.clear_request_errors(RDKafkaApiKey::ListOffsets);
-    assert!(cluster.fetch_snapshots(&queries, TIMEOUT)[0].is_ok());
+    assert!(cluster.fetch_snapshots(&queries, TIMEOUT).await[0].is_ok());
 }
 
-#[test]
-fn a_group_is_polled_at_its_new_coordinator() {
+#[tokio::test]
+async fn a_group_is_polled_at_its_new_coordinator() {
     use RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR as MOVED;
     let brokers = Brokers::start(&["orders"]);
     for partition in 0..PARTITIONS.cast_signed() {
@@ -354,36 +365,30 @@ fn a_group_is_polled_at_its_new_coordinator() {
             .expect("set the coordinator");
     };
     set_coordinator(1);
-    assert!(cluster.fetch_snapshots(&queries, TIMEOUT)[0].is_ok());
+    assert!(cluster.fetch_snapshots(&queries, TIMEOUT).await[0].is_ok());
 
     set_coordinator(2);
     brokers.0.request_errors(RDKafkaApiKey::OffsetFetch, &[MOVED]);
-    let moved = cluster.fetch_snapshots(&queries, TIMEOUT).remove(0);
+    let moved = cluster.fetch_snapshots(&queries, TIMEOUT).await.remove(0);
     assert_eq!(
         error_reason(&moved),
         Some(LagErrorReason::PartialOffsets),
         "{moved:?}"
     );
     brokers.0.broker_down(1).expect("stop the broker");
-    let retried = cluster.fetch_snapshots(&queries, TIMEOUT).remove(0);
+    let retried = cluster.fetch_snapshots(&queries, TIMEOUT).await.remove(0);
     assert!(retried.is_ok(), "{retried:?}");
 }
 
-#[test]
-fn a_response_after_its_timeout_does_no_harm() {
+#[tokio::test]
+async fn a_poll_that_was_given_up_does_no_harm_to_the_next_one() {
     let brokers = Brokers::start(&[]);
     brokers.0.create_topic("wide", 400, 1).expect("create the topic");
     let cluster = brokers.cluster();
-    std::thread::scope(|threads| {
-        for _ in 0..4 {
-            threads.spawn(|| {
-                for round in 0..1000 {
-                    let timeout = Duration::from_micros(round % 80 * 250);
-                    drop(cluster.start_offsets("wide", StartFrom::Latest, timeout));
-                }
-            });
-        }
-    });
-    let result = cluster.start_offsets("wide", StartFrom::Latest, TIMEOUT);
+    for round in 0..200 {
+        let timeout = Duration::from_micros(round % 80 * 250);
+        drop(cluster.start_offsets("wide", StartFrom::Latest, timeout).await);
+    }
+    let result = cluster.start_offsets("wide", StartFrom::Latest, TIMEOUT).await;
     assert!(result.is_ok(), "{result:?}");
 }

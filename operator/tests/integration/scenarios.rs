@@ -10,6 +10,7 @@ mod stages;
 
 mod drift;
 mod failures;
+mod hostile;
 mod killed;
 mod leader_election;
 mod planned;

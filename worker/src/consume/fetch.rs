@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use kafka::{Security, Settings};
+use kafka::{Restrictions, Security, Settings};
 use rdkafka::ClientConfig;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
@@ -84,6 +84,7 @@ impl Fetcher {
             client_id: config.get("client.id").unwrap_or("streamstage").to_owned(),
             security: Security::from_settings(|name| config.get(name)),
             max_response_bytes: MAX_RESPONSE_BYTES,
+            restrictions: Restrictions::default(),
         };
         let servers = config.get("bootstrap.servers").unwrap_or_default();
         let (sender, events) = channel();

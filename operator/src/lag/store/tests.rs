@@ -3,7 +3,7 @@
 use k8s_openapi::ByteString;
 
 use super::*;
-use crate::lag::offsets::{LagError, LagErrorReason, PartitionSnapshot};
+use crate::lag::offsets::{LagError, LagErrorReason, OffsetSnapshot, PartitionSnapshot};
 
 fn stage() -> StreamStage {
     let spec =
@@ -41,7 +41,13 @@ pub(crate) fn record_two_snapshots(lag_store: &LagStore) -> Arc<PollTarget> {
             }],
         };
         let time = now - SignedDuration::from_secs(seconds_ago);
-        lag_store.record(&target, &connection("one"), &stage().into(), Ok(snapshot), time);
+        lag_store.record(
+            &target,
+            &connection("one"),
+            &stage().into(),
+            (Ok(snapshot), None),
+            time,
+        );
     }
     target
 }
@@ -54,7 +60,7 @@ pub(crate) fn record_failures(lag_store: &LagStore, target: &PollTarget) {
             target,
             &connection("one"),
             &stage().into(),
-            Err(error),
+            (Err(error), None),
             Timestamp::now(),
         );
     }
@@ -79,11 +85,24 @@ fn new_credentials_are_used_at_once_even_while_the_old_ones_fail() {
 }
 
 #[test]
-fn one_tail_check_runs_at_a_time_for_a_stage() {
+fn a_report_waits_for_its_interval_after_the_last_one() {
     let lag_store = LagStore::default();
     let target = start_poll(&lag_store).remove(0);
-    let guard = lag_store.begin_tail_check(&target);
-    assert!(guard.is_some() && lag_store.begin_tail_check(&target).is_none());
-    drop(guard);
-    assert!(lag_store.begin_tail_check(&target).is_some());
+    for (second, interval, expected) in [
+        (100, 60, true),
+        (159, 60, false),
+        (160, 60, true),
+        (170, 0, true),
+        (180, 0, true),
+        (239, 60, false),
+        (240, 60, true),
+        // The clock stepped back.
+        (10, 60, true),
+        (69, 60, false),
+    ] {
+        let now = Timestamp::from_second(second).expect("a time");
+        let interval = SignedDuration::from_secs(interval);
+        let is_due = lag_store.begin_report(&target, interval, now);
+        assert_eq!(is_due, expected, "{interval:?} at {second} s");
+    }
 }

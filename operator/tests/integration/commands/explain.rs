@@ -35,7 +35,12 @@ async fn explain(stage: Value, name: &str) -> (bool, String, String) {
     };
     let directory = serve(Router::new().fallback(handle)).await;
     let output = Command::new(env!("CARGO_BIN_EXE_operator"))
-        .args(["explain", name, "--namespace=orders"])
+        .args([
+            "explain",
+            name,
+            "--namespace=orders",
+            "--allowed-hosts=127.0.0.1,*.svc",
+        ])
         .env("KUBECONFIG", directory.path().join("kubeconfig"))
         .output()
         .await

@@ -84,7 +84,12 @@ impl ApiServer {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::new(Router::new().fallback(handle).with_state(self.clone()), "orders")
+        Client::new(self.router(), "orders")
+    }
+
+    /// The same API server, to be served to another process.
+    pub(crate) fn router(&self) -> Router {
+        Router::new().fallback(handle).with_state(self.clone())
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

@@ -20,7 +20,7 @@ const MEASURED_RECONCILES: usize = 9;
 /// Maximum ratio of the latencies of a reconcile beside and without the hanging stages.
 const MAX_RATIO: f64 = 1.2;
 
-fn create_in(server: &ApiServer, namespace: &str, stage: &Value) {
+pub(super) fn create_in(server: &ApiServer, namespace: &str, stage: &Value) {
     let name = stage["metadata"]["name"].as_str().expect("the stage has a name");
     server.edit_in(namespace, "streamstages", name, "kubectl", |live| {
         let metadata = live["metadata"].clone();
@@ -30,7 +30,7 @@ fn create_in(server: &ApiServer, namespace: &str, stage: &Value) {
 }
 
 /// Reason of `Stalled` and its message.
-fn stalled(server: &ApiServer, namespace: &str, name: &str) -> (String, String) {
+pub(super) fn stalled(server: &ApiServer, namespace: &str, name: &str) -> (String, String) {
     let stage = server.get_in(namespace, "streamstages", name).unwrap_or_default();
     let conditions = stage["status"]["conditions"]
         .as_array()
@@ -89,7 +89,7 @@ async fn a_name_that_is_not_valid_never_becomes_part_of_a_request() {
 }
 
 /// Median time from a change of the stage `cdm` until its status shows it.
-async fn measure_latency(server: &ApiServer, round: usize) -> Duration {
+pub(super) async fn measure_latency(server: &ApiServer, round: usize) -> Duration {
     let mut latencies = Vec::new();
     for index in 0..MEASURED_RECONCILES {
         let image = format!("streamstage/worker:{round}-{index}");

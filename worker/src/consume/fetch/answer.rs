@@ -4,14 +4,12 @@ use kafka::protocol::error::{ParseResponseErrorCode as _, ResponseError};
 use kafka::protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka::protocol::messages::fetch_response::PartitionData;
 use kafka::protocol::messages::{FetchRequest, TopicName};
-use kafka::protocol::protocol::{StrBytes, VersionRange};
+use kafka::protocol::protocol::StrBytes;
 
 use super::fetch_state::{PartitionRequest, Plan};
 use super::record_batch::{RecordBatch, RecordSet, split};
 use super::transactions::{Aborted, visible_batches};
 
-/// Versions of the request that name the topic: newer ones have the topic ID instead.
-pub(super) const FETCH_VERSIONS: VersionRange = VersionRange { min: 11, max: 12 };
 /// Maximum time that a broker waits for the first record.
 const MAX_WAIT_MILLIS: i32 = 100;
 /// The same while answers of other partitions are not read yet: these must not wait for a partition without records.

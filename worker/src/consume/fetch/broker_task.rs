@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use kafka::protocol::error::ParseResponseErrorCode as _;
 use kafka::protocol::messages::FetchResponse;
-use kafka::{Cause, Cluster, Connection, RequestError, Settings, TopicMetadata};
+use kafka::{Cause, Cluster, Connection, Metadata, RequestError, Settings};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::answer::{FETCH_VERSIONS, PartitionOutcome, fetch_request, read_answer};
+use super::answer::{PartitionOutcome, fetch_request, read_answer};
 use super::batch_reader::BatchReader;
 use super::fetch_state::{Failing, FetchState, PartitionRequest, Plan};
 use super::record_reader::RecordLimits;
@@ -22,6 +22,8 @@ use crate::health::{Dependency, Health};
 
 /// Memory of the answers that are not read yet, in KiB. A larger answer is received alone.
 const MEMORY_KIB: u32 = 4 << 10;
+/// Time in which the brokers have to answer a request for metadata: the first one has half of it.
+const METADATA_TIMEOUT: Duration = REQUEST_TIMEOUT.saturating_mul(2);
 /// Time that a broker has to send an answer that has begun.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time that a broker may let this client wait between two requests.
@@ -51,7 +53,7 @@ pub(super) struct Shared {
     /// State of the fetcher. Its tasks wait for changes.
     pub state: watch::Sender<FetchState>,
     topic: String,
-    bootstrap_servers: String,
+    bootstrap_servers: Vec<String>,
     settings: Settings,
     limits: RecordLimits,
     health: Arc<Health>,
@@ -72,7 +74,10 @@ impl Shared {
         Self {
             state: watch::Sender::default(),
             topic: topic.to_owned(),
-            bootstrap_servers: bootstrap_servers.to_owned(),
+            bootstrap_servers: bootstrap_servers
+                .split(',')
+                .map(|server| server.trim().to_owned())
+                .collect(),
             settings,
             limits,
             health,
@@ -176,26 +181,36 @@ impl Shared {
 
 /// Follows the leaders of the partitions, and runs a task for each of them.
 pub(super) async fn follow_leaders(shared: Arc<Shared>) {
-    let mut cluster = Cluster::new(&shared.bootstrap_servers, shared.settings.clone());
+    let mut cluster = Cluster::new(shared.bootstrap_servers.clone(), shared.settings.clone());
     let mut tasks = BTreeMap::new();
     let mut backoff = Backoff::default();
     loop {
         shared
             .wait_for(|state| state.needs_metadata().then_some(()))
             .await;
-        match cluster.topic_metadata(&shared.topic, REQUEST_TIMEOUT).await {
-            Ok(metadata) => {
+        let metadata = cluster.metadata(&[&shared.topic], METADATA_TIMEOUT).await;
+        let with_topic = metadata
+            .as_ref()
+            .map_err(ToString::to_string)
+            .and_then(|metadata| {
+                let topic = metadata.topic(&shared.topic);
+                topic
+                    .map(|topic| (metadata, topic))
+                    .map_err(|error| format!("{}: {error}", shared.topic))
+            });
+        match with_topic {
+            Ok((metadata, topic)) => {
                 let mut leaderless = Vec::new();
                 shared
                     .state
-                    .send_modify(|state| leaderless = state.set_leaders(&metadata));
-                run_tasks(&shared, &metadata, &mut tasks);
+                    .send_modify(|state| leaderless = state.set_leaders(topic));
+                run_tasks(&shared, metadata, &mut tasks);
                 for partition in leaderless {
                     let cause = format!("{}: no leader for the partition {partition}", shared.topic);
                     shared.fail(Failing::Partition(partition), &cause);
                 }
             }
-            Err(error) => shared.fail(Failing::Metadata, &error.to_string()),
+            Err(cause) => shared.fail(Failing::Metadata, &cause),
         }
         if shared.state.borrow().is_healthy() {
             backoff = Backoff::default();
@@ -208,7 +223,7 @@ pub(super) async fn follow_leaders(shared: Arc<Shared>) {
 /// Ends the tasks of brokers that lead no partition or have moved, and starts those that are missing.
 fn run_tasks(
     shared: &Arc<Shared>,
-    metadata: &TopicMetadata,
+    metadata: &Metadata,
     tasks: &mut BTreeMap<i32, (String, AbortOnDropHandle<()>)>,
 ) {
     let leaders = shared.state.borrow().leading_brokers();
@@ -264,7 +279,7 @@ async fn fetch(
         None => slot.insert(Connection::open(address, &shared.settings, REQUEST_TIMEOUT).await?),
     };
     let request = fetch_request(&shared.topic, plan);
-    let announced = connection.send(&request, FETCH_VERSIONS, REQUEST_TIMEOUT).await?;
+    let announced = connection.send(&request, REQUEST_TIMEOUT).await?;
     let memory = shared.reserve_memory(announced.bytes()).await;
     let response = announced.receive(RECEIVE_TIMEOUT).await?;
     if let Some(error) = response.error_code.err() {

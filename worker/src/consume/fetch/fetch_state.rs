@@ -111,9 +111,7 @@ impl FetchState {
             .leaders
             .iter()
             .filter_map(|(&partition, &leader)| Some((partition, leader?)));
-        self.leaders = leaders
-            .filter(|(_, leader)| metadata.brokers.contains_key(leader))
-            .collect();
+        self.leaders = leaders.collect();
         let brokers = self.leading_brokers();
         self.failures.retain(|failing| match failing {
             Failing::Metadata => false,
@@ -225,10 +223,8 @@ mod tests {
     use super::*;
 
     fn metadata(leaders: &[(i32, Option<i32>)]) -> TopicMetadata {
-        let brokers = leaders.iter().filter_map(|(_, leader)| *leader);
         TopicMetadata {
             leaders: leaders.iter().copied().collect(),
-            brokers: brokers.map(|id| (id, format!("kafka-{id}:9092"))).collect(),
             ..TopicMetadata::default()
         }
     }
