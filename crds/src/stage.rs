@@ -3,6 +3,7 @@
 //! Defines the types, their bounds, CEL rules and defaults, and never contacts a cluster.
 //! The operator watches the resource; the worker reads the same document from a file.
 
+mod addresses;
 mod bytes;
 mod duration;
 mod names;

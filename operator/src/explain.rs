@@ -84,7 +84,7 @@ fn push_inputs(text: &mut String, load: &Load) {
 
 /// Appends the terms of the formula, those of the partitions with the largest lag first.
 fn push_terms(text: &mut String, target: &Target, load: &Load, demand: &Demand) {
-    let needs = Needs::new(load, target.drain_seconds.unwrap_or(1));
+    let needs = Needs::new(load, target.effective_drain_seconds());
     let partitions = load.partitions.iter().enumerate();
     let mut lagging: Vec<_> = partitions.filter(|(_, partition)| partition.lag > 0).collect();
     lagging.sort_by_key(|(_, partition)| std::cmp::Reverse(partition.lag));

@@ -100,6 +100,7 @@ impl Cluster {
             Ok(metadata) => metadata,
             Err(error) => return vec![Err(error); queries.len()],
         };
+        self.brokers.close_others(&metadata);
         let topics = leaders_of(&metadata, topics);
         let committed = self
             .committed_offsets(&metadata, queries, &topics, half_of_remaining(deadline))

@@ -329,3 +329,77 @@ async fn hostile_stages_are_rejected_by_the_schema_and_never_reach_the_api_serve
         .await
         .expect("a valid stage is accepted");
 }
+
+/// Applies a stage as the field manager, without taking fields over.
+async fn apply_as(
+    stages: &Api<DynamicObject>,
+    manager: &str,
+    stage: &DynamicObject,
+) -> Result<DynamicObject, kube::Error> {
+    let name = stage.metadata.name.clone().unwrap_or_default();
+    let parameters = PatchParams::apply(manager).validation_strict();
+    stages.patch(&name, &parameters, &Patch::Apply(stage)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_is_changed_from_git_and_by_autoscalers_without_a_conflict_with_defaults() {
+    let server = ApiServer::start(&kubebox());
+    let client = server.client().await;
+    install(&client, &json!(StreamStage::crd())).await;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = serde_json::from_value(json!({"metadata": {"name": "orders"}})).expect("a namespace");
+    namespaces
+        .create(&PostParams::default(), &namespace)
+        .await
+        .expect("create");
+    let resource = ApiResource::erase::<StreamStage>(&());
+    let stages: Api<DynamicObject> = Api::namespaced_with(client, "orders", &resource);
+    wait("the schema is served", async || {
+        apply_as(&stages, "git", &stage("cdm", &json!({}))).await.ok()
+    })
+    .await;
+
+    // The default of the target is not stored, so another one does not stand beside it.
+    for target in [
+        json!({"lagPerReplica": 1000}),
+        json!({"initialRate": 200}),
+        json!({"drainSeconds": 30}),
+    ] {
+        let changed = stage("cdm", &json!({"scaling": {"target": target}}));
+        let changed = apply_as(&stages, "git", &changed)
+            .await
+            .expect("the target is accepted");
+        assert_eq!(changed.data["spec"]["scaling"]["target"], target);
+    }
+
+    // An autoscaler owns the replicas, which the mode Auto ignores.
+    let external = stage("cdm", &json!({"scaling": {"mode": "External", "replicas": 1}}));
+    apply_as(&stages, "git", &external)
+        .await
+        .expect("the mode is accepted");
+    let scale = json!({"spec": {"replicas": 4}});
+    stages
+        .patch_scale("cdm", &PatchParams::default(), &Patch::Merge(&scale))
+        .await
+        .expect("the stage is scaled");
+    let automatic = stage("cdm", &json!({"scaling": {"mode": "Auto"}}));
+    let automatic = apply_as(&stages, "git", &automatic)
+        .await
+        .expect("the mode is accepted");
+    assert_eq!(automatic.data["spec"]["scaling"]["replicas"], 4);
+
+    for spec in [
+        json!({"source": {"topic": ".."}}),
+        json!({"source": {"bootstrapServers": ["kafka:99999"]}}),
+        json!({"warehouse": {"host": "db:99999"}}),
+    ] {
+        let rejected = apply_as(&stages, "git", &stage("rejected", &spec)).await;
+        assert!(rejected.is_err(), "{spec}");
+    }
+    let tags = [1, 2, 1].map(|threshold| json!({"category": "a", "threshold": threshold}));
+    let mut duplicate = stage("duplicate", &json!({}));
+    duplicate.data["spec"]["tags"] = json!(tags);
+    let error = stages.create(&PostParams::default(), &duplicate).await;
+    let error = error.expect_err("two equal rules").to_string();
+    assert!(error.contains("uplicate"), "{error}");
+}

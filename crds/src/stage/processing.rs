@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    addresses::{REDIS_URL_PATTERN, TOPIC_PATTERN},
     bytes::Bytes,
     duration::Duration,
     names::{MAX_OBJECT_NAME_LENGTH, OBJECT_NAME_PATTERN},
@@ -19,7 +20,7 @@ pub struct ReferenceData {
     /// Redis URL: `redis://host:port/database`, or `rediss://…` for TLS. Do not add a password; set `authSecretName`.
     #[schemars(
         length(min = 9, max = 512),
-        regex(pattern = "^rediss?://[^@/]+(/[0-9]{1,5})?$")
+        regex(pattern = REDIS_URL_PATTERN)
     )]
     pub url: String,
 
@@ -49,7 +50,7 @@ impl ReferenceData {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Output {
     /// Topic that the next stage consumes. Must differ from the source topic.
-    #[schemars(length(min = 1, max = 249), regex(pattern = "^[a-zA-Z0-9._-]+$"))]
+    #[schemars(length(min = 1, max = 249), regex(pattern = TOPIC_PATTERN))]
     pub topic: String,
 }
 
@@ -59,7 +60,7 @@ pub struct Output {
 pub struct DeadLetter {
     /// Topic that receives each rejected record unchanged, with the reason in its headers.
     /// Must differ from the source topic and the output topic.
-    #[schemars(length(min = 1, max = 249), regex(pattern = "^[a-zA-Z0-9._-]+$"))]
+    #[schemars(length(min = 1, max = 249), regex(pattern = TOPIC_PATTERN))]
     pub topic: String,
 }
 

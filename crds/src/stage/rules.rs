@@ -63,8 +63,5 @@ pub(super) mod message {
     pub(crate) const CONNECTION_BUDGET: &str = "connectionBudget is smaller than connectionsPerWorker, so not even one worker could connect: raise it";
     pub(crate) const MIN_REPLICAS: &str =
         "minReplicas is larger than maxReplicas: lower minReplicas or raise maxReplicas";
-    pub(crate) const REPLICAS: &str =
-        "replicas is allowed in the modes Manual and External only: remove it, or change scaling.mode";
-    pub(crate) const TARGET: &str =
-        "exactly one of drainSeconds and lagPerReplica is required: remove one, or add one";
+    pub(crate) const TARGET: &str = "drainSeconds and lagPerReplica exclude each other: remove one";
 }

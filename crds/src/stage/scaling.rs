@@ -20,11 +20,6 @@ use super::{
         "!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
         message::MIN_REPLICAS,
     ),
-    rule_at(
-        ".replicas",
-        "!has(self.replicas) || self.mode in ['Manual', 'External']",
-        message::REPLICAS,
-    ),
 ]))]
 pub struct Scaling {
     /// Scaling mode: `Auto` (the operator scales by lag), `Recommend` (the operator reports the recommendation in the
@@ -32,7 +27,8 @@ pub struct Scaling {
     /// Default: `Auto`.
     pub mode: ScalingMode,
 
-    /// Number of workers in the modes `Manual` and `External`; 0 to 1000. Default: `minReplicas`.
+    /// Number of workers in the modes `Manual` and `External`, which `kubectl scale` and autoscalers set; 0 to 1000.
+    /// Ignored in the other modes. Default: `minReplicas`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1000))]
     pub replicas: Option<u32>,
@@ -46,7 +42,7 @@ pub struct Scaling {
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: Option<u32>,
 
-    /// Scaling target: exactly one of `drainSeconds` and `lagPerReplica`. Default: `{drainSeconds: 60}`.
+    /// Scaling target: at most one of `drainSeconds` and `lagPerReplica`. Without one of them, `drainSeconds` is 60.
     pub target: Target,
 
     /// Lag, in records, above which the first worker starts if `minReplicas` is 0. Default: 0.
@@ -106,11 +102,15 @@ pub enum ScalingMode {
     External,
 }
 
-/// Scaling target: exactly one of `drainSeconds` and `lagPerReplica`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Time that `drainSeconds` has if a target has neither of its fields, in seconds. It is not a default of the schema: the
+/// API server would store it, and reject a later `lagPerReplica` beside it.
+const DEFAULT_DRAIN_SECONDS: u32 = 60;
+
+/// Scaling target: at most one of `drainSeconds` and `lagPerReplica`. Without one of them, `drainSeconds` is 60.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [rule(
-    "has(self.drainSeconds) != has(self.lagPerReplica)",
+    "!has(self.drainSeconds) || !has(self.lagPerReplica)",
     message::TARGET,
 )]))]
 pub struct Target {
@@ -131,13 +131,11 @@ pub struct Target {
     pub initial_rate: Option<u32>,
 }
 
-impl Default for Target {
-    fn default() -> Self {
-        Self {
-            drain_seconds: Some(60),
-            lag_per_replica: None,
-            initial_rate: None,
-        }
+impl Target {
+    /// Target drain time, in seconds.
+    #[must_use]
+    pub fn effective_drain_seconds(&self) -> u32 {
+        self.drain_seconds.unwrap_or(DEFAULT_DRAIN_SECONDS)
     }
 }
 

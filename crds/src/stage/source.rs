@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
 use super::{
+    addresses::{BROKER_PATTERN, TOPIC_PATTERN},
     names::{MAX_OBJECT_NAME_LENGTH, OBJECT_NAME_PATTERN},
     rules::{immutable, rule_at},
 };
@@ -30,12 +31,12 @@ pub struct Source {
     /// connects to `kafka` as `kafka.<namespace>.svc`.
     #[schemars(
         length(min = 1, max = 32),
-        inner(length(max = 261), regex(pattern = r"^[^,\s]+:[0-9]{1,5}$"))
+        inner(length(max = 261), regex(pattern = BROKER_PATTERN))
     )]
     pub bootstrap_servers: Vec<String>,
 
     /// Source topic. Immutable.
-    #[schemars(length(min = 1, max = 249), regex(pattern = "^[a-zA-Z0-9._-]+$"))]
+    #[schemars(length(min = 1, max = 249), regex(pattern = TOPIC_PATTERN))]
     #[schemars(extend("x-kubernetes-validations" = immutable("the source topic")))]
     pub topic: String,
 

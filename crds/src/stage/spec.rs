@@ -97,7 +97,11 @@ pub struct StreamStageSpec {
 
     /// Rules that assign tags to users. Allowed for the layer `cdm` only; at most 500. Default: `[]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 500))]
+    #[schemars(length(max = 500), extend(
+        // The API server rejects two rules for one category and threshold.
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["category", "threshold"],
+    ))]
     pub tags: Vec<TagRule>,
 
     /// Limits of a batch; the first one that is reached closes it. Default: 1000 records, 8Mi or 1s.

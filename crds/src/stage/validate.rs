@@ -7,11 +7,11 @@
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use super::{
+    addresses::{is_broker_address, is_redis_url},
     bytes::Bytes,
     duration::Duration,
     pod_template::PodTemplate,
     rules::message,
-    scaling::ScalingMode,
     spec::{Layer, StreamStage},
     violations::{MAX_TOPIC_NAME_LENGTH, Violation, Violations},
 };
@@ -237,8 +237,6 @@ impl Violations {
         }
         if let Some(replicas) = scaling.replicas {
             self.require_in_range("spec.scaling.replicas", &replicas, &(0..=1000));
-            let is_settable = matches!(scaling.mode, ScalingMode::Manual | ScalingMode::External);
-            self.require(is_settable, "spec.scaling.replicas", message::REPLICAS);
         }
         self.check_target(stage);
         self.require_in_range(
@@ -286,8 +284,8 @@ impl Violations {
 
     fn check_target(&mut self, stage: &StreamStage) {
         let target = &stage.spec.scaling.target;
-        let exactly_one = target.drain_seconds.is_some() != target.lag_per_replica.is_some();
-        self.require(exactly_one, "spec.scaling.target", message::TARGET);
+        let has_both = target.drain_seconds.is_some() && target.lag_per_replica.is_some();
+        self.require(!has_both, "spec.scaling.target", message::TARGET);
         if let Some(drain) = target.drain_seconds {
             self.require_in_range("spec.scaling.target.drainSeconds", &drain, &(1..=86_400));
         }
@@ -310,29 +308,4 @@ fn is_stage_name(name: &str) -> bool {
 
 fn seconds_range(from: u64, to: u64) -> RangeInclusive<Duration> {
     Duration::from_secs(from)..=Duration::from_secs(to)
-}
-
-/// Returns true for `host:port`, as the schema's pattern does.
-fn is_broker_address(server: &str) -> bool {
-    let Some((host, port)) = server.rsplit_once(':') else {
-        return false;
-    };
-    let is_host = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == ',');
-    is_host
-        && server.len() <= 261
-        && (1..=5).contains(&port.len())
-        && port.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// Returns true for a Redis URL without credentials, as the schema's pattern does.
-fn is_redis_url(url: &str) -> bool {
-    let rest = url
-        .strip_prefix("redis://")
-        .or_else(|| url.strip_prefix("rediss://"));
-    let Some(rest) = rest.filter(|_| url.len() <= 512) else {
-        return false;
-    };
-    let (host, database) = rest.split_once('/').unwrap_or((rest, "0"));
-    let is_number = (1..=5).contains(&database.len()) && database.bytes().all(|byte| byte.is_ascii_digit());
-    !host.is_empty() && !host.contains('@') && is_number
 }

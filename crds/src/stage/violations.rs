@@ -2,6 +2,7 @@
 
 use std::{fmt, ops::RangeInclusive};
 
+use super::addresses::is_topic_name;
 use super::names::is_object_name;
 
 /// Maximum length of a topic name in Kafka.
@@ -66,13 +67,12 @@ impl Violations {
 
     pub(super) fn require_topic_name(&mut self, field: &str, topic: &str) {
         self.require_length(field, topic, MAX_TOPIC_NAME_LENGTH);
-        let is_plain = topic
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         self.require(
-            is_plain,
+            topic.is_empty() || is_topic_name(topic),
             field,
-            format!("`{topic}` is not a valid topic name: use letters, digits, `.`, `_` and `-` only"),
+            format!(
+                "`{topic}` is not a valid topic name: use letters, digits, `.`, `_` and `-` only, and more than dots"
+            ),
         );
     }
 }

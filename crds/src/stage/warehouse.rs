@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    addresses::{HOSTS_PATTERN, is_port, is_space},
     names::{MAX_OBJECT_NAME_LENGTH, OBJECT_NAME_PATTERN},
     rules::{message, rule_at},
 };
@@ -23,7 +24,7 @@ pub struct Warehouse {
     /// Host name or IP address of the server, or several separated by commas, each with an optional port, such as
     /// `db-a,db-b:5433,[2001:db8::1]:5432`. The worker uses the first one that accepts writes, as libpq does with
     /// `target_session_attrs=read-write`, and tries the others after a failover.
-    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[^,\s]+(,[^,\s]+){0,15}$"))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = HOSTS_PATTERN))]
     pub host: String,
 
     /// TCP port of every host without a port of its own. Default: 5432.
@@ -68,7 +69,7 @@ impl Warehouse {
 }
 
 /// Splits a host into address and port. Brackets enclose an IPv6 address that a port may follow.
-fn parse_host(text: &str, default_port: u16) -> Option<(&str, u16)> {
+pub(super) fn parse_host(text: &str, default_port: u16) -> Option<(&str, u16)> {
     let (address, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (address, rest) = rest.split_once(']')?;
@@ -85,14 +86,12 @@ fn parse_host(text: &str, default_port: u16) -> Option<(&str, u16)> {
             .split_once(':')
             .map_or((text, None), |(address, port)| (address, Some(port))),
     };
-    let is_address =
-        !address.is_empty() && !address.contains(|c: char| c.is_whitespace() || "[]".contains(c));
+    let is_address = !address.is_empty() && !address.contains(|c: char| is_space(c) || "[]".contains(c));
     let port = match port {
         None => default_port,
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok()?,
-        Some(_) => return None,
+        Some(digits) => digits.parse().ok().filter(|_| is_port(digits))?,
     };
-    (is_address && port > 0).then_some((address, port))
+    is_address.then_some((address, port))
 }
 
 /// TLS mode of a PostgreSQL connection, with the values of libpq's `sslmode`.

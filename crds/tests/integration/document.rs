@@ -91,9 +91,9 @@ fn omitted_fields_have_the_documented_default() {
         (
             spec.scaling.min_replicas,
             spec.scaling.max_replicas,
-            spec.scaling.target.drain_seconds
+            spec.scaling.target.effective_drain_seconds()
         ),
-        (1, None, Some(60))
+        (1, None, 60)
     );
 }
 

@@ -54,7 +54,12 @@ impl Worker {
     /// When the worker still runs after a minute; it is then killed.
     pub async fn stop(self) -> Result<ExitStatus> {
         self.signal("TERM")?;
-        Ok(self.wait_exit().await?.0)
+        let path = self.log.clone();
+        let (status, _) = self.wait_exit().await?;
+        if !status.success() {
+            eprintln!("{status}:\n{}", log_tail(&path));
+        }
+        Ok(status)
     }
 
     /// Waits for the exit without sending a signal; returns the exit status and the whole log.

@@ -15,6 +15,9 @@ use kafka::{Cause, ClientRequest, Connection, Metadata, RequestError, Settings};
 use super::error;
 use crate::lag::offsets::{LagError, LagErrorReason};
 
+/// Maximum number of idle connections to a broker: two poll rounds of one client may run at a time.
+const MAX_IDLE: usize = 2;
+
 /// Brokers of a cluster.
 pub(super) struct Brokers {
     settings: Settings,
@@ -67,9 +70,19 @@ impl Brokers {
         Ok(responses)
     }
 
+    /// Closes the idle connections to brokers that are gone: each counts as one of its namespace.
+    pub(super) fn close_others(&self, metadata: &Metadata) {
+        self.idle().retain(|address, _| {
+            *address == metadata.answered_by || metadata.brokers.values().any(|broker| broker == address)
+        });
+    }
+
     fn release(&self, connection: Connection) {
-        let address = connection.broker().to_owned();
-        self.idle().entry(address).or_default().push(connection);
+        let mut idle = self.idle();
+        let connections = idle.entry(connection.broker().to_owned()).or_default();
+        if connections.len() < MAX_IDLE {
+            connections.push(connection);
+        }
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Connection>>> {
@@ -125,4 +138,50 @@ async fn send_all<R: ClientRequest>(
 /// Time until the deadline.
 pub(super) fn remaining(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::future::join_all;
+    use kafka::{Restrictions, Security};
+    use rdkafka::mocking::MockCluster;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::kafka::requests::find_coordinators;
+
+    #[tokio::test]
+    async fn idle_connections_are_few_and_end_with_their_broker() {
+        let cluster = MockCluster::new(1).expect("start a broker");
+        let address = cluster.bootstrap_servers();
+        let permits = Arc::new(Semaphore::new(10));
+        let brokers = Brokers::new(Settings {
+            client_id: "test".to_owned(),
+            security: Security::default(),
+            max_response_bytes: 1 << 20,
+            restrictions: Restrictions {
+                connections: vec![Arc::clone(&permits)],
+                ..Restrictions::default()
+            },
+        });
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let ask = async || {
+            let request = |version| find_coordinators(&["group"], version);
+            brokers.request_from(&address, request, deadline).await.is_ok()
+        };
+        assert_eq!(join_all((0..5).map(|_| ask())).await, [true; 5]);
+        assert_eq!(permits.available_permits(), 10 - MAX_IDLE);
+        assert!(ask().await, "with an idle connection");
+        assert_eq!(permits.available_permits(), 10 - MAX_IDLE);
+        let metadata = Metadata {
+            answered_by: address.clone(),
+            ..Metadata::default()
+        };
+        brokers.close_others(&metadata);
+        assert_eq!(permits.available_permits(), 10 - MAX_IDLE);
+        brokers.close_others(&Metadata::default());
+        assert_eq!(permits.available_permits(), 10);
+    }
 }

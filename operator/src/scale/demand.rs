@@ -238,7 +238,7 @@ fn demand_by_rate(
     (replicas, capacity, now): (Replicas, f64, Timestamp),
     demand: Demand,
 ) -> Demand {
-    let drain_seconds = scaling.target.drain_seconds.unwrap_or(1);
+    let drain_seconds = scaling.target.effective_drain_seconds();
     let needs = Needs::new(load, drain_seconds);
     let terms = needs.terms(capacity);
     let current = replicas.current;

@@ -53,7 +53,7 @@ fn values(settings: &ScalingSettings, load: &Load, replicas: u32, demand: &Deman
     if let Some(lag_per_replica) = target.lag_per_replica {
         return format!("arrivals {arrivals}/s and backlog {backlog}; {lag_per_replica} records per replica");
     }
-    let drain_seconds = target.drain_seconds.unwrap_or(1);
+    let drain_seconds = target.effective_drain_seconds();
     let drain_time = format_duration(SignedDuration::from_secs(drain_seconds.into()));
     let mut text = format!("arrivals {arrivals}/s and backlog {backlog} within {drain_time}");
     let Some(capacity) = demand.capacity else {
