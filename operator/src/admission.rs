@@ -11,7 +11,7 @@ use crds::stage::{PodTemplate, is_label_name, validate as validate_spec};
 use crds::status::Reason;
 
 use crate::grants::{ALLOW_CLEAR_TEXT_ANNOTATION, ALLOW_HOSTS_ANNOTATION, ALLOW_STAGES_ANNOTATION, Grant};
-use crate::hosts::{HostPattern, StageHost, stage_hosts};
+use crate::hosts::{HostPattern, StageHost, allow_others, stage_hosts};
 
 /// Terminal error: the stage is stalled until a user fixes the cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,9 +58,11 @@ pub fn check_stage(stage: &StreamStage, allowed_hosts: &[HostPattern]) -> Result
 /// Checks the hosts of a stage: those of `spec.source` are connected to by the operator as well.
 fn check_hosts(stage: &StreamStage, allowed_hosts: &[HostPattern]) -> Result<(), Refusal> {
     let denied = |host: &StageHost| {
-        if !allowed_hosts.is_empty() {
-            let is_allowed = host.is_allowed_by(allowed_hosts);
-            return (!is_allowed).then_some("is not in the operator's allow-list");
+        if host.is_allowed_by(allowed_hosts) {
+            return None;
+        }
+        if !allow_others(allowed_hosts) {
+            return Some("is not in the operator's allow-list");
         }
         let is_source = host.section == "spec.source";
         is_source

@@ -1,8 +1,9 @@
 //! Hosts that a stage connects to, and the rules for them. Pure: resolves no name.
 //!
-//! An allow-list of the operator names the hosts of all stages. Without one, stages may use all hosts, except for those of
-//! `spec.source` that the operator itself would connect to in places that the author of a stage cannot reach: its own
-//! loopback and link-local addresses, such as the metadata service of a cloud, and Services of other namespaces.
+//! An allow-list of the operator names the hosts of all stages. Without one, or with the pattern `*` in it, stages may use
+//! all other hosts too, except for those of `spec.source` that the operator itself would connect to in places that the
+//! author of a stage cannot reach: its own loopback and link-local addresses, such as the metadata service of a cloud, and
+//! Services of other namespaces.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,10 +17,14 @@ use crate::connection::is_short_name;
 /// Default port of Redis.
 const REDIS_PORT: u16 = 6379;
 
-/// Hosts that are allowed: `kafka.example.com`, `*.example.com` for every host below it, each with an optional port.
+/// Pattern of the hosts that are not denied by default.
+const ANY: &str = "*";
+
+/// Hosts that are allowed: `kafka.example.com`, `*.example.com` for every host below it, each with an optional port; or `*`
+/// for every host that is not denied by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern {
-    /// Host name, or the suffix of host names that begins with `.`.
+    /// Host name, the suffix of host names that begins with `.`, or [`ANY`].
     name: String,
     /// `None` for every port.
     port: Option<u16>,
@@ -29,6 +34,10 @@ impl FromStr for HostPattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim() == ANY {
+            let (name, port) = (ANY.to_owned(), None);
+            return Ok(Self { name, port });
+        }
         let (host, port) = split_port(text.trim());
         let name = host.strip_prefix('*').unwrap_or(host);
         let is_pattern = !name.is_empty() && !name.contains(['*', '/', ' ', '@']);
@@ -44,7 +53,7 @@ impl FromStr for HostPattern {
                 port,
             }),
             None => Err(format!(
-                "`{text}` is not a host: write host, host:port or *.domain, such as kafka.example.com:9093"
+                "`{text}` is not a host: write host, host:port, *.domain or *, such as kafka.example.com:9093"
             )),
         }
     }
@@ -62,6 +71,12 @@ impl HostPattern {
         };
         (is_named(&host.name) || is_named(&host.full_name)) && self.port.is_none_or(|port| port == host.port)
     }
+}
+
+/// Returns true if the patterns allow all hosts that are not denied by default.
+#[must_use]
+pub fn allow_others(patterns: &[HostPattern]) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.name == ANY)
 }
 
 /// Host that a stage connects to.
@@ -92,7 +107,7 @@ impl StageHost {
         }
     }
 
-    /// Returns true if one of the patterns allows the host.
+    /// Returns true if one of the patterns names the host.
     #[must_use]
     pub fn is_allowed_by(&self, patterns: &[HostPattern]) -> bool {
         patterns.iter().any(|pattern| pattern.allows(self))
@@ -278,7 +293,8 @@ mod tests {
         }
         for text in [
             "",
-            "*",
+            "**",
+            "*:9092",
             "*example.com",
             "a.*.com",
             "kafka:port",
@@ -352,6 +368,13 @@ mod tests {
         ] {
             assert_eq!(lookup(host, port).as_deref(), expected, "{host}:{port}");
         }
+        let any = SourceHosts::new("orders", vec!["*".parse().expect("a pattern")]);
+        assert!(any.lookup_name("kafka.example.com", 9092).is_some());
+        assert_eq!(
+            any.lookup_name("127.0.0.1", 9092),
+            None,
+            "it is denied by default"
+        );
         let loopback = IpAddr::from([127, 0, 0, 1]);
         assert!(hosts.allows("127.0.0.1", 9092, loopback));
         assert!(!hosts.allows("rebound.example.com", 9092, loopback));

@@ -8,8 +8,8 @@ use crate::hosts::HostPattern;
 /// Allow-list of hosts.
 #[derive(Debug, Args)]
 pub struct AllowList {
-    /// Hosts that stages may connect to, as HOST, HOST:PORT or *.DOMAIN [default: all hosts, except for a Kafka at a
-    /// loopback or link-local address or in another namespace]
+    /// Hosts that stages may connect to, as HOST, HOST:PORT, *.DOMAIN, or * for all others, except for a Kafka at a
+    /// loopback or link-local address or in another namespace [default: *]
     #[arg(
         long,
         env = "STREAMSTAGE_ALLOWED_HOSTS",
