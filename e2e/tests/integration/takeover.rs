@@ -90,6 +90,8 @@ async fn another_group_takes_over_pending_orders() -> Result<()> {
     // Two groups at once must not produce an order twice.
     let namespace = format!("namespace: {}-moved", pipeline.name());
     let first = pipeline.start_worker(&[])?;
+    // The first worker has read the file before it is edited.
+    first.wait_for_log("stage started").await?;
     pipeline.edit(&namespace, &format!("{namespace}-again"))?;
     let second = pipeline.start_worker(&[])?;
     wait_same_rows(&pipeline, &reference).await?;
