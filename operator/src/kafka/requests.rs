@@ -275,8 +275,8 @@ pub(super) fn group_members(response: &DescribeGroupsResponse, query: &GroupTopi
             });
             members.collect::<Option<_>>().map(GroupMembers::Assigned)
         }
-        // The group has no member yet, so its lag says nothing about a worker.
-        "Empty" | "PreparingRebalance" | "CompletingRebalance" => Some(GroupMembers::Assigning),
+        "PreparingRebalance" | "CompletingRebalance" => Some(GroupMembers::Assigning),
+        // A group without members waits for its first worker, which a rebalance would delay.
         _ => None,
     }
 }
@@ -339,7 +339,7 @@ mod tests {
             ("Stable", 0, Some(GroupMembers::Assigned(assigned)), false),
             ("PreparingRebalance", 0, Some(GroupMembers::Assigning), true),
             ("CompletingRebalance", 0, Some(GroupMembers::Assigning), true),
-            ("Empty", 0, Some(GroupMembers::Assigning), false),
+            ("Empty", 0, None, false),
             // The state of a group of another protocol, and an error.
             ("Dead", 0, None, false),
             ("Stable", 30, None, false),
