@@ -36,13 +36,19 @@ impl Grant {
         };
         let hosts = annotations
             .get(ALLOW_HOSTS_ANNOTATION)
-            .map(|hosts| hosts.split(',').filter_map(|host| host.parse().ok()).collect());
+            .map(|hosts| hosts.split(',').filter_map(parse_host).collect());
         Self {
             allows_stages: is_true(ALLOW_STAGES_ANNOTATION),
             hosts,
             allows_clear_text: is_true(ALLOW_CLEAR_TEXT_ANNOTATION),
         }
     }
+}
+
+/// Parses a pattern that names hosts.
+fn parse_host(text: &str) -> Option<HostPattern> {
+    let pattern: HostPattern = text.parse().ok()?;
+    (!pattern.is_any()).then_some(pattern)
 }
 
 #[cfg(test)]

@@ -60,6 +60,11 @@ impl FromStr for HostPattern {
 }
 
 impl HostPattern {
+    /// Returns true for the pattern of all hosts that are not denied by default. It names no host.
+    pub(crate) fn is_any(&self) -> bool {
+        self.name == ANY
+    }
+
     /// Returns true if the pattern allows the host, which is a Service of the stage's namespace if its name is short.
     fn allows(&self, host: &StageHost) -> bool {
         let is_named = |name: &str| {
@@ -76,7 +81,7 @@ impl HostPattern {
 /// Returns true if the patterns allow all hosts that are not denied by default.
 #[must_use]
 pub fn allow_others(patterns: &[HostPattern]) -> bool {
-    patterns.is_empty() || patterns.iter().any(|pattern| pattern.name == ANY)
+    patterns.is_empty() || patterns.iter().any(HostPattern::is_any)
 }
 
 /// Host that a stage connects to.
