@@ -180,7 +180,7 @@ fn read_metadata(response: MetadataResponse) -> Result<Metadata, Cause> {
 }
 
 /// `host:port`, with brackets around an IPv6 address.
-pub(crate) fn address(host: &str, port: i32) -> String {
+fn address(host: &str, port: i32) -> String {
     if host.contains(':') {
         format!("[{host}]:{port}")
     } else {

@@ -46,10 +46,16 @@ const NO_SUCH_RECORD: i64 = -1;
 /// State of a consumer group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupState {
-    /// True if the group assigns its partitions: a scaling step now would prolong it.
-    pub is_rebalancing: bool,
     /// Members; `None` if the brokers do not describe them.
     pub members: Option<GroupMembers>,
+}
+
+impl GroupState {
+    /// Returns true if the group assigns its partitions: a scaling step now would prolong it.
+    #[must_use]
+    pub fn is_rebalancing(&self) -> bool {
+        self.members == Some(GroupMembers::Assigning)
+    }
 }
 
 /// Client of a Kafka cluster for one connection.
@@ -150,13 +156,9 @@ impl Cluster {
         });
         let responses: Vec<_> = join_all(described).await.into_iter().flatten().collect();
         let states = queries.iter().filter_map(|query| {
-            let mut responses = responses.iter();
-            let response = responses.find(|response| requests::has_group(response, &query.group))?;
-            let state = GroupState {
-                is_rebalancing: requests::is_rebalancing(response, &query.group),
-                members: requests::group_members(response, query),
-            };
-            Some((query.clone(), state))
+            let group = requests::find_group(&responses, &query.group)?;
+            let members = requests::group_members(group, &query.topic);
+            Some((query.clone(), GroupState { members }))
         });
         Ok(states.collect())
     }

@@ -288,5 +288,5 @@ pub fn stalled_since(status: &StreamStageStatus) -> Option<Timestamp> {
 /// Returns true if the stage needs manual intervention: the condition `Stalled` is `True`.
 #[must_use]
 pub fn is_stalled(status: &StreamStageStatus) -> bool {
-    has_status(status, ConditionType::Stalled, "True")
+    stalled_since(status).is_some()
 }

@@ -320,7 +320,7 @@ async fn a_group_is_rebalancing_while_a_member_joins_and_its_offsets_cannot_be_c
             .await?;
         Ok(described.get(&query).cloned().unwrap_or_default())
     };
-    assert!(!describe().await?.is_rebalancing);
+    assert!(!describe().await?.is_rebalancing());
     let group = &query.group;
     let mut config = kafka.client_config();
     config.set("group.id", group).set("session.timeout.ms", "45000");
@@ -332,7 +332,7 @@ async fn a_group_is_rebalancing_while_a_member_joins_and_its_offsets_cannot_be_c
         ensure!(Instant::now() < deadline, "the first member has no partition");
     }
     let state = describe().await?;
-    assert!(!state.is_rebalancing);
+    assert!(!state.is_rebalancing());
     let Some(GroupMembers::Assigned(members)) = state.members else {
         bail!("the members are unknown: {state:?}");
     };
@@ -347,11 +347,11 @@ async fn a_group_is_rebalancing_while_a_member_joins_and_its_offsets_cannot_be_c
     // The first member is not polled, so its partition is not revoked and the rebalance waits.
     let second: BaseConsumer = config.create()?;
     second.subscribe(&[&kafka.topic])?;
-    while !describe().await?.is_rebalancing {
+    while !describe().await?.is_rebalancing() {
         second.poll(Duration::from_millis(10));
         ensure!(Instant::now() < deadline, "no rebalance is reported");
     }
-    while describe().await?.is_rebalancing {
+    while describe().await?.is_rebalancing() {
         first.poll(Duration::from_millis(10));
         second.poll(Duration::from_millis(10));
         ensure!(Instant::now() < deadline, "the rebalance does not complete");

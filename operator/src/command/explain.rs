@@ -24,8 +24,8 @@ use telemetry::stdout::print;
 use super::scope::AllowList;
 use crate::admission::check_stage;
 use crate::explain::explain;
-use crate::kafka::Cluster;
 use crate::kafka::limits::ClientLimits;
+use crate::kafka::{Cluster, GroupState};
 use crate::lag::offsets::GroupTopic;
 use crate::lag::tracker::{LagTracker, SnapshotContext};
 use crate::observe::{rollout, source_connection};
@@ -80,7 +80,7 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
     let described = described.await.unwrap_or_default();
     let is_rebalancing = described
         .get(&group_topic)
-        .is_some_and(|group| group.is_rebalancing);
+        .is_some_and(GroupState::is_rebalancing);
     let (now, scaling) = (Timestamp::now(), ScalingState::from(&status));
     let poll_interval = SignedDuration::try_from(stage.spec.scaling.poll_interval.as_std())?;
     let input = ScalingInput {

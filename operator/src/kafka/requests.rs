@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kafka::protocol::error::{ParseResponseErrorCode as _, ResponseError};
-use kafka::protocol::messages::describe_groups_response::DescribedGroupMember;
+use kafka::protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka::protocol::messages::find_coordinator_response::Coordinator;
 use kafka::protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka::protocol::messages::offset_commit_request::{
@@ -20,7 +20,7 @@ use kafka::protocol::messages::{
 use kafka::protocol::protocol::StrBytes;
 
 use crate::lag::members::GroupMembers;
-use crate::lag::offsets::{GroupTopic, Offsets};
+use crate::lag::offsets::Offsets;
 
 /// First version of a request for several groups.
 const FIND_COORDINATORS_VERSION: i16 = 4;
@@ -253,23 +253,23 @@ pub(super) fn describe_groups(groups: &[&str]) -> DescribeGroupsRequest {
     DescribeGroupsRequest::default().with_groups(groups.collect())
 }
 
-/// Returns true if the answer describes the group.
-pub(super) fn has_group(response: &DescribeGroupsResponse, group: &str) -> bool {
-    response
-        .groups
-        .iter()
-        .any(|described| *described.group_id.0 == *group)
+/// Description of a group; `None` if no answer has it.
+pub(super) fn find_group<'r>(
+    responses: &'r [DescribeGroupsResponse],
+    group: &str,
+) -> Option<&'r DescribedGroup> {
+    let mut groups = responses.iter().flat_map(|response| &response.groups);
+    groups.find(|described| *described.group_id.0 == *group)
 }
 
 /// Members of the group with their partitions of the topic; `None` if the answer does not describe them.
-pub(super) fn group_members(response: &DescribeGroupsResponse, query: &GroupTopic) -> Option<GroupMembers> {
-    let mut groups = response.groups.iter();
-    let group = groups.find(|group| group.error_code == 0 && *group.group_id.0 == *query.group)?;
+pub(super) fn group_members(group: &DescribedGroup, topic: &str) -> Option<GroupMembers> {
+    result(group.error_code, ()).ok()?;
     let state: &str = &group.group_state;
     match state {
         "Stable" => {
             let members = group.members.iter().map(|member| {
-                let partitions = kafka::assigned_partitions(&member.member_assignment, &query.topic)?;
+                let partitions = kafka::assigned_partitions(&member.member_assignment, topic)?;
                 let partitions = partitions.into_iter().map(i32::cast_unsigned).collect();
                 Some((member_name(&group.members, member), partitions))
             });
@@ -292,25 +292,14 @@ fn member_name(members: &[DescribedGroupMember], member: &DescribedGroupMember) 
     name.to_owned()
 }
 
-/// Returns true if the group assigns its partitions.
-pub(super) fn is_rebalancing(response: &DescribeGroupsResponse, group: &str) -> bool {
-    let mut groups = response.groups.iter();
-    let group = groups.find(|described| described.error_code == 0 && *described.group_id.0 == *group);
-    group.is_some_and(|group| {
-        let state: &str = &group.group_state;
-        matches!(state, "PreparingRebalance" | "CompletingRebalance")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use kafka::protocol::messages::describe_groups_response::DescribedGroup;
-
     use super::*;
+    use crate::kafka::GroupState;
 
-    fn described(state: &str, code: i16) -> DescribeGroupsResponse {
+    fn described(state: &str, code: i16) -> DescribedGroup {
         let member = |name: &str, partition: u8| {
             let assignment = [
                 &[0, 0, 0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 1, 0, 0, 0, partition][..],
@@ -320,20 +309,15 @@ mod tests {
                 .with_member_id(text(name))
                 .with_member_assignment(assignment.concat().into())
         };
-        let group = DescribedGroup::default()
+        DescribedGroup::default()
             .with_group_id(GroupId(text("g")))
             .with_group_state(text(state))
             .with_error_code(code)
-            .with_members(vec![member("a", 0), member("b", 3)]);
-        DescribeGroupsResponse::default().with_groups(vec![group])
+            .with_members(vec![member("a", 0), member("b", 3)])
     }
 
     #[test]
     fn the_members_of_a_stable_group_are_known_with_their_partitions() {
-        let query = GroupTopic {
-            group: "g".to_owned(),
-            topic: "t".to_owned(),
-        };
         let assigned = BTreeMap::from([("a".to_owned(), vec![0]), ("b".to_owned(), vec![3])]);
         for (state, code, members, rebalances) in [
             ("Stable", 0, Some(GroupMembers::Assigned(assigned)), false),
@@ -344,15 +328,15 @@ mod tests {
             ("Dead", 0, None, false),
             ("Stable", 30, None, false),
         ] {
-            let response = described(state, code);
-            assert_eq!(group_members(&response, &query), members, "{state}");
-            assert_eq!(is_rebalancing(&response, "g"), rebalances, "{state}");
+            let group = GroupState {
+                members: group_members(&described(state, code), "t"),
+            };
+            assert_eq!(group.members, members, "{state}");
+            assert_eq!(group.is_rebalancing(), rebalances, "{state}");
         }
-        let other = GroupTopic {
-            group: "other".to_owned(),
-            ..query
-        };
-        assert_eq!(group_members(&described("Stable", 0), &other), None);
+        let responses = [DescribeGroupsResponse::default().with_groups(vec![described("Stable", 0)])];
+        assert_eq!(find_group(&responses, "g"), Some(&described("Stable", 0)));
+        assert_eq!(find_group(&responses, "other"), None);
     }
 
     #[test]

@@ -90,6 +90,14 @@ impl PartitionSnapshot {
     }
 }
 
+impl OffsetSnapshot {
+    /// Returns true if a partition has lag.
+    #[must_use]
+    pub fn has_lag(&self) -> bool {
+        self.partitions.iter().any(|partition| partition.lag() > 0)
+    }
+}
+
 impl LagError {
     pub(crate) fn new(reason: LagErrorReason, message: impl Into<String>) -> Self {
         let message = message.into();

@@ -157,13 +157,10 @@ impl PollRound {
         };
         self.metrics.stages.record_poll(start.elapsed());
         let now = Timestamp::now();
-        let lagging = queries.iter().zip(&results).filter(|(_, result)| {
-            let partitions = result.as_ref().map(|snapshot| &snapshot.partitions[..]);
-            partitions
-                .unwrap_or_default()
-                .iter()
-                .any(|partition| partition.lag() > 0)
-        });
+        let lagging = queries
+            .iter()
+            .zip(&results)
+            .filter(|(_, result)| result.as_ref().is_ok_and(OffsetSnapshot::has_lag));
         let lagging = lagging.map(|(query, _)| query.clone()).collect();
         let groups = self.describe_groups(lagging).await;
         self.record_results(due, results, (&groups, now)).await;
@@ -274,7 +271,7 @@ impl PollRound {
                 .get(&target.group_topic)
                 .or_else(|| described.get(&target.group_topic));
             // An unknown group state does not delay a scaling step: the cooldown still applies.
-            let is_rebalancing = group.is_some_and(|group| group.is_rebalancing);
+            let is_rebalancing = group.is_some_and(GroupState::is_rebalancing);
             self.lag_store.set_rebalancing(&target, is_rebalancing, now);
             let view = self.lag_store.current_view(&target, now);
             let decision = decide_replicas(&stage.scaling_settings, &stage.reported.scaling_input(&view));

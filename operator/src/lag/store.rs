@@ -15,7 +15,7 @@ use crds::StreamStage;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::members::GroupMembers;
-use super::offsets::{GroupTopic, LagResult};
+use super::offsets::{GroupTopic, LagResult, OffsetSnapshot};
 use super::tracker::{LagTracker, SnapshotContext};
 use super::view::LagView;
 use crate::backoff;
@@ -198,11 +198,7 @@ impl LagStore {
         entry.worker_counts = stage.reported.workers;
         let tracker = Arc::make_mut(&mut entry.tracker);
         let stuck_after = to_signed(stage.scaling_settings.scaling.stuck_after.as_std());
-        let has_lag = result.as_ref().is_ok_and(|snapshot| {
-            let mut partitions = snapshot.partitions.iter();
-            partitions.any(|partition| partition.lag() > 0)
-        });
-        if has_lag || members.is_some() {
+        if result.as_ref().is_ok_and(OffsetSnapshot::has_lag) || members.is_some() {
             entry.members = members;
         }
         let mut context = SnapshotContext::with_hidden_members(entry.worker_counts.ready, stuck_after);

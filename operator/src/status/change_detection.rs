@@ -8,13 +8,10 @@ use k8s_openapi::jiff::SignedDuration;
 
 use super::conditions::ConditionUpdate;
 use super::lag_conditions;
-use super::report_policy::is_capacity_changed;
+use super::report_policy::{REPORT_INTERVAL, is_capacity_changed};
 use crate::lag::view::LagView;
 use crate::scale::{LagState, ReplicaDecision, ScalingSettings, decide_replicas};
 use crate::stage_summary::reported_status::{LAG_CONDITIONS, ReportedStatus};
-
-/// Minimum time between a reconcile and another one that reports measurements only.
-const MEASUREMENT_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
 
 /// Returns true if a reconcile would change the desired replicas.
 #[must_use]
@@ -46,7 +43,7 @@ impl StatusDifference {
     pub fn report_interval(self) -> Option<SignedDuration> {
         match self {
             Self::None => None,
-            Self::Measurements => Some(MEASUREMENT_INTERVAL),
+            Self::Measurements => Some(REPORT_INTERVAL),
             Self::Condition => Some(SignedDuration::ZERO),
         }
     }

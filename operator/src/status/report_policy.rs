@@ -8,7 +8,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use crate::scale::load::Load;
 
 /// Minimum time between two writes, and the time for which a limit must have lasted.
-const REPORT_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
+pub(super) const REPORT_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
 /// A backlog of less than this many seconds of arrivals counts as 0: it is only what arrives between two commits.
 const SMALL_BACKLOG_SECONDS: f64 = 10.0;
 /// Share by which the capacity of a worker must change to be reported alone.
