@@ -6,6 +6,8 @@
 //!
 //! Never writes to the cluster. It runs with the operator's own service account, so that it tests the real permissions.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use clap::Args;
 use crds::StreamStage;
@@ -16,6 +18,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 use telemetry::stdout::print_line;
+use tokio::time::{Instant, sleep};
 
 use super::scope::Scope;
 use crate::rbac::{LEASE_CREATE_RULE, LEASE_RULE, PolicyRule, STAGE_RULES};
@@ -26,7 +29,18 @@ pub struct Check {
     /// Watched namespaces and leader election Lease.
     #[command(flatten)]
     pub scope: Scope,
+    /// Seconds to wait for a leader: after an installation or the loss of a leader, an operator acquires the Lease within 15
+    #[arg(
+        long,
+        env = "STREAMSTAGE_LEADER_TIMEOUT",
+        value_name = "SECONDS",
+        default_value_t = 30
+    )]
+    pub leader_timeout: u64,
 }
+
+/// Interval at which the check reads a Lease without a holder.
+const LEASE_READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Checks the cluster of the current kubeconfig context, or of the pod that this runs in.
 ///
@@ -83,9 +97,10 @@ pub async fn check(client: Client, flags: &Check) -> anyhow::Result<()> {
             check_permission(&client, Some(&lease_namespace), rule, name).await,
         )?;
     }
+    let leader_timeout = Duration::from_secs(flags.leader_timeout);
     report(
-        &format!("lease {}", flags.scope.lease_name),
-        check_lease(&client, &lease_namespace, &flags.scope.lease_name).await,
+        &format!("lease {lease_name}"),
+        check_lease(&client, &lease_namespace, lease_name, leader_timeout).await,
     )?;
     anyhow::ensure!(failed == 0, "{failed} checks failed");
     Ok(())
@@ -155,13 +170,27 @@ async fn check_permission(
     }
 }
 
-async fn check_lease(client: &Client, namespace: &str, name: &str) -> Result<String, String> {
+/// Waits for a leader: right after an installation or the loss of a leader, the Lease has no holder.
+async fn check_lease(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    leader_timeout: Duration,
+) -> Result<String, String> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
-    let lease = leases.get_opt(name).await.map_err(|error| error.to_string())?;
-    let holder = lease
-        .and_then(|lease| lease.spec?.holder_identity)
-        .filter(|holder| !holder.is_empty());
-    holder.map(|holder| format!("held by {holder}")).ok_or_else(|| {
-        format!("no leader in the namespace {namespace}; check the pods of the operator and their logs")
-    })
+    let deadline = Instant::now() + leader_timeout;
+    loop {
+        let lease = leases.get_opt(name).await.map_err(|error| error.to_string())?;
+        let holder = lease.and_then(|lease| lease.spec?.holder_identity);
+        match holder.filter(|holder| !holder.is_empty()) {
+            Some(holder) => return Ok(format!("held by {holder}")),
+            None if Instant::now() < deadline => sleep(LEASE_READ_INTERVAL).await,
+            None => {
+                return Err(format!(
+                    "no leader in the namespace {namespace} within {} seconds; check the pods of the operator and their logs",
+                    leader_timeout.as_secs()
+                ));
+            }
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! `operator check` against a minimal API server.
 
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::extract::Request;
 use axum::http::Method;
@@ -16,16 +18,17 @@ use super::kubeconfig::{not_found, serve};
 struct Cluster {
     has_crd: bool,
     allows_update: bool,
-    holder: &'static str,
+    /// Holder of the Lease at each read; the last one is that of all further reads.
+    holders: &'static [&'static str],
 }
 
 const HEALTHY: Cluster = Cluster {
     has_crd: true,
     allows_update: true,
-    holder: "operator-1",
+    holders: &["operator-1"],
 };
 
-async fn handle(cluster: Cluster, request: Request) -> Response {
+async fn handle(cluster: Cluster, lease_reads: &AtomicUsize, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     if request.method() == Method::POST && path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" {
         let body = axum::body::to_bytes(request.into_body(), 65_536)
@@ -42,19 +45,30 @@ async fn handle(cluster: Cluster, request: Request) -> Response {
             json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {}, "items": []})
         }
         "/apis/coordination.k8s.io/v1/namespaces/streamstage/leases/streamstage-operator" => {
+            let read = lease_reads.fetch_add(1, Ordering::SeqCst);
+            let holder = cluster.holders[read.min(cluster.holders.len() - 1)];
             json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {},
-                "spec": {"holderIdentity": cluster.holder}})
+                "spec": {"holderIdentity": holder}})
         }
         _ => return not_found(&path),
     };
     Json(response).into_response()
 }
 
-async fn check(cluster: Cluster) -> Output {
-    let router = Router::new().fallback(move |request| handle(cluster, request));
+async fn check(cluster: Cluster, leader_timeout: &str) -> Output {
+    let lease_reads = Arc::new(AtomicUsize::new(0));
+    let router = Router::new().fallback(move |request| {
+        let lease_reads = Arc::clone(&lease_reads);
+        async move { handle(cluster, &lease_reads, request).await }
+    });
     let directory = serve(router).await;
     Command::new(env!("CARGO_BIN_EXE_operator"))
-        .args(["check", "--lease-namespace=streamstage"])
+        .args([
+            "check",
+            "--lease-namespace=streamstage",
+            "--leader-timeout",
+            leader_timeout,
+        ])
         .env("KUBECONFIG", directory.path().join("kubeconfig"))
         .output()
         .await
@@ -63,7 +77,7 @@ async fn check(cluster: Cluster) -> Output {
 
 #[tokio::test]
 async fn a_healthy_installation_passes_with_one_line_per_check() {
-    let output = check(HEALTHY).await;
+    let output = check(HEALTHY, "0").await;
     let lines = String::from_utf8(output.stdout).expect("UTF-8 output");
     assert!(output.status.success(), "{lines}");
     assert!(lines.lines().all(|line| line.starts_with("ok ")), "{lines}");
@@ -73,6 +87,21 @@ async fn a_healthy_installation_passes_with_one_line_per_check() {
     );
     assert!(
         lines.contains("lease streamstage-operator: held by operator-1"),
+        "{lines}"
+    );
+}
+
+#[tokio::test]
+async fn the_check_waits_for_a_leader_that_is_not_yet_elected() {
+    let electing = Cluster {
+        holders: &["", "operator-2"],
+        ..HEALTHY
+    };
+    let output = check(electing, "30").await;
+    let lines = String::from_utf8(output.stdout).expect("UTF-8 output");
+    assert!(output.status.success(), "{lines}");
+    assert!(
+        lines.contains("lease streamstage-operator: held by operator-2"),
         "{lines}"
     );
 }
@@ -96,13 +125,13 @@ async fn each_fault_fails_its_check_with_the_cause() {
         ),
         (
             Cluster {
-                holder: "",
+                holders: &[""],
                 ..HEALTHY
             },
             "lease streamstage-operator: no leader in the namespace streamstage",
         ),
     ] {
-        let output = check(cluster).await;
+        let output = check(cluster, "0").await;
         let lines = String::from_utf8(output.stdout).expect("UTF-8 output");
         assert_eq!(output.status.code(), Some(1), "{lines}");
         let failed: Vec<&str> = lines.lines().filter(|line| line.starts_with("FAILED")).collect();
