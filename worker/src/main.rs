@@ -3,11 +3,18 @@
 use clap::Parser as _;
 use worker::command::{Cli, Command, check, dead_letters, migrate, republish, reset_offsets, run, verify};
 
+/// A batch allocates and frees many small objects, on two threads.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Threads of the runtime: while one decodes and enriches a batch, another writes the batch before it.
+const RUNTIME_THREADS: usize = 2;
+
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     telemetry::log::init("info,sqlx=warn,rdkafka=error");
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+        .worker_threads(RUNTIME_THREADS)
         .enable_all()
         .build()?;
     let result = runtime.block_on(run_command(cli.command));
