@@ -1,11 +1,11 @@
 #![expect(clippy::disallowed_types, reason = "edge: writes order events to PostgreSQL")]
 //! Stores new order versions: the latest version of each order in one table, the others in its history.
 //!
-//! Stored versions are filtered out before any conflict clause. A condition in the clause alone would still lock the
-//! row and write to the WAL, and a replay must cost neither. Seconds and microseconds are added separately: PostgreSQL
+//! The versions that are stored are found by their keys alone. A replay therefore sends no payload, locks no row and writes
+//! nothing to the WAL, and a new version sends its payload once. Seconds and microseconds are added separately: PostgreSQL
 //! multiplies an interval by a float, which does not represent the microseconds of a far year exactly.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use crds::contract::ORDER_OBJECT_TYPE;
 use sqlx::{PgConnection, Row as _};
@@ -18,37 +18,29 @@ use crate::record::Item;
 use crate::record_columns::Query;
 use crate::statement;
 
-/// Inserts orders that the table does not contain, and returns every version of the batch that is new.
-///
-/// `is_inserted` is false for a version that [`SUPERSEDE`] must store: the table has the order already, the batch has a
-/// later version of it, or another worker was faster. Sorted, so that all workers lock in the same order.
-const INSERT_NEW_ORDERS: &str = "\
-WITH batch AS MATERIALIZED (
-    SELECT object_id, version, payload, ordinal,
-        timestamptz 'epoch' + sent / 1000000 * interval '1 second' + sent % 1000000 * interval '1 microsecond'
-            AS sent_dttm,
-        timestamptz 'epoch' + updated / 1000000 * interval '1 second' + updated % 1000000 * interval '1 microsecond'
-            AS update_ts
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[])
-        WITH ORDINALITY AS batch (object_id, sent, updated, version, payload, ordinal)
-), new_version AS MATERIALIZED (
-    SELECT batch.* FROM batch
-    WHERE NOT EXISTS (SELECT FROM stg.order_events AS stored
-                      WHERE stored.object_id = batch.object_id AND stored.version = batch.version)
-      AND NOT EXISTS (SELECT FROM stg.order_event_history AS stored
-                      WHERE stored.object_id = batch.object_id AND stored.version = batch.version)
-), inserted AS (
-    INSERT INTO stg.order_events (object_id, object_type, sent_dttm, payload, update_ts, version, load_src)
-    SELECT DISTINCT ON (object_id) object_id, $6, sent_dttm, payload::json, update_ts, version, $7
-    FROM new_version
-    WHERE NOT EXISTS (SELECT FROM stg.order_events AS stored WHERE stored.object_id = new_version.object_id)
-    ORDER BY object_id, version DESC
-    ON CONFLICT (object_id) DO NOTHING
-    RETURNING object_id, version
-)
-SELECT new_version.ordinal, inserted.object_id IS NOT NULL AS is_inserted
-FROM new_version LEFT JOIN inserted USING (object_id, version)
-ORDER BY new_version.ordinal";
+/// Finds the versions that are not stored. `has_order` is true if the table has another version of the order.
+const FIND_NEW_VERSIONS: &str = "\
+SELECT batch.ordinal,
+    EXISTS (SELECT FROM stg.order_events AS stored WHERE stored.object_id = batch.object_id) AS has_order
+FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY AS batch (object_id, version, ordinal)
+WHERE NOT EXISTS (SELECT FROM stg.order_events AS stored
+                  WHERE stored.object_id = batch.object_id AND stored.version = batch.version)
+  AND NOT EXISTS (SELECT FROM stg.order_event_history AS stored
+                  WHERE stored.object_id = batch.object_id AND stored.version = batch.version)
+ORDER BY batch.ordinal";
+
+/// Inserts orders that the table does not contain, one version each, unless another transaction was faster, and locks the
+/// others. Sorted, and the first statement of a batch that locks orders, so that transactions do not deadlock.
+const INSERT_ORDERS: &str = "\
+INSERT INTO stg.order_events (object_id, sent_dttm, update_ts, version, payload, object_type, load_src)
+SELECT object_id,
+    timestamptz 'epoch' + sent / 1000000 * interval '1 second' + sent % 1000000 * interval '1 microsecond',
+    timestamptz 'epoch' + updated / 1000000 * interval '1 second' + updated % 1000000 * interval '1 microsecond',
+    version, payload::json, $6, $7
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[])
+    AS batch (object_id, sent, updated, version, payload)
+ORDER BY object_id
+ON CONFLICT (object_id) DO UPDATE SET object_id = excluded.object_id WHERE false";
 
 /// Stores versions of orders that the table contains. A later version replaces the row, whose content is copied to the
 /// history; every other version is added to the history. The rows are locked first, and the lock reads them again.
@@ -133,24 +125,82 @@ async fn store_new_versions(
     items: &[&Item<Enriched>],
     distinct: &[usize],
 ) -> Result<Vec<usize>, sqlx::Error> {
-    let mut new = Vec::with_capacity(distinct.len());
-    let mut not_inserted = Vec::new();
-    for row in Columns::from_items(items, distinct)
-        .bind(origin, INSERT_NEW_ORDERS)
-        .fetch_all(&mut *connection)
-        .await?
-    {
-        let ordinal = usize::try_from(row.try_get::<i64, _>("ordinal")? - 1).unwrap_or(usize::MAX);
-        new.push(distinct[ordinal]);
-        if !row.try_get::<bool, _>("is_inserted")? {
-            not_inserted.push(distinct[ordinal]);
+    let NewVersions {
+        all,
+        latest,
+        mut others,
+    } = find_new_versions(connection, items, distinct).await?;
+    if all.is_empty() {
+        return Ok(all);
+    }
+    let indices: Vec<usize> = latest.values().map(|(index, _)| *index).collect();
+    let mut columns = Columns::from_items(items, &indices);
+    for (payload, (_, has_order)) in columns.payload.iter_mut().zip(latest.values()) {
+        if *has_order {
+            // The order is only locked.
+            *payload = "{}";
         }
     }
-    if !not_inserted.is_empty() {
-        Columns::from_items(items, &not_inserted)
+    let inserted = columns
+        .bind(origin, INSERT_ORDERS)
+        .execute(&mut *connection)
+        .await?;
+    let new_orders = latest.values().filter(|(_, has_order)| !has_order);
+    let new_orders: Vec<usize> = new_orders.map(|(index, _)| *index).collect();
+    if inserted.rows_affected() < new_orders.len() as u64 {
+        // Another transaction was faster with some of them. The statement ignores the others.
+        others.extend(new_orders);
+    }
+    if !others.is_empty() {
+        Columns::from_items(items, &others)
             .bind(origin, SUPERSEDE)
             .execute(&mut *connection)
             .await?;
+    }
+    Ok(all)
+}
+
+/// Versions of a batch that are not stored, by their indices.
+#[derive(Default)]
+struct NewVersions {
+    /// Every new version, in the order of the batch.
+    all: Vec<usize>,
+    /// One new version of each order, and whether the table has the order. Of an order that it does not have, the latest.
+    latest: BTreeMap<i64, (usize, bool)>,
+    /// Versions for [`SUPERSEDE`].
+    others: Vec<usize>,
+}
+
+async fn find_new_versions(
+    connection: &mut PgConnection,
+    items: &[&Item<Enriched>],
+    distinct: &[usize],
+) -> Result<NewVersions, sqlx::Error> {
+    let key = |index: usize| &items[index].value;
+    let object_ids: Vec<i64> = distinct.iter().map(|index| key(*index).object_id).collect();
+    let versions: Vec<&[u8]> = distinct
+        .iter()
+        .map(|index| key(*index).version.as_bytes())
+        .collect();
+    let rows = statement::query(FIND_NEW_VERSIONS)
+        .bind(object_ids)
+        .bind(versions)
+        .fetch_all(connection)
+        .await?;
+    let mut new = NewVersions::default();
+    for row in rows {
+        let ordinal = usize::try_from(row.try_get::<i64, _>("ordinal")? - 1).unwrap_or(usize::MAX);
+        let (index, has_order) = (distinct[ordinal], row.try_get("has_order")?);
+        new.all.push(index);
+        let order = new.latest.entry(key(index).object_id);
+        let (latest, _) = order.or_insert((index, has_order));
+        if has_order {
+            new.others.push(index);
+        } else if key(*latest).version < key(index).version {
+            new.others.push(std::mem::replace(latest, index));
+        } else if *latest != index {
+            new.others.push(index);
+        }
     }
     Ok(new)
 }
