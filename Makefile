@@ -64,9 +64,8 @@ kind-demo: build ## Run the pipeline on that cluster with the operator; it stays
 kind-down: ## Delete that cluster
 	e2e/cluster/down
 
-bench: packages ## Measure the operator: memory for 10,000 stages, and a lag poll of 1,000 groups
-	$(CARGO) bench --package streamstage-operator --bench ten_thousand
-	$(CARGO) bench --package streamstage-operator --bench lag_poll
+bench: build ## Measure the pipeline beside its peers, and the operator; ten minutes; BENCH=stages runs one of them
+	.ci/bench $(BENCH)
 
 mutants: packages ## Mutate the worker's pure modules and require that its unit tests catch 97 %; an hour on two cores
 	.ci/mutants

@@ -116,6 +116,18 @@ impl Pipeline {
         &self.name
     }
 
+    /// Bootstrap servers of Kafka.
+    #[must_use]
+    pub fn bootstrap_servers(&self) -> &str {
+        &self.bootstrap_servers
+    }
+
+    /// Password of the superuser of PostgreSQL.
+    #[must_use]
+    pub fn password(&self) -> &str {
+        &self.login.1
+    }
+
     /// Path of the stage file.
     #[must_use]
     pub fn stage_file(&self) -> &Path {

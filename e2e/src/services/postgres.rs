@@ -51,6 +51,8 @@ pub(super) async fn prepare(programs: &Path, scratch: &Path, port: u16) -> Resul
         "max_connections=100",
         "shared_buffers=256MB",
         "max_wal_size=2GB",
+        // For the time at which a row became visible.
+        "track_commit_timestamp=on",
     ];
     let mut arguments = vec![
         "-D".to_owned(),
