@@ -6,7 +6,7 @@
 //! Consumes the source topic: the first step of a batch.
 //!
 //! A dedicated thread builds batches of the records that `fetch` requests from the brokers, and polls librdkafka, which
-//! maintains the group membership. Partitions start at the position stored in PostgreSQL; offsets are committed to Kafka
+//! maintains the group membership. Each of the lanes has some of the partitions, and builds batches of its own. Partitions start at the position stored in PostgreSQL; offsets are committed to Kafka
 //! only after the PostgreSQL commit. Backpressure: a busy pipeline stops the reading, and with it the requests. The polling
 //! continues, so that a database or Redis outage causes no rebalance.
 
@@ -14,6 +14,7 @@ mod batch_builder;
 mod error;
 mod fetch;
 mod in_flight;
+mod lanes;
 mod log_confirmation;
 mod offset_commit;
 mod pending_commits;
@@ -62,12 +63,14 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Joins the group and starts the polling thread in the current tracing span. The receiver gets the batches; one
-    /// batch waits in the channel while the pipeline is busy.
+    /// Joins the group and starts the polling thread in the current tracing span. Each lane has a receiver, which gets its
+    /// batches; one batch waits in the channel while the lane is busy.
     ///
     /// # Errors
     /// If the client rejects its settings.
-    pub fn start(settings: ConsumerSettings) -> Result<(Self, mpsc::Receiver<TrackedBatch>), ConsumeError> {
+    pub fn start(
+        settings: ConsumerSettings,
+    ) -> Result<(Self, Vec<mpsc::Receiver<TrackedBatch>>), ConsumeError> {
         let setup = |error| ConsumeError::Setup {
             topic: settings.topic.clone(),
             source: error,
@@ -86,7 +89,7 @@ impl Consumer {
         let kafka = Arc::new(kafka);
         let (start_offsets, health) = (Arc::clone(&settings.start_offsets), Arc::clone(&settings.health));
         let stop = settings.stop.clone();
-        let (batches, fetched) = mpsc::channel(1);
+        let (batches, fetched) = (0..settings.lanes).map(|_| mpsc::channel(1)).unzip();
         let (commands, received) = commands::channel();
         let name = format!("poll {}", topic.name);
         let poller = Poller::new(
@@ -246,6 +249,7 @@ mod tests {
                 max_wait: Duration::from_millis(10),
             },
             max_record_bytes: 1 << 20,
+            lanes: 1,
             start_offsets: Arc::new(StartAtZero),
             health: Arc::clone(health),
             stop: stop.clone(),
@@ -281,7 +285,7 @@ mod tests {
         let (consumer, mut fetched) = Consumer::start(settings).expect("a consumer");
         let mut partitions = Vec::new();
         for leader in [None, Some(1)] {
-            let received = tokio::time::timeout(REQUEST_TIMEOUT * 3, fetched.recv()).await;
+            let received = tokio::time::timeout(REQUEST_TIMEOUT * 3, fetched[0].recv()).await;
             let batch = received.expect("no batch").expect("a batch");
             partitions.extend(batch.batch.ranges.into_keys());
             if leader.is_none() {

@@ -4,8 +4,8 @@
 )]
 //! The batch pipeline: consume -> decode -> enrich -> write -> publish -> commit, the same for all layers.
 //!
-//! Decode and enrich run one batch ahead, outside of a transaction. From the position check to the commit everything
-//! is one PostgreSQL transaction, retried until it commits or the worker stops. A step never drops a record: it
+//! Decode and enrich run one batch ahead, outside of a transaction. Each lane runs the steps with its own partitions, beside
+//! the other lanes. From the position check to the commit everything is one PostgreSQL transaction, retried until it commits or the worker stops. A step never drops a record: it
 //! passes it on as an item or as a rejected record. [`crate::stage`] runs the pipeline of a stage.
 
 mod bisect;
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use telemetry::progress::StepGuard;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
@@ -70,21 +71,21 @@ pub struct Pipeline<L> {
 
 impl<L: Layer> Pipeline<L> {
     /// Decodes and enriches a batch. Retries the lookup of reference data until it succeeds; `None` after a shutdown.
-    pub async fn prepare(&self, batch: Batch<Fetched>) -> Option<Batch<Enriched<L::Enriched>>> {
+    pub async fn prepare(&self, lane: usize, batch: Batch<Fetched>) -> Option<Batch<Enriched<L::Enriched>>> {
         let now = Timestamp::now().as_microsecond();
         let decoded = batch.decode(|record| reject_panic(|| self.layer.decode(record, now)));
-        match self.look_up(&decoded.state.items).await? {
+        match self.look_up(lane, &decoded.state.items).await? {
             Ok(lookup) => Some(decoded.enrich(|value| reject_panic(|| self.layer.enrich(value, &lookup)))),
-            Err(_) => self.enrich_one_by_one(decoded).await,
+            Err(_) => self.enrich_one_by_one(lane, decoded).await,
         }
     }
 
     /// Looks up the reference data of these items. Retries until it succeeds; `None` after a shutdown. An error is a
     /// panic, which one of the items has caused.
-    async fn look_up(&self, items: &[Item<L::Decoded>]) -> Option<Result<L::Lookup, Rejection>> {
+    async fn look_up(&self, lane: usize, items: &[Item<L::Decoded>]) -> Option<Result<L::Lookup, Rejection>> {
         let mut backoff = Backoff::default();
         loop {
-            let _step = self.health.begin_step("prepare", "decode and enrich a batch");
+            let _step = self.begin_step(lane, "prepare", "decode and enrich a batch");
             let lookup = tokio::select! {
                 // A batch without records, which advances a position before a shutdown, needs no lookup.
                 biased;
@@ -114,12 +115,13 @@ impl<L: Layer> Pipeline<L> {
     /// Enriches each item with a lookup of its own, and rejects those whose lookup panics.
     async fn enrich_one_by_one(
         &self,
+        lane: usize,
         decoded: Batch<Decoded<L::Decoded>>,
     ) -> Option<Batch<Enriched<L::Enriched>>> {
         let Decoded { items, mut rejected } = decoded.state;
         let mut enriched = Vec::with_capacity(items.len());
         for item in items {
-            let looked_up = self.look_up(std::slice::from_ref(&item)).await?;
+            let looked_up = self.look_up(lane, std::slice::from_ref(&item)).await?;
             let Item { record, value } = item;
             let value = looked_up.and_then(|lookup| reject_panic(|| self.layer.enrich(value, &lookup)));
             match value {
@@ -136,31 +138,33 @@ impl<L: Layer> Pipeline<L> {
         })
     }
 
-    /// Writes, publishes and commits a batch, with retries; `None` after a shutdown.
+    /// Writes, publishes and commits a batch of a lane, with retries; `None` after a shutdown. The batches of other lanes
+    /// are committed at the same time, unless one of them is held.
     ///
     /// # Errors
     /// A terminal error: its policy is [`ErrorPolicy::Stop`].
     pub async fn commit_with_retry(
         &self,
+        lane: usize,
         mut batch: Batch<Enriched<L::Enriched>>,
     ) -> Result<Option<Batch<Published>>, PipelineError> {
         if self.hold.wait_if_rejected(&batch).await.is_none() {
             return Ok(None);
         }
+        // While this batch is held, the other lanes are, too.
+        let mut hold = None;
         let mut mode = WriteMode::Whole;
         let mut timeout = TRANSACTION_TIMEOUT;
         let mut backoff = Backoff::default();
         loop {
-            let _step = self
-                .health
-                .begin_step("commit", "write, publish and commit a batch");
+            let _step = self.begin_step(lane, "commit", "write, publish and commit a batch");
             let started = Instant::now();
             let Some(attempt) = self.attempt_commit(&batch, mode, timeout).await else {
                 return Ok(None);
             };
             let error = match attempt {
                 Ok(published) => {
-                    self.report_commit(&published, started.elapsed());
+                    self.report_commit(&published, started.elapsed(), hold.is_some());
                     return Ok(Some(published));
                 }
                 Err(error) => error,
@@ -177,6 +181,7 @@ impl<L: Layer> Pipeline<L> {
                     self.reject_too_large(&mut batch).await;
                 }
                 (_, PipelineError::MostRejected(cause)) => {
+                    self.hold.hold_all_lanes(&mut hold).await;
                     self.health.mark_held(cause);
                     match self.hold.is_held(cause, HOLD_WRITE_INTERVAL).await {
                         Some(true) => {}
@@ -223,10 +228,16 @@ impl<L: Layer> Pipeline<L> {
         }
     }
 
-    fn report_commit(&self, published: &Batch<Published>, duration: Duration) {
+    fn begin_step(&self, lane: usize, task: &str, step: &'static str) -> StepGuard {
+        self.health.begin_step(&format!("{task} {lane}"), step)
+    }
+
+    fn report_commit(&self, published: &Batch<Published>, duration: Duration, was_held: bool) {
+        if was_held {
+            self.health.release();
+        }
         self.health.mark_available(Dependency::Warehouse);
         self.health.mark_available(Dependency::Output);
-        self.health.release();
         self.metrics
             .record_batch(&self.origin.stage, &published.state, duration.as_secs_f64());
         let effects = &published.state.effects;
@@ -404,7 +415,7 @@ mod tests {
                 records: records.collect(),
             },
         };
-        let prepared = pipeline().prepare(batch).await.expect("no shutdown").state;
+        let prepared = pipeline().prepare(0, batch).await.expect("no shutdown").state;
         let rejected = prepared.rejected.iter();
         (
             prepared.items.iter().map(|item| item.value).collect(),

@@ -4,24 +4,20 @@
 //! finish, then leaves the group. Every log line of a stage has the fields of its span, and every line of a batch
 //! those of the batch's span too.
 
+mod lane;
 mod pending_retries;
 mod startup;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crds::StreamStage;
-use tokio::sync::mpsc;
+use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use crate::batch::{Enriched, OffsetUpdates};
 use crate::connect::{self, ConnectError, Secrets};
-use crate::consume::{
-    BatchLimits, ConsumeError, Consumer, ConsumerSettings, LogConfirmation, StartError, TrackedBatch,
-};
+use crate::consume::{BatchLimits, ConsumeError, Consumer, ConsumerSettings, StartError};
 use crate::copy_task::CopyTask;
 use crate::dead_letter::Origin;
 use crate::decode::DecodeSettings;
@@ -32,7 +28,6 @@ use crate::layer::dds::Dds;
 use crate::layer::interface::Layer;
 use crate::layer::stg::{REDIS_CLUSTER_UNSUPPORTED, ReferenceDataStore, Stg};
 use crate::metrics::Metrics;
-use crate::output_size::reject_oversized;
 use crate::pipeline::{Pipeline, PipelineError, RejectionHold};
 use crate::position::find_stop;
 use crate::position_store;
@@ -40,8 +35,8 @@ use crate::publish::Publisher;
 use crate::start_offsets::WarehouseStartOffsets;
 use crate::warehouse::Warehouse;
 
-/// Delay before the failing record of a blocked partition is read again.
-const BLOCKED_RETRY_DELAY: Duration = Duration::from_secs(10);
+/// Maximum number of batches of a stage that are committed at the same time, if the stage has as many connections.
+const MAX_LANES: u32 = 2;
 
 /// Terminal error of a stage.
 #[derive(Debug, thiserror::Error)]
@@ -227,24 +222,14 @@ async fn run_pipeline<L: Layer>(
     }
     let copy_task = copy_task(stage, context, &pipeline)?;
     let (consumer, fetched) = Consumer::start(consumer_settings(stage, context, &pipeline)?)?;
-    let (prepared, received) = mpsc::channel(1);
-    let preparing = prepare_batches(
-        Arc::clone(&pipeline),
-        consumer.log_confirmation(),
-        fetched,
-        prepared,
-    );
-    let preparing = tokio::spawn(preparing.in_current_span());
     let copying = tokio::spawn(copy_task.run().in_current_span());
-    let committed = commit_batches(&pipeline, received, &consumer).await;
-    // No batch is committed any more, so the lookups for the next one end too.
-    pipeline.stop.cancel();
-    let prepared = preparing.await;
-    let positions = committed.as_ref().cloned().unwrap_or_default();
-    let closed = consumer.close(positions).await;
+    let lanes = fetched
+        .into_iter()
+        .map(|fetched| lane::run(Arc::clone(&pipeline), &consumer, fetched));
+    let (positions, results): (Vec<_>, Vec<_>) = join_all(lanes).await.into_iter().unzip();
+    let closed = consumer.close(positions.into_iter().flatten().collect()).await;
     let copied = copying.await;
-    committed?;
-    prepared??;
+    results.into_iter().collect::<Result<(), StageError>>()?;
     copied?;
     Ok(closed?)
 }
@@ -296,6 +281,7 @@ fn consumer_settings<L: Layer>(
         topic: stage.spec.source.topic.clone(),
         limits: batch_limits(stage),
         max_record_bytes: max_record_bytes(stage),
+        lanes: usize::try_from(stage.spec.warehouse.connections_per_worker.min(MAX_LANES)).unwrap_or(1),
         start_offsets: Arc::new(WarehouseStartOffsets {
             warehouse: pipeline.warehouse.clone(),
             origin: pipeline.origin.clone(),
@@ -316,76 +302,5 @@ fn batch_limits(stage: &StreamStage) -> BatchLimits {
         max_records: usize::try_from(batch.max_records).unwrap_or(usize::MAX),
         max_bytes: usize::try_from(batch.max_bytes.get()).unwrap_or(usize::MAX),
         max_wait: batch.max_wait.as_std(),
-    }
-}
-
-/// Decodes and enriches, one batch ahead of [`commit_batches`]. Meanwhile each batch is confirmed to be from the log that
-/// the positions belong to.
-async fn prepare_batches<L: Layer>(
-    pipeline: Arc<Pipeline<L>>,
-    log_confirmation: LogConfirmation,
-    mut fetched: mpsc::Receiver<TrackedBatch>,
-    prepared: mpsc::Sender<TrackedBatch<Enriched<L::Enriched>>>,
-) -> Result<(), StageError> {
-    // The slot is reserved before the batch is received: otherwise one more batch would be in memory.
-    while let Ok(slot) = prepared.reserve().await {
-        let Some(TrackedBatch { batch, guard, span }) = fetched.recv().await else {
-            return Ok(());
-        };
-        // A recreated topic stops the stage also while a lookup waits for its dependency.
-        let preparing = async {
-            let prepared = async {
-                let mut batch = pipeline.prepare(batch).await;
-                if let Some(batch) = &mut batch {
-                    reject_oversized::<L>(&pipeline.publisher, batch).await;
-                }
-                Ok(batch)
-            };
-            tokio::try_join!(log_confirmation.confirm(), prepared)
-        };
-        let (Some(()), Some(batch)) = preparing.instrument(span.clone()).await? else {
-            return Ok(());
-        };
-        slot.send(TrackedBatch { batch, guard, span });
-    }
-    Ok(())
-}
-
-/// Writes, publishes and commits, batch by batch. Returns the last positions.
-async fn commit_batches<L: Layer>(
-    pipeline: &Pipeline<L>,
-    mut prepared: mpsc::Receiver<TrackedBatch<Enriched<L::Enriched>>>,
-    consumer: &Consumer,
-) -> Result<BTreeMap<i32, i64>, StageError> {
-    let mut positions = BTreeMap::new();
-    while let Some(TrackedBatch { batch, guard, span }) = prepared.recv().await {
-        let commit = pipeline.commit_with_retry(batch).instrument(span.clone());
-        let Some(published) = commit.await? else {
-            break;
-        };
-        let updates = published.state.offset_updates;
-        span.in_scope(|| apply_offset_updates(&updates, consumer, &pipeline.health));
-        positions.extend(updates.positions);
-        drop(guard);
-    }
-    Ok(positions)
-}
-
-/// Commits the new positions to Kafka, and seeks, blocks and unblocks partitions.
-fn apply_offset_updates(updates: &OffsetUpdates, consumer: &Consumer, health: &Health) {
-    let OffsetUpdates {
-        positions,
-        seeks,
-        blocked,
-    } = updates;
-    consumer.commit_offsets(positions);
-    consumer.seek(seeks, Duration::ZERO);
-    positions
-        .keys()
-        .filter(|partition| !blocked.contains_key(partition))
-        .for_each(|&partition| health.unblock_partition(partition));
-    for (&partition, (offset, cause)) in blocked {
-        consumer.seek(&BTreeMap::from([(partition, *offset)]), BLOCKED_RETRY_DELAY);
-        health.block_partition(partition, cause.clone());
     }
 }

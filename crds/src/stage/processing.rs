@@ -94,7 +94,8 @@ pub struct Batch {
     #[schemars(extend("x-kubernetes-validations" = size_between("1Ki", "256Mi")))]
     pub max_bytes: Bytes,
 
-    /// Maximum time from the first record until the batch closes; 1ms to 1m. Default: 1s.
+    /// Maximum time from the first record until the batch closes while the pipeline is busy; an idle pipeline takes the
+    /// records at once. 1ms to 1m. Default: 1s.
     #[schemars(extend("x-kubernetes-validations" = duration_between("1ms", "1m")))]
     pub max_wait: Duration,
 

@@ -1,6 +1,7 @@
 //! Builds batches of records. Pure: the time is passed in.
 //!
-//! A batch closes at its limit of records, bytes or waiting time, whichever comes first.
+//! A batch closes at its limit of records, bytes or waiting time, whichever comes first; and before that, as soon as the
+//! pipeline waits for it and no further record is at hand.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ use crate::record::Record;
 
 /// Maximum time that one poll blocks. It bounds the delay of a shutdown or a command.
 const MAX_POLL_WAIT: Duration = Duration::from_millis(100);
+/// Maximum time that one poll blocks while records wait for a busy pipeline.
+const BUSY_POLL_WAIT: Duration = Duration::from_millis(2);
 
 /// Limits at which a batch closes.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +24,7 @@ pub struct BatchLimits {
     pub max_records: usize,
     /// Maximum bytes of the records, including keys and headers. The record that reaches the limit is the last one.
     pub max_bytes: usize,
-    /// Maximum time between the first record and the end of the batch.
+    /// Maximum time between the first record and the end of the batch, while the pipeline is busy.
     pub max_wait: Duration,
 }
 
@@ -55,6 +58,11 @@ impl BatchBuilder {
     /// Sets the topic ID of the log that is read, at every assignment.
     pub(super) fn set_topic_id(&mut self, topic_id: Uuid) {
         self.topic_id = topic_id;
+    }
+
+    /// Sets the maximum bytes of a batch.
+    pub(super) fn set_max_bytes(&mut self, max_bytes: usize) {
+        self.limits.max_bytes = max_bytes;
     }
 
     /// Topic ID of the log that is read.
@@ -145,13 +153,26 @@ impl BatchBuilder {
                 || self.bytes >= self.limits.max_bytes)
     }
 
-    /// Time that the next poll may block.
+    /// Returns true if the batch has records and the pipeline waits for it: since `ready_at`, or not at all.
+    ///
+    /// A batch without records, which only advances a position, always waits for its limit.
     #[must_use]
-    pub(super) fn poll_timeout(&self, now: Instant) -> Duration {
-        let remaining = self
-            .first_record_at
-            .map(|first| self.limits.max_wait.saturating_sub(now.duration_since(first)));
-        remaining.map_or(MAX_POLL_WAIT, |remaining| remaining.min(MAX_POLL_WAIT))
+    pub(super) fn is_awaited(&self, now: Instant, ready_at: Option<Instant>) -> bool {
+        !self.records.is_empty() && ready_at.is_some_and(|ready_at| now >= ready_at)
+    }
+
+    /// Time that the next poll may block. `ready_at` is as in [`Self::is_awaited`].
+    #[must_use]
+    pub(super) fn poll_timeout(&self, now: Instant, ready_at: Option<Instant>) -> Duration {
+        let Some(first) = self.first_record_at else {
+            return MAX_POLL_WAIT;
+        };
+        let until_limit = self.limits.max_wait.saturating_sub(now.duration_since(first));
+        if self.records.is_empty() {
+            return until_limit.min(MAX_POLL_WAIT);
+        }
+        let until_ready = ready_at.map_or(BUSY_POLL_WAIT, |ready_at| ready_at.saturating_duration_since(now));
+        until_limit.min(until_ready).min(MAX_POLL_WAIT)
     }
 
     /// Closes the batch and starts an empty one.
@@ -221,7 +242,25 @@ mod tests {
         by_wait.push(record(1, 0, 1), now);
         assert!(!by_wait.is_due(now));
         assert!(by_wait.is_due(now + LIMITS.max_wait));
-        assert_eq!(by_wait.poll_timeout(now + LIMITS.max_wait), Duration::ZERO);
+        assert_eq!(by_wait.poll_timeout(now + LIMITS.max_wait, None), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_batch_with_records_closes_as_soon_as_the_pipeline_waits_for_it() {
+        let (mut builder, now) = builder();
+        let (early, late) = (now + LIMITS.max_wait / 5, now + LIMITS.max_wait * 2);
+        assert!(!builder.is_awaited(now, Some(now)), "without records");
+        builder.skip_to(0, 11, now);
+        assert!(!builder.is_awaited(now, Some(now)), "only offsets");
+        assert_eq!(builder.poll_timeout(now, Some(now)), LIMITS.max_wait);
+        builder.push(record(1, 0, 1), now);
+        assert!(builder.is_awaited(now, Some(now)) && !builder.is_due(now));
+        assert_eq!(builder.poll_timeout(now, Some(now)), Duration::ZERO);
+        assert!(!builder.is_awaited(now, None), "the pipeline is busy");
+        assert_eq!(builder.poll_timeout(now, None), BUSY_POLL_WAIT);
+        assert!(!builder.is_awaited(now, Some(early)) && builder.is_awaited(early, Some(early)));
+        assert_eq!(builder.poll_timeout(now, Some(early)), LIMITS.max_wait / 5);
+        assert_eq!(builder.poll_timeout(now, Some(late)), LIMITS.max_wait);
     }
 
     #[test]
@@ -291,7 +330,7 @@ mod tests {
         let batch = builder.take_batch();
         assert!(batch.state.records.iter().all(|record| record.partition == 1));
         assert_eq!(batch.ranges, OffsetRanges::from([(1, range(0, 2))]));
-        assert_eq!(builder.poll_timeout(now), MAX_POLL_WAIT);
+        assert_eq!(builder.poll_timeout(now, Some(now)), MAX_POLL_WAIT);
     }
 
     #[test]

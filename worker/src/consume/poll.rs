@@ -18,10 +18,10 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::batch_builder::BatchBuilder;
 use super::error::{ConsumeError, StartError, remedy};
 use super::fetch::{Fetched, Fetcher};
 use super::in_flight::{InFlight, TrackedBatch};
+use super::lanes::Lanes;
 use super::offset_commit::commit_assigned;
 use super::pending_commits::PendingCommits;
 use super::pending_seeks::PendingSeeks;
@@ -57,10 +57,11 @@ pub(super) struct Poller {
     kafka: Arc<BaseConsumer<RebalanceHandler>>,
     fetcher: Fetcher,
     last_poll: Instant,
-    builder: BatchBuilder,
+    lanes: Lanes,
     topic: Arc<SourceTopic>,
     start_offsets: Arc<dyn StartOffsets>,
-    batches: mpsc::Sender<TrackedBatch>,
+    /// Channel of each lane.
+    batches: Vec<mpsc::Sender<TrackedBatch>>,
     commands: commands::Receiver<Command>,
     pending_seeks: PendingSeeks,
     pending_commits: PendingCommits,
@@ -73,12 +74,12 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    /// Creates the state of a thread that sends its batches to `batches`. Call it inside of a runtime.
+    /// Creates the state of a thread that sends the batches of each lane to one of `batches`. Call it inside of a runtime.
     pub(super) fn new(
         kafka: Arc<BaseConsumer<RebalanceHandler>>,
         settings: ConsumerSettings,
         topic: Arc<SourceTopic>,
-        batches: mpsc::Sender<TrackedBatch>,
+        batches: Vec<mpsc::Sender<TrackedBatch>>,
         commands: commands::Receiver<Command>,
         in_flight: InFlight,
     ) -> Self {
@@ -96,7 +97,7 @@ impl Poller {
             kafka,
             fetcher,
             last_poll: Instant::now(),
-            builder: BatchBuilder::new(settings.limits),
+            lanes: Lanes::new(settings.limits, batches.len()),
             topic,
             start_offsets: settings.start_offsets,
             batches,
@@ -130,12 +131,32 @@ impl Poller {
             if self.last_poll.elapsed() >= POLL_INTERVAL {
                 self.poll()?;
             }
-            self.take_fetched(self.builder.poll_timeout(Instant::now()).min(POLL_INTERVAL))?;
-            if self.builder.is_due(Instant::now()) {
-                self.send_batch()?;
+            let has_more = self.take_fetched(self.poll_timeout())?;
+            for lane in 0..self.lanes.count() {
+                if self.is_complete(lane, has_more) {
+                    self.send_batch(lane)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Time for which the thread may wait for a record.
+    fn poll_timeout(&self) -> Duration {
+        let now = Instant::now();
+        let lanes = 0..self.lanes.count();
+        let timeouts = lanes.map(|lane| {
+            self.lanes
+                .batch(lane)
+                .poll_timeout(now, self.in_flight.ready_at(lane))
+        });
+        timeouts.fold(POLL_INTERVAL, Duration::min)
+    }
+
+    /// Returns true if the batch of a lane is due, or if the pipeline waits for it and no record is at hand.
+    fn is_complete(&self, lane: usize, has_more: bool) -> bool {
+        let (batch, now) = (self.lanes.batch(lane), Instant::now());
+        batch.is_due(now) || !has_more && batch.is_awaited(now, self.in_flight.ready_at(lane))
     }
 
     /// Polls the client; rebalance callbacks run inside of this call. It delivers no records, because its partitions are
@@ -150,12 +171,13 @@ impl Poller {
         }
         for change in self.kafka.context().take_changes()? {
             if let Some((topic_id, offset)) = change.start {
-                self.builder.set_topic_id(topic_id);
+                self.lanes.set_topic_id(topic_id);
                 self.read_from(change.partition, offset);
                 self.pending_commits
                     .add([(change.partition, offset)], Instant::now());
             } else {
-                self.stop_reading(change.partition);
+                self.lanes.remove(change.partition);
+                self.fetcher.stop(change.partition);
                 self.pending_commits.remove(change.partition);
             }
             self.pending_seeks.remove(change.partition);
@@ -167,61 +189,56 @@ impl Poller {
             self.kafka.context().retry_leaderless(&self.kafka);
         }
         self.recommit_missing_offsets();
-        if !self.builder.next_offsets().is_empty() {
+        if !self.lanes.reads_nothing() {
             self.source_check.check_topic_id(&self.kafka)?;
         }
         Ok(())
     }
 
-    /// Adds the next fetched record to the batch; waits for at most `timeout`.
-    fn take_fetched(&mut self, timeout: Duration) -> Result<(), ConsumeError> {
+    /// Adds the next fetched record to the batch; waits for at most `timeout`. Returns false if there is no record.
+    fn take_fetched(&mut self, timeout: Duration) -> Result<bool, ConsumeError> {
         match self.fetcher.next(timeout) {
             Some(Fetched::Record(mut record)) => {
-                record.topic_id = self.builder.topic_id();
-                self.builder.push(record, Instant::now());
+                record.topic_id = self.lanes.topic_id();
+                self.lanes.push(record, Instant::now());
             }
             Some(Fetched::SkipTo { partition, offset }) => {
-                self.builder.skip_to(partition, offset, Instant::now());
+                self.lanes.skip_to(partition, offset, Instant::now());
             }
             Some(Fetched::OutOfRange { partition, offset }) => {
                 let cause = format!("the broker rejects the offset {offset} of partition {partition}");
                 return Err(self.find_lost_position(&cause));
             }
-            None => {}
+            None => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn read_from(&mut self, partition: i32, offset: i64) {
-        self.builder.restart_at(partition, offset);
+        self.lanes.restart_at(partition, offset);
         self.fetcher.read_from(partition, offset);
-    }
-
-    fn stop_reading(&mut self, partition: i32) {
-        self.builder.remove(partition);
-        self.fetcher.stop(partition);
     }
 
     /// Advances the positions over markers, aborted records and gaps after the last records before a shutdown. Records of
     /// the open batch are read again after the restart.
     fn finish_tails(&mut self) -> Result<(), ConsumeError> {
         let deadline = Instant::now() + TAIL_TIMEOUT;
-        self.builder.drop_records();
+        self.lanes.drop_records();
         while self.has_unread_tail() && Instant::now() < deadline {
             self.take_fetched(POLL_INTERVAL)?;
-            self.builder.drop_records();
+            self.lanes.drop_records();
         }
-        if self.builder.is_empty() {
-            Ok(())
-        } else {
-            self.send_batch()
-        }
+        (0..self.lanes.count())
+            .filter(|lane| !self.lanes.batch(*lane).is_empty())
+            .collect::<Vec<_>>()
+            .into_iter()
+            .try_for_each(|lane| self.send_batch(lane))
     }
 
     /// Returns true if a partition without a record in the open batch may have offsets that are not records.
     fn has_unread_tail(&self) -> bool {
-        let mut partitions = self.builder.next_offsets().keys();
-        self.fetcher.is_healthy() && partitions.any(|&partition| !self.fetcher.is_caught_up(partition))
+        let mut partitions = self.lanes.next_offsets().into_keys();
+        self.fetcher.is_healthy() && partitions.any(|partition| !self.fetcher.is_caught_up(partition))
     }
 
     /// Reads the committed offsets that are due for verification, and commits the missing ones again.
@@ -251,16 +268,16 @@ impl Poller {
         self.pending_commits.add(owned, Instant::now());
     }
 
-    /// Sends the batch to the pipeline. While the pipeline is busy, polling continues, so that the worker remains a member
-    /// of the group; no fetched record is read, so that the fetcher stops, too.
-    fn send_batch(&mut self) -> Result<(), ConsumeError> {
-        let batch = self.builder.take_batch();
-        let batches = self.batches.clone();
+    /// Sends the batch of a lane to the pipeline. While that lane is busy, polling continues, so that the worker remains a
+    /// member of the group; no fetched record is read, so that the fetcher stops, too.
+    fn send_batch(&mut self, lane: usize) -> Result<(), ConsumeError> {
+        let batch = self.lanes.take_batch(lane);
+        let batches = self.batches[lane].clone();
         loop {
             let reserve = async { tokio::time::timeout(POLL_INTERVAL, batches.reserve()).await };
             match self.runtime.clone().block_on(reserve) {
                 Ok(Ok(permit)) => {
-                    permit.send(TrackedBatch::new(batch, self.in_flight.guard()));
+                    permit.send(TrackedBatch::new(batch, self.in_flight.guard(lane)));
                     return Ok(());
                 }
                 Ok(Err(_)) => return Ok(()),
@@ -289,7 +306,8 @@ impl Poller {
 
     /// Reads nothing of a partition until its seek.
     fn schedule_seek(&mut self, partition: i32, offset: i64, at: Instant) {
-        self.stop_reading(partition);
+        self.lanes.pause(partition);
+        self.fetcher.stop(partition);
         self.pending_seeks.schedule(partition, offset, at);
     }
 
@@ -315,9 +333,9 @@ impl Poller {
 
     /// Finds the cause of an offset that the broker rejects.
     fn find_lost_position(&self, cause: &str) -> ConsumeError {
-        let next_offsets = self.builder.next_offsets();
+        let next_offsets = self.lanes.next_offsets();
         self.source_check
-            .find_lost_position(&self.kafka, next_offsets, cause)
+            .find_lost_position(&self.kafka, &next_offsets, cause)
             .into()
     }
 }

@@ -28,6 +28,8 @@ pub struct ConsumerSettings {
     pub limits: BatchLimits,
     /// Maximum size of a value that the stage accepts, in bytes.
     pub max_record_bytes: usize,
+    /// Number of batches that the pipeline commits at the same time.
+    pub lanes: usize,
     /// Provider of start offsets.
     pub start_offsets: Arc<dyn StartOffsets>,
     /// Health of the stage; receives outages of Kafka and, during an assignment, of PostgreSQL.

@@ -23,6 +23,8 @@ pub struct RejectionHold {
     max_hold: Duration,
     /// Rejected records of the last batches.
     sample: Mutex<RejectionSample>,
+    /// Locked while a batch is held, so that no other lane continues.
+    gate: tokio::sync::Mutex<()>,
     origin: Origin,
     warehouse: Warehouse,
     health: Arc<Health>,
@@ -42,6 +44,7 @@ impl RejectionHold {
         Self {
             max_hold,
             sample: Mutex::default(),
+            gate: tokio::sync::Mutex::default(),
             origin: origin.clone(),
             warehouse: warehouse.clone(),
             health: Arc::clone(health),
@@ -65,8 +68,20 @@ impl RejectionHold {
         Ok(())
     }
 
-    /// Holds a batch if most records of the last batches, including this one, are rejected; `None` after a shutdown.
+    /// Keeps the other lanes from committing their next batch until `hold` is dropped; does nothing if it does so already.
+    pub(super) async fn hold_all_lanes<'g>(&'g self, hold: &mut Option<tokio::sync::MutexGuard<'g, ()>>) {
+        if hold.is_none() {
+            *hold = Some(self.gate.lock().await);
+        }
+    }
+
+    /// Holds a batch if most records of the last batches, including this one, are rejected, or while another lane is held;
+    /// `None` after a shutdown.
     pub(super) async fn wait_if_rejected<T>(&self, batch: &Batch<Enriched<T>>) -> Option<()> {
+        let _gate = tokio::select! {
+            gate = self.gate.lock() => gate,
+            () = self.stop.cancelled() => return None,
+        };
         let Some(cause) = self.find_cause(batch) else {
             return Some(());
         };

@@ -48,7 +48,7 @@ pub(super) struct FetchedBatches {
     _memory: Arc<Option<OwnedSemaphorePermit>>,
 }
 
-/// What the tasks and the poller share.
+/// State that the tasks and the poller share.
 pub(super) struct Shared {
     /// State of the fetcher. Its tasks wait for changes.
     pub state: watch::Sender<FetchState>,
