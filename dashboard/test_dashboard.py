@@ -47,9 +47,9 @@ CREATE TEMP TABLE closed_dish AS
     FROM closed CROSS JOIN json_array_elements(body->'order_items') AS item
     JOIN dds.h_product ON product_id = item->>'id' JOIN dds.h_user ON user_id = body->'user'->>'id';
 CREATE TEMP TABLE by_category AS
-    SELECT h_user_pk, category_name AS category, count(DISTINCT object_id) AS orders
-    FROM closed_dish JOIN dds.s_product_category_effectivity USING (h_product_pk, version)
-    JOIN dds.l_product_category USING (l_product_category_pk, h_product_pk) JOIN dds.h_category USING (h_category_pk)
+    SELECT h_user_pk, category, count(DISTINCT object_id) AS orders
+    FROM closed_dish JOIN dds.l_order_product USING (h_product_pk)
+    JOIN dds.s_order_item USING (l_order_product_pk, version)
     GROUP BY 1, 2;
 CREATE TEMP TABLE rule AS
     SELECT category_name AS category, coalesce(tag, category_name) AS tag, threshold

@@ -20,7 +20,7 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
 pub use self::{
-    enriched_order::{EnrichedOrder, EnrichedPayload, EnrichedProduct, EnrichedUser, NamedRef},
+    enriched_order::{EnrichedOrder, EnrichedPayload, EnrichedProduct, EnrichedRestaurant, EnrichedUser},
     id::{deserialize as deserialize_id, normalize},
     money::{Money, MoneyError},
     order_event::{

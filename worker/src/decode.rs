@@ -84,6 +84,16 @@ impl DecodeSettings {
         Timestamp::parse(text, &self.timezone).map_err(|cause| invalid_timestamp(pointer, cause))
     }
 
+    /// Parses the time of a reference data entry. `now` is in microseconds since the Unix epoch. `None` for another
+    /// text, and for a time after `now` plus the permitted clock skew: an entry of the far future would remain the current
+    /// one forever.
+    #[must_use]
+    pub fn entry_time(&self, text: &str, now: i64) -> Option<Timestamp> {
+        let time = Timestamp::parse(text, &self.timezone).ok()?;
+        self.check_clock_skew("", time.as_microsecond(), now).ok()?;
+        Some(time)
+    }
+
     /// Checks the `update_ts` that orders the versions against the clock: later versions would lose to one of the far
     /// future. `now` is in microseconds since the Unix epoch.
     ///

@@ -15,10 +15,10 @@ mod table;
 mod views;
 
 pub use ddl::definitions;
-pub use hash::{hash_diff, hash_key};
+pub use hash::{BusinessKey, hash_diff, hash_key};
 pub use kind::Kind;
 pub use model::{Attribute, DrivingKey, Effectivity, Hub, Link, MODEL, Model, Parent, Satellite};
-pub use order::{Field, Scope, Value, VaultLine, VaultOrder};
+pub use order::{Field, Scope, Value, VaultLine, VaultOrder, VersionedBy};
 pub use rows::{Column, VaultRows};
 pub use sql::insert_statement;
 pub use table::{Table, TableColumn};

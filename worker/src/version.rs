@@ -8,6 +8,9 @@ use sha2::{Digest, Sha256};
 /// Length of a version in bytes: 8 for `update_ts`, 1 for the status rank, 8 for `sent_dttm`, 32 for the digest.
 pub const VERSION_LENGTH: usize = 49;
 
+/// Length of the version of a reference data entry in bytes: 8 for its `update_ts`, 16 for a digest of what it states.
+pub const ENTRY_VERSION_LENGTH: usize = 24;
+
 /// Header that carries the version from layer to layer, as hexadecimal digits. No layer computes it again.
 pub const VERSION_HEADER: &str = "streamstage-version";
 
@@ -65,9 +68,9 @@ impl Version {
     /// Time of the update, in microseconds since the Unix epoch.
     #[must_use]
     pub fn update_ts(&self) -> i64 {
-        let mut head = [0; 8];
-        head.copy_from_slice(&self.0[..8]);
-        (u64::from_be_bytes(head) ^ SIGN_BIT).cast_signed()
+        let mut time = [0; 8];
+        time.copy_from_slice(&self.0[..8]);
+        decode_time(time)
     }
 
     /// Returns true if the message carried its send time.
@@ -100,6 +103,32 @@ const SIGN_BIT: u64 = 1 << 63;
 
 fn encode_time(micros: i64) -> [u8; 8] {
     (micros.cast_unsigned() ^ SIGN_BIT).to_be_bytes()
+}
+
+fn decode_time(bytes: [u8; 8]) -> i64 {
+    (u64::from_be_bytes(bytes) ^ SIGN_BIT).cast_signed()
+}
+
+/// Returns the version of a reference data entry. `update_ts` is its time, in microseconds since the Unix epoch; `digest`
+/// distinguishes entries of the same time, so that the later one does not depend on the order of arrival.
+///
+/// It begins with the time, as [`Version`] does, so that both sort by time.
+#[must_use]
+pub fn entry_version(update_ts: i64, digest: [u8; 16]) -> [u8; ENTRY_VERSION_LENGTH] {
+    let mut bytes = [0; ENTRY_VERSION_LENGTH];
+    bytes[..8].copy_from_slice(&encode_time(update_ts));
+    bytes[8..].copy_from_slice(&digest);
+    bytes
+}
+
+/// Returns the time of a version of an order or of a reference data entry, in microseconds since the Unix epoch; `None` for
+/// bytes of another length.
+#[must_use]
+pub fn update_ts_of(version: &[u8]) -> Option<i64> {
+    let (&time, _) = version.split_first_chunk()?;
+    [VERSION_LENGTH, ENTRY_VERSION_LENGTH]
+        .contains(&version.len())
+        .then(|| decode_time(time))
 }
 
 impl std::fmt::Debug for Version {
@@ -210,6 +239,7 @@ mod tests {
         fn every_part_round_trips_through_the_encoding(fields: Fields, sent: i64) {
             let version = version(fields);
             prop_assert_eq!(version.update_ts(), fields.0);
+            prop_assert_eq!(update_ts_of(version.as_bytes()), Some(fields.0));
             prop_assert_eq!(version.digest(), fields.3);
             prop_assert_eq!(version.has_sent(), fields.2.is_some_and(|sent| sent != i64::MIN));
             prop_assert_eq!(Version::from_bytes(version.as_bytes()), Some(version));
@@ -217,6 +247,16 @@ mod tests {
             prop_assert_eq!(Version::from_header(version.to_header().to_uppercase().as_bytes()), Some(version));
             let expected = Version::new(fields.0, STATUSES[fields.1 % STATUSES.len()], Some(sent), fields.3);
             prop_assert_eq!(version.with_sent_bytes(encode_time(sent)), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn versions_of_entries_sort_like_time_and_digest(a: (i64, [u8; 16]), b: (i64, [u8; 16]), is_same_time: bool) {
+            let b = if is_same_time { (a.0, b.1) } else { b };
+            prop_assert_eq!(entry_version(a.0, a.1).cmp(&entry_version(b.0, b.1)), a.cmp(&b));
+            prop_assert_eq!(update_ts_of(&entry_version(a.0, a.1)), Some(a.0));
+            prop_assert_eq!(update_ts_of(&entry_version(a.0, a.1)[1..]), None);
         }
     }
 

@@ -50,7 +50,7 @@ pub struct EnrichedPayload {
     pub status: String,
     /// Restaurant that prepares the order.
     #[serde(deserialize_with = "object::deserialize")]
-    pub restaurant: NamedRef,
+    pub restaurant: EnrichedRestaurant,
     /// User who placed the order.
     #[serde(deserialize_with = "object::deserialize")]
     pub user: EnrichedUser,
@@ -60,10 +60,10 @@ pub struct EnrichedPayload {
     pub products: Vec<EnrichedProduct>,
 }
 
-/// Entity with id and name.
+/// Restaurant that prepares the order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
-pub struct NamedRef {
+pub struct EnrichedRestaurant {
     /// Id in the reference data.
     #[serde(deserialize_with = "id::deserialize")]
     #[schemars(schema_with = "id::schema")]
@@ -71,6 +71,11 @@ pub struct NamedRef {
     /// Name in the reference data.
     #[schemars(schema_with = "text::schema")]
     pub name: String,
+    /// Time of the last change of the restaurant and its menu in the reference data, with its UTC offset (RFC 3339); sorts
+    /// the names and menus. If absent, those of the order version are valid from its own time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "timestamp::optional_schema")]
+    pub update_ts: Option<String>,
 }
 
 /// User who placed the order.
@@ -87,6 +92,10 @@ pub struct EnrichedUser {
     /// Login name of the user.
     #[schemars(schema_with = "text::schema")]
     pub login: String,
+    /// Time of the last change of the user in the reference data, in the same form as that of the restaurant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "timestamp::optional_schema")]
+    pub update_ts: Option<String>,
 }
 
 /// Line of an order, with the category of the product.
@@ -97,7 +106,7 @@ pub struct EnrichedProduct {
     #[serde(deserialize_with = "id::deserialize")]
     #[schemars(schema_with = "id::schema")]
     pub id: String,
-    /// Product name.
+    /// Product name on the line of the order.
     #[schemars(schema_with = "text::schema")]
     pub name: String,
     /// Unit price.
@@ -110,4 +119,8 @@ pub struct EnrichedProduct {
     #[serde(deserialize_with = "id::deserialize")]
     #[schemars(schema_with = "id::schema")]
     pub category: String,
+    /// Product name in the menu of the restaurant, if it differs from `name`, which is that of the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::optional_schema")]
+    pub menu_name: Option<String>,
 }

@@ -6,3 +6,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "pattern": "^[^\\u0000]*$"})
 }
+
+/// Schema of an absent text, or one that PostgreSQL can store.
+pub(super) fn optional_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": ["string", "null"], "pattern": "^[^\\u0000]*$"})
+}

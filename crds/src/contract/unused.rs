@@ -1,4 +1,4 @@
-//! Fields of a message that the pipeline does not use: any value is accepted.
+//! Fields that the pipeline does not use, or can do without: any value is accepted.
 //!
 //! A producer may change such a field at any time. A value of another type is read as if it were absent; `stg` stores
 //! the message as received.

@@ -23,7 +23,7 @@ WITH latest AS (
     JOIN dds.l_order_user USING (l_order_user_pk, h_order_pk)
     WHERE latest.status = 'CLOSED'
 ), line AS (
-    SELECT closed.h_order_pk, closed.version, closed.h_user_pk, link.h_product_pk
+    SELECT closed.h_order_pk, closed.version, closed.h_user_pk, link.h_product_pk, item.category
     FROM closed
     JOIN dds.l_order_product AS link USING (h_order_pk)
     JOIN dds.s_order_item AS item
@@ -33,8 +33,7 @@ const PRODUCTS: &str = "\
 SELECT h_user_pk::text, h_product_pk::text, count(DISTINCT h_order_pk) FROM line GROUP BY 1, 2 ORDER BY 1, 2";
 const CATEGORIES: &str = "\
 SELECT h_user_pk::text, h_category_pk::text, count(DISTINCT h_order_pk)
-FROM line JOIN dds.s_product_category_effectivity USING (h_product_pk, version)
-JOIN dds.l_product_category USING (l_product_category_pk, h_product_pk) GROUP BY 1, 2 ORDER BY 1, 2";
+FROM line JOIN dds.h_category ON category_name = category GROUP BY 1, 2 ORDER BY 1, 2";
 
 /// User, product or category, and number of orders.
 type Counters = Vec<(String, String, i64)>;

@@ -308,7 +308,7 @@ async fn the_migrations_need_no_superuser() -> Result<()> {
         let options: PgConnectOptions = services.postgres_url(&database).parse()?;
         PgConnection::connect_with(&options).await?
     };
-    let before_login_groups = "DELETE FROM streamstage._sqlx_migrations WHERE version >= 15;
+    let before_login_groups = "DELETE FROM streamstage._sqlx_migrations WHERE version = 15;
         DROP TABLE streamstage.login_group CASCADE";
     execute(&mut superuser, before_login_groups).await?;
     migrate()

@@ -13,6 +13,8 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
+use crate::key_migration::undo_migration;
+
 const DEADLINE: Duration = Duration::from_mins(1);
 /// Status by rank. Few statuses and few instants, so that many versions differ in their digest only.
 const STATUSES: [&str; 3] = ["OPEN", "CLOSED", "CANCELLED"];
@@ -69,12 +71,12 @@ impl Version {
         }
     }
 
-    /// Lines by identity: product, and number among the lines with this product.
-    fn items(&self) -> BTreeMap<(&'static str, usize), (i64, i64)> {
+    /// Category, price and quantity of the lines by identity: product, and number among the lines with this product.
+    fn items(&self) -> BTreeMap<(&'static str, usize), (&'static str, i64, i64)> {
         let mut items = BTreeMap::new();
-        for (product, _, price, quantity) in &self.lines {
+        for (product, category, price, quantity) in &self.lines {
             let before = items.keys().filter(|(other, _)| other == product).count();
-            items.insert((*product, before + 1), (*price, *quantity));
+            items.insert((*product, before + 1), (*category, *price, *quantity));
         }
         items
     }
@@ -173,7 +175,12 @@ fn interpret(versions: &[Version]) -> BTreeMap<&'static str, Vec<Period>> {
                 let item = version.items().remove(&(product, occurrence));
                 (
                     version,
-                    item.map(|(price, quantity)| format!("{price} {quantity}")),
+                    item.map(|(category, price, quantity)| {
+                        format!(
+                            "{product} at {}, {category} {price} {quantity}",
+                            version.restaurant
+                        )
+                    }),
                 )
             });
             let rows = periods(&format!("{order} {product} {occurrence}"), states);
@@ -214,7 +221,7 @@ const VIEWS: [(&str, &str, &str, &str); 7] = [
     (
         "s_order_item",
         "concat_ws(' ', order_id, product_id, occurrence)",
-        "price::integer || ' ' || quantity",
+        "format('%s, %s %s %s', name, category, price::integer, quantity)",
         "JOIN dds.l_order_product USING (l_order_product_pk) JOIN dds.h_order USING (h_order_pk)
          JOIN dds.h_product USING (h_product_pk)",
     ),
@@ -316,7 +323,7 @@ async fn assert_ordered_at_every_instant(pipeline: &Pipeline, versions: &[Versio
             .values()
             .filter(|version| STATUSES[version.status] != "CANCELLED")
         {
-            for ((product, occurrence), (price, quantity)) in version.items() {
+            for ((product, occurrence), (_, price, quantity)) in version.items() {
                 expected.push((
                     version.order,
                     version.user.to_owned(),
@@ -446,6 +453,7 @@ async fn the_migration_fills_the_effectivity_of_existing_rows_and_a_replay_chang
     let digests = vault_digests(&pipeline).await?;
     let load_dates = load_dates(&pipeline).await?;
 
+    undo_migration(&pipeline).await?;
     let mut undo = BEFORE_MIGRATION.to_owned();
     for table in effectivity_satellites(&pipeline).await? {
         write!(undo, "DROP TABLE dds.{table} CASCADE;")?;

@@ -156,7 +156,7 @@ async fn a_change_by_hand_is_named_and_a_healthy_warehouse_agrees() -> Result<()
         )
         .await?;
         // The first row of a superseded version, so that no other check hides the change; any row of other tables.
-        let versions = if table.starts_with("dds.s_") {
+        let versions = if table.starts_with("dds.s_order_") {
             format!("WHERE version = {SUPERSEDED}")
         } else if table == "dds.h_order" || table == "dds.h_user" {
             format!(

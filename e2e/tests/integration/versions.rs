@@ -132,8 +132,10 @@ async fn a_warehouse_of_the_former_layout_is_carried_over_and_a_replay_changes_n
     let services = start_services().await?;
     let pipeline = Pipeline::create(&services, "former", 1).await?;
     let mut generator = generator();
-    // The last users are missing, so that some orders are pending.
-    pipeline.load_reference_data(&generator, 20).await?;
+    // The last users are missing, so that some orders are pending. The former version did not read the times of entries.
+    let entries = generator.catalogue().entries(20);
+    let entries = entries.map(|(id, entry)| (id, entry.replace("update_ts", "former_ts")));
+    pipeline.load_entries(entries).await?;
     let messages = shuffled_edits(&mut generator, 6);
     pipeline.produce(1, messages.into_iter()).await?;
     run_until_drained(&pipeline).await?;

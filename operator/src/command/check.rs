@@ -1,6 +1,7 @@
 #![expect(
     clippy::disallowed_types,
-    reason = "edge: queries the API server, and prints the results"
+    clippy::disallowed_methods,
+    reason = "edge: queries the API server until a deadline, and prints the results"
 )]
 //! `operator check`: verifies that the operator is installed correctly and that a leader is running.
 //!

@@ -133,7 +133,7 @@ fn decode(name: &str, text: &str) -> Result<(), Rejection> {
         "user_entry" => User::parse(text.as_bytes()).map(drop).map_err(malformed),
         _ => Restaurant::parse(text.as_bytes())
             .and_then(|restaurant| {
-                let defects = restaurant.categories.into_values().filter_map(Result::err);
+                let defects = restaurant.products.into_values().filter_map(Result::err);
                 defects.chain(restaurant.unidentified).next().map_or(Ok(()), Err)
             })
             .map_err(malformed),

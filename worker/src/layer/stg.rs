@@ -62,7 +62,7 @@ impl Layer for Stg {
     }
 
     fn enrich(&self, order: Order, lookup: &LookupResult) -> Result<Enriched, Rejection> {
-        enrich::enrich_order(order, lookup)
+        enrich::enrich_order(&self.settings, order, lookup)
     }
 
     async fn write(

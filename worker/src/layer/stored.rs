@@ -98,7 +98,7 @@ pub struct VersionKey<K> {
     pub is_pending: bool,
 }
 
-/// Message that was built from a stored version, or the reason why there is none.
+/// Message that was built from a stored version, or the reason why it was not.
 #[derive(Clone, Debug)]
 pub struct Rebuilt {
     /// Id of the order.

@@ -74,9 +74,10 @@ mod tests {
     use super::*;
 
     /// Migrations that define tables and views of the vault, in order.
-    const MIGRATIONS: [&str; 2] = [
+    const MIGRATIONS: [&str; 3] = [
         include_str!("../../../migrations/0003_data_vault.sql"),
         include_str!("../../../migrations/0012_effectivity.sql"),
+        include_str!("../../../migrations/0016_keys_and_entries.sql"),
     ];
 
     #[test]

@@ -4,7 +4,7 @@
 //! that are stored. A new attribute is a new satellite, which `worker republish` fills. The names are frozen, because
 //! those of hubs and links are hashed into stored keys.
 
-use super::order::{Field, Scope};
+use super::order::{Field, Scope, VersionedBy};
 
 /// Model of the order vault.
 pub static MODEL: Model = Model {
@@ -71,6 +71,7 @@ static L_ORDER_RESTAURANT: Link = Link {
 static S_USER_NAMES: Satellite = Satellite {
     name: "s_user_names",
     parent: Parent::Hub(&H_USER),
+    versioned_by: VersionedBy::User,
     multi_active: None,
     driving_key: None,
     attributes: &[
@@ -83,6 +84,7 @@ static S_USER_NAMES: Satellite = Satellite {
 static S_PRODUCT_NAMES: Satellite = Satellite {
     name: "s_product_names",
     parent: Parent::Hub(&H_PRODUCT),
+    versioned_by: VersionedBy::Restaurant,
     multi_active: None,
     driving_key: None,
     attributes: &[from("name", Field::ProductName)],
@@ -101,6 +103,7 @@ static S_PRODUCT_NAMES: Satellite = Satellite {
 static S_RESTAURANT_NAMES: Satellite = Satellite {
     name: "s_restaurant_names",
     parent: Parent::Hub(&H_RESTAURANT),
+    versioned_by: VersionedBy::Restaurant,
     multi_active: None,
     driving_key: None,
     attributes: &[from("name", Field::RestaurantName)],
@@ -110,6 +113,7 @@ static S_RESTAURANT_NAMES: Satellite = Satellite {
 static S_ORDER_COST: Satellite = Satellite {
     name: "s_order_cost",
     parent: Parent::Hub(&H_ORDER),
+    versioned_by: VersionedBy::Record,
     multi_active: None,
     driving_key: None,
     attributes: &[
@@ -123,6 +127,7 @@ static S_ORDER_COST: Satellite = Satellite {
 static S_ORDER_STATUS: Satellite = Satellite {
     name: "s_order_status",
     parent: Parent::Hub(&H_ORDER),
+    versioned_by: VersionedBy::Record,
     multi_active: None,
     driving_key: None,
     attributes: &[from("status", Field::Status)],
@@ -141,12 +146,15 @@ static S_ORDER_STATUS: Satellite = Satellite {
 static S_ORDER_ITEM: Satellite = Satellite {
     name: "s_order_item",
     parent: Parent::Link(&L_ORDER_PRODUCT),
+    versioned_by: VersionedBy::Record,
     multi_active: Some(from("occurrence", Field::ProductOccurrence)),
     driving_key: Some(DrivingKey {
         hub: &H_ORDER,
         versions: &S_ORDER_STATUS,
     }),
     attributes: &[
+        from("name", Field::LineName),
+        from("category", Field::ProductCategory),
         from("price", Field::ProductPrice),
         from("quantity", Field::ProductQuantity),
     ],
@@ -160,7 +168,7 @@ pub struct Model {
     pub hubs: &'static [&'static Hub],
     /// Links: relationships between hubs.
     pub links: &'static [&'static Link],
-    /// Satellites: descriptive attributes of hubs and links, by version of the order.
+    /// Satellites: descriptive attributes of hubs and links, by version.
     pub satellites: &'static [&'static Satellite],
 }
 
@@ -182,13 +190,16 @@ pub struct Link {
     pub hubs: &'static [&'static Hub],
 }
 
-/// Descriptive attributes of a hub or a link, one row per version of the order.
+/// Descriptive attributes of a hub or a link, one row per version of what describes it.
 #[derive(Debug)]
 pub struct Satellite {
     /// Name of the table.
     pub name: &'static str,
     /// Hub or link that the satellite describes.
     pub parent: Parent,
+    /// Source of the versions. A name that is looked up has a row for every change of the entry,
+    /// not for every order that mentions it.
+    pub versioned_by: VersionedBy,
     /// Integer column that distinguishes the rows of a multi-active satellite, which has several rows per parent and
     /// version. Requires a driving key, which determines the end of a row.
     pub multi_active: Option<Attribute>,
@@ -306,6 +317,8 @@ mod tests {
                 (driving.versions.scope(), driving.versions.multi_active.is_none()),
                 (Scope::Order, true)
             );
+            assert_eq!(driving.versions.versioned_by, VersionedBy::Record);
+            assert_eq!(satellite.versioned_by, VersionedBy::Record);
         }
     }
 

@@ -29,10 +29,15 @@ pub struct VaultOrder<'a> {
     pub user_name: &'a str,
     /// Login name of the user.
     pub user_login: &'a str,
+    /// Time of the user's last change in the reference data, in microseconds since the Unix epoch; `None` if it is not
+    /// known.
+    pub user_update_ts: Option<i64>,
     /// Id of the restaurant.
     pub restaurant_id: &'a str,
     /// Name of the restaurant.
     pub restaurant_name: &'a str,
+    /// Time of the restaurant's or its menu's last change in the reference data, as that of the user.
+    pub restaurant_update_ts: Option<i64>,
     /// Lines in the order of the message. May be empty; a product can be on several lines.
     pub lines: Vec<VaultLine<'a>>,
 }
@@ -57,9 +62,11 @@ impl<'a> VaultOrder<'a> {
 pub struct VaultLine<'a> {
     /// Id of the product.
     pub product_id: &'a str,
-    /// Name of the product.
+    /// Name of the product on the line.
+    pub line_name: &'a str,
+    /// Name of the product on the menu.
     pub product_name: &'a str,
-    /// Category of the product.
+    /// Category of the product, normalized.
     pub category: &'a str,
     /// Price of one item.
     pub price: Decimal,
@@ -94,6 +101,8 @@ pub enum Field {
     ProductId,
     /// [`VaultLine::product_name`].
     ProductName,
+    /// [`VaultLine::line_name`].
+    LineName,
     /// [`VaultLine::price`].
     ProductPrice,
     /// [`VaultLine::quantity`].
@@ -111,6 +120,7 @@ impl Field {
         match self {
             Self::ProductId
             | Self::ProductName
+            | Self::LineName
             | Self::ProductPrice
             | Self::ProductQuantity
             | Self::ProductCategory
@@ -139,6 +149,17 @@ pub enum Scope {
     Order,
     /// One per line.
     Line,
+}
+
+/// Source of the version of a satellite row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VersionedBy {
+    /// The record: a row for every version of an order.
+    Record,
+    /// The user's entry in the reference data: a row for every change of it. The record, if the entry's time is not known.
+    User,
+    /// The restaurant's entry in the reference data, with its menu; otherwise as [`Self::User`].
+    Restaurant,
 }
 
 /// Value of a field, as stored.
@@ -178,6 +199,15 @@ pub(super) struct Source<'s, 'a> {
 }
 
 impl<'a> Source<'_, 'a> {
+    /// Returns the time of the reference data entry that versions a row; `None` if the record does.
+    pub(super) fn entry_time(&self, versioned_by: VersionedBy) -> Option<i64> {
+        match versioned_by {
+            VersionedBy::Record => None,
+            VersionedBy::User => self.order.user_update_ts,
+            VersionedBy::Restaurant => self.order.restaurant_update_ts,
+        }
+    }
+
     /// Returns the value of a field; `None` for a field of a line if the source is the order itself.
     pub(super) fn value(&self, field: Field) -> Option<Value<'a>> {
         let order = self.order;
@@ -194,6 +224,7 @@ impl<'a> Source<'_, 'a> {
             Field::RestaurantName => Value::Text(Cow::Borrowed(order.restaurant_name)),
             Field::ProductId => Value::Text(Cow::Borrowed(self.line?.1.product_id)),
             Field::ProductName => Value::Text(Cow::Borrowed(self.line?.1.product_name)),
+            Field::LineName => Value::Text(Cow::Borrowed(self.line?.1.line_name)),
             Field::ProductPrice => money(self.line?.1.price),
             Field::ProductQuantity => Value::Integer(self.line?.1.quantity),
             Field::ProductCategory => Value::Text(Cow::Borrowed(self.line?.1.category)),

@@ -7,6 +7,7 @@
 mod column;
 mod hub;
 mod link;
+mod row_version;
 mod satellite;
 #[cfg(test)]
 mod tests;

@@ -84,7 +84,7 @@ pub(super) fn join<T>(items: &[T], separator: &str, item: impl FnMut(&T) -> Stri
 #[cfg(test)]
 mod tests {
     use super::super::model::{Attribute, H_ORDER, MODEL, Parent, Satellite};
-    use super::super::order::Field;
+    use super::super::order::{Field, VersionedBy};
     use super::super::rows::VaultRows;
     use super::*;
 
@@ -119,6 +119,7 @@ mod tests {
         static SATELLITE: Satellite = Satellite {
             name: "s_order_status",
             parent: Parent::Hub(&H_ORDER),
+            versioned_by: VersionedBy::Record,
             multi_active: None,
             driving_key: None,
             attributes: &ATTRIBUTES,

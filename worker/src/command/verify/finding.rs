@@ -18,7 +18,7 @@ pub(super) struct Finding {
     pub table: String,
     /// Key of the row, as columns and values.
     pub key: String,
-    /// What the row has, and what it should have.
+    /// Actual and expected content of the row.
     pub detail: String,
 }
 

@@ -26,8 +26,6 @@ pub(super) fn counters(entity: &str) -> String {
 }
 
 /// Contributions that differ from those of the same version in the vault.
-///
-/// A version belongs to one order, so the names of a version are those of its user and of its products.
 const CONTRIBUTIONS: &str = "\
 WITH ledger AS MATERIALIZED (
     SELECT hub.h_order_pk, status.status, stored.*
@@ -37,22 +35,17 @@ WITH ledger AS MATERIALIZED (
 ), ordered_by AS (
     SELECT ledger.order_id, link.h_user_pk
     FROM ledger
-    JOIN dds.l_order_user AS link USING (h_order_pk)
-    JOIN dds.s_user_names AS names ON names.h_user_pk = link.h_user_pk AND names.version = ledger.version
+    JOIN dds.s_order_user_effectivity AS stated
+        ON stated.h_order_pk = ledger.h_order_pk AND stated.version = ledger.version
+    JOIN dds.l_order_user AS link USING (l_order_user_pk)
 ), contained AS (
-    SELECT ledger.order_id, array_agg(DISTINCT link.h_product_pk ORDER BY link.h_product_pk) AS products
+    SELECT ledger.order_id, array_agg(DISTINCT link.h_product_pk ORDER BY link.h_product_pk) AS products,
+        array_agg(DISTINCT sort.h_category_pk ORDER BY sort.h_category_pk) AS categories
     FROM ledger
     JOIN dds.l_order_product AS link USING (h_order_pk)
-    JOIN dds.s_product_names AS names ON names.h_product_pk = link.h_product_pk AND names.version = ledger.version
-    WHERE ledger.status = 'CLOSED'
-    GROUP BY ledger.order_id
-), sorted AS (
-    SELECT ledger.order_id, array_agg(DISTINCT sort.h_category_pk ORDER BY sort.h_category_pk) AS categories
-    FROM ledger
-    JOIN dds.l_order_product AS link USING (h_order_pk)
-    JOIN dds.s_product_category_effectivity AS stated
-        ON stated.h_product_pk = link.h_product_pk AND stated.version = ledger.version
-    JOIN dds.l_product_category AS sort USING (l_product_category_pk)
+    JOIN dds.s_order_item AS item
+        ON item.l_order_product_pk = link.l_order_product_pk AND item.version = ledger.version
+    LEFT JOIN dds.h_category AS sort ON sort.category_name = item.category
     WHERE ledger.status = 'CLOSED'
     GROUP BY ledger.order_id
 )
@@ -62,37 +55,43 @@ SELECT 'cdm.order_contribution', format('order_id %s', ledger.order_id),
             THEN format('user_id is %s, the vault has %s', ledger.user_id, coalesce(ordered_by.h_user_pk::text, 'none'))
         WHEN ledger.products <> coalesce(contained.products, '{}')
             THEN format('products are %s, the vault has %s', ledger.products, coalesce(contained.products, '{}'))
-        ELSE format('categories are %s, the vault has %s', ledger.categories, coalesce(sorted.categories, '{}'))
+        ELSE format('categories are %s, the vault has %s', ledger.categories, coalesce(contained.categories, '{}'))
     END
 FROM ledger
 LEFT JOIN ordered_by USING (order_id)
 LEFT JOIN contained USING (order_id)
-LEFT JOIN sorted USING (order_id)
 WHERE ledger.user_id IS DISTINCT FROM ordered_by.h_user_pk
     OR ledger.products <> coalesce(contained.products, '{}')
-    OR ledger.categories <> coalesce(sorted.categories, '{}')";
+    OR ledger.categories <> coalesce(contained.categories, '{}')";
+
+/// Names of products that differ from that of the first line of the same version in the vault.
+const PRODUCT_NAMES: &str = "\
+SELECT 'cdm.entity_name', format('id %s', stored.id),
+    format('name is %L, dds.s_order_item has %L', stored.name, item.name)
+FROM cdm.entity_name AS stored
+JOIN dds.l_order_product AS link ON link.h_product_pk = stored.id
+JOIN dds.s_order_item AS item
+    ON item.l_order_product_pk = link.l_order_product_pk AND item.version = stored.version AND item.occurrence = 1
+WHERE item.name <> stored.name";
+
+/// Names of users that the vault never had.
+const USER_NAMES: &str = "\
+SELECT 'cdm.entity_name', format('id %s', stored.id), format('dds.s_user_names has no name %L', stored.name)
+FROM cdm.entity_name AS stored
+JOIN dds.h_user AS hub ON hub.h_user_pk = stored.id
+WHERE NOT EXISTS (
+    SELECT FROM dds.s_user_names AS names WHERE names.h_user_pk = stored.id AND names.username = stored.name)";
 
 /// Contributions and names that differ from the vault.
 pub(super) fn vault_queries() -> Vec<String> {
     vec![
         CONTRIBUTIONS.to_owned(),
-        names("s_user_names", "h_user_pk", "username"),
-        names("s_product_names", "h_product_pk", "name"),
+        USER_NAMES.to_owned(),
+        PRODUCT_NAMES.to_owned(),
         "SELECT 'cdm.entity_name', format('id %s', stored.id),
             format('name is %L, dds.h_category has %L', stored.name, hub.category_name)
         FROM cdm.entity_name AS stored JOIN dds.h_category AS hub ON hub.h_category_pk = stored.id
         WHERE hub.category_name <> stored.name"
             .to_owned(),
     ]
-}
-
-/// Names that differ from the name of the same version in the vault.
-fn names(satellite: &str, key: &str, name: &str) -> String {
-    format!(
-        "SELECT 'cdm.entity_name', format('id %s', stored.id),
-            format('name is %L, dds.{satellite} has %L', stored.name, names.{name})
-        FROM cdm.entity_name AS stored
-        JOIN dds.{satellite} AS names ON names.{key} = stored.id AND names.version = stored.version
-        WHERE names.{name} <> stored.name"
-    )
 }

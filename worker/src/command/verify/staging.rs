@@ -22,7 +22,8 @@ use crate::record::Item;
 use crate::record_columns::bind_columns;
 use crate::statement;
 use crate::vault::{
-    Attribute, Column, Field, Hub, Kind, MODEL, Parent, Table, VaultLine, VaultOrder, VaultRows, hash_key,
+    Attribute, BusinessKey, Column, Field, Hub, Kind, Link, MODEL, Parent, Satellite, Table, TableColumn,
+    VaultLine, VaultOrder, VaultRows, VersionedBy, hash_key,
 };
 
 /// Maximum number of keys per page.
@@ -163,8 +164,10 @@ async fn versions_in_vault(
     connection: &mut PgConnection,
     items: &[Item<Order>],
 ) -> Result<HashSet<Vec<u8>>, sqlx::Error> {
-    let orders = items.iter().map(|item| item.value.event.object_id.to_string());
-    let keys: Vec<Uuid> = orders.map(|order| hash_key("h_order", &[&order])).collect();
+    let orders = items
+        .iter()
+        .map(|item| BusinessKey::Number(item.value.event.object_id));
+    let keys: Vec<Uuid> = orders.map(|order| hash_key("h_order", &[order])).collect();
     let versions: Vec<&[u8]> = items.iter().map(|item| item.value.version.as_bytes()).collect();
     let in_vault: Vec<Vec<u8>> = statement::query_scalar(VERSIONS_IN_VAULT)
         .bind(keys)
@@ -179,7 +182,8 @@ fn vault_order(order: &Order) -> VaultOrder<'_> {
     let payload = &order.event.payload;
     let lines = payload.order_items.iter().map(|line| VaultLine {
         product_id: &line.id,
-        product_name: &line.name,
+        line_name: &line.name,
+        product_name: "",
         category: "",
         price: line.price.0,
         quantity: line.quantity,
@@ -193,8 +197,10 @@ fn vault_order(order: &Order) -> VaultOrder<'_> {
         user_id: &payload.user.id,
         user_name: "",
         user_login: "",
+        user_update_ts: None,
         restaurant_id: &payload.restaurant.id,
         restaurant_name: "",
+        restaurant_update_ts: None,
         lines: lines.collect(),
     }
 }
@@ -203,50 +209,79 @@ fn vault_order(order: &Order) -> VaultOrder<'_> {
 struct TableComparison {
     /// Number of columns of the table.
     columns: usize,
-    /// `None` for a table with content from the reference data.
+    /// `None` for a table whose rows depend on the reference data.
     statement: Option<String>,
 }
 
 /// One comparison per table of the model, in the order of its columns.
 static COMPARISONS: LazyLock<Vec<TableComparison>> = LazyLock::new(|| {
-    let hubs = MODEL.hubs.iter().map(|hub| is_hub_known(hub));
-    let links = MODEL
-        .links
+    let hubs = MODEL.hubs.iter().map(|hub| is_hub_known(hub).then(Vec::new));
+    let links = MODEL.links.iter().map(|link| is_link_known(link).then(Vec::new));
+    let satellites = MODEL
+        .satellites
         .iter()
-        .map(|link| link.hubs.iter().all(|hub| is_hub_known(hub)));
-    let satellites = MODEL.satellites.iter().map(|satellite| {
-        let is_parent_known = match satellite.parent {
-            Parent::Hub(hub) => is_hub_known(hub),
-            Parent::Link(link) => link.hubs.iter().all(|hub| is_hub_known(hub)),
-        };
-        is_parent_known && satellite.attributes.iter().all(is_known)
-    });
-    let is_known = hubs.chain(links).chain(satellites);
+        .map(|satellite| unknown_columns(satellite));
+    let unknown = hubs.chain(links).chain(satellites);
     let tables = MODEL.tables();
     let comparisons = tables
         .iter()
-        .zip(is_known)
-        .map(|(table, is_known)| TableComparison {
+        .zip(unknown)
+        .map(|(table, unknown)| TableComparison {
             columns: table.columns.len(),
-            statement: is_known.then(|| limited(&difference_query(table))),
+            statement: unknown.map(|unknown| limited(&difference_query(table, &unknown))),
         });
     comparisons.collect()
 });
 
+fn is_link_known(link: &Link) -> bool {
+    link.hubs.iter().all(|hub| is_hub_known(hub))
+}
+
 fn is_hub_known(hub: &Hub) -> bool {
     is_known(&hub.business_key)
+}
+
+/// Columns of a satellite whose content is not in the order event; `None` if those include its key.
+fn unknown_columns(satellite: &Satellite) -> Option<Vec<&'static str>> {
+    let is_parent_known = match satellite.parent {
+        Parent::Hub(hub) => is_hub_known(hub),
+        Parent::Link(link) => is_link_known(link),
+    };
+    if !is_parent_known || satellite.versioned_by != VersionedBy::Record {
+        return None;
+    }
+    let unknown = satellite.attributes.iter().filter(|column| !is_known(column));
+    let mut unknown: Vec<&str> = unknown.map(|attribute| attribute.column).collect();
+    if !unknown.is_empty() {
+        unknown.push("hash_diff");
+    }
+    Some(unknown)
 }
 
 /// Returns true for a column whose content is in the order event.
 fn is_known(attribute: &Attribute) -> bool {
     !matches!(
         attribute.field,
-        Field::UserName | Field::UserLogin | Field::RestaurantName | Field::ProductCategory
+        Field::UserName
+            | Field::UserLogin
+            | Field::RestaurantName
+            | Field::ProductName
+            | Field::ProductCategory
     )
 }
 
-/// Expected rows that the table lacks, or has with other content.
-fn difference_query(table: &Table) -> String {
+/// Condition for a row of `stored` whose column differs from that of `expected`.
+fn is_different(TableColumn { name, kind }: &TableColumn) -> String {
+    match kind {
+        Kind::Timestamp => {
+            format!("(extract(epoch FROM stored.{name}) * 1000000)::bigint <> expected.{name}")
+        }
+        _ => format!("stored.{name} <> expected.{name}"),
+    }
+}
+
+/// Expected rows that the table lacks, or has with other content in the columns that are not `unknown`.
+fn difference_query(table: &Table, unknown: &[&str]) -> String {
     let name = table.name;
     let list = |separator: &str, format: &dyn Fn(&str) -> String| {
         let columns = table.key().iter().map(|column| format(&column.name));
@@ -255,13 +290,11 @@ fn difference_query(table: &Table) -> String {
     let arrays = table.columns.iter().zip(1..);
     let arrays = arrays.map(|(column, number)| format!("${number}::{}", column.kind.parameter_type()));
     let columns = table.columns.iter().map(|column| column.name.as_str());
-    // Times and amounts have another form in the parameters; the hash diff covers them.
     let compared = table.columns[table.key().len()..]
         .iter()
-        .filter(|column| !matches!(column.kind, Kind::Timestamp | Kind::Numeric));
-    let is_different = compared.map(|column| format!("stored.{0} <> expected.{0}", column.name));
+        .filter(|column| !unknown.contains(&column.name.as_str()));
     let mut conditions: Vec<String> = vec!["stored.load_src IS NULL".to_owned()];
-    conditions.extend(is_different);
+    conditions.extend(compared.map(is_different));
     format!(
         "SELECT 'dds.{name}', format('{}', {}),
             CASE WHEN stored.load_src IS NULL THEN 'missing, but an order event has it'

@@ -11,9 +11,10 @@ use uuid::Uuid;
 use super::finding::{Finding, Findings};
 use crate::statement;
 use crate::vault::{
-    Attribute, Effectivity, Hub, Kind, Link, Model, Parent, Satellite, Scope, hash_diff, hash_key,
+    Attribute, BusinessKey, Effectivity, Hub, Kind, Link, Model, Parent, Satellite, Scope, VersionedBy,
+    hash_diff, hash_key,
 };
-use crate::version::{Version, to_hex};
+use crate::version::{to_hex, update_ts_of};
 
 /// Satellite with a row for every version of every order.
 const VERSIONS: &str = "s_order_status";
@@ -27,7 +28,7 @@ pub(super) async fn check_hub(connection: &mut PgConnection, hub: &Hub) -> Resul
     let check = |row: &PgRow| {
         let (key, business_key): (Uuid, String) = (row.try_get(0)?, row.try_get(1)?);
         // The ghost record has the key of a blank business key.
-        if key.is_nil() || key == hash_key(name, &[&business_key]) {
+        if key.is_nil() || key == hash_key(name, &[stored_key(hub, &business_key)]) {
             return Ok(None);
         }
         Ok(Some(Finding {
@@ -70,7 +71,12 @@ pub(super) async fn check_link(connection: &mut PgConnection, link: &Link) -> Re
                 name,
             )));
         }
-        let business_keys: Vec<&str> = business_keys.iter().flatten().map(String::as_str).collect();
+        let business_keys: Vec<BusinessKey<'_>> = link
+            .hubs
+            .iter()
+            .zip(business_keys.iter().flatten())
+            .map(|(hub, business_key)| stored_key(hub, business_key))
+            .collect();
         if key == hash_key(name, &business_keys) {
             return Ok(None);
         }
@@ -103,7 +109,7 @@ pub(super) async fn check_satellite(
         let (key, version): (Uuid, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
         let (diff, is_orphan): (Uuid, bool) = (row.try_get(2)?, row.try_get(3)?);
         let (update_ts, attributes): (i64, Vec<String>) = (row.try_get(4)?, row.try_get(5)?);
-        let version_time = Version::from_bytes(&version).map(|version| version.update_ts());
+        let version_time = update_ts_of(&version);
         let detail = if is_orphan {
             return Ok(Some(missing_parent(parent, key, name)));
         } else if diff != hash_diff(&attributes) {
@@ -160,6 +166,14 @@ async fn check_rows(
     Ok(findings)
 }
 
+/// Business key of a hub from the text of its column.
+fn stored_key<'t>(hub: &Hub, text: &'t str) -> BusinessKey<'t> {
+    match text.parse() {
+        Ok(number) if hub.business_key.field.kind() == Kind::BigInt => BusinessKey::Number(number),
+        _ => BusinessKey::Text(text),
+    }
+}
+
 /// Expression for the text of a column, as the hash functions use it.
 fn text_expression(table: &str, Attribute { column, field }: &Attribute) -> String {
     match field.kind() {
@@ -169,8 +183,8 @@ fn text_expression(table: &str, Attribute { column, field }: &Attribute) -> Stri
     }
 }
 
-/// Queries for versions and references that are not complete: every version is in each satellite of an order, and hubs
-/// with the same version are linked.
+/// Queries for versions and references that are not complete: every version of an order is in each of its satellites, and
+/// every hub that is looked up has a name.
 pub(super) fn completeness_queries(model: &Model) -> Vec<String> {
     let Some(versions) = model
         .satellites
@@ -179,42 +193,28 @@ pub(super) fn completeness_queries(model: &Model) -> Vec<String> {
     else {
         return Vec::new();
     };
-    let satellites = model
-        .satellites
-        .iter()
-        .filter(|satellite| satellite.name != versions.name);
     let mut queries = Vec::new();
-    for satellite in satellites {
-        queries.push(versions_missing(satellite, versions));
-        if satellite.scope() == Scope::Order {
-            queries.push(versions_missing(versions, satellite));
-        }
-    }
     for satellite in model.satellites {
+        match (satellite.versioned_by, satellite.parent) {
+            (VersionedBy::Record, _) if satellite.name == versions.name => {}
+            (VersionedBy::Record, _) => {
+                queries.push(versions_missing(satellite, versions));
+                if satellite.scope() == Scope::Order {
+                    queries.push(versions_missing(versions, satellite));
+                }
+            }
+            (VersionedBy::User | VersionedBy::Restaurant, Parent::Hub(hub)) => {
+                queries.push(names_missing(hub, satellite));
+            }
+            (VersionedBy::User | VersionedBy::Restaurant, Parent::Link(_)) => {}
+        }
         if let Parent::Link(link) = satellite.parent {
-            let hubs = link
-                .hubs
-                .iter()
-                .filter_map(|hub| Some((hub, hub_satellite(model, hub)?)));
-            hubs.for_each(|(hub, names)| queries.extend(hub_versions_missing(satellite, link, hub, names)));
+            let hubs = link.hubs.iter();
+            let described = hubs.filter_map(|hub| Some((hub, hub_satellite(model, hub)?)));
+            queries.extend(described.map(|(hub, of_hub)| hub_versions_missing(satellite, link, hub, of_hub)));
         }
-    }
-    for satellite in model.satellites {
         let effectivities = satellite.effectivities.iter();
         queries.extend(effectivities.flat_map(|effectivity| effectivity_queries(satellite, effectivity)));
-    }
-    for link in model.links {
-        let described = link
-            .hubs
-            .iter()
-            .filter_map(|hub| hub_satellite(model, hub).map(|names| (hub.name, names)));
-        if let [(left, left_names), (right, right_names)] = described.collect::<Vec<_>>()[..] {
-            queries.push(links_missing(
-                link.name,
-                (left, left_names.name),
-                (right, right_names.name),
-            ));
-        }
     }
     queries
 }
@@ -283,11 +283,14 @@ fn view_query(name: &str, columns: &str) -> String {
     )
 }
 
-/// First satellite of a hub: it has a row for every version that mentions the hub.
+/// First satellite of a hub with a row for every version of the record.
 fn hub_satellite<'m>(model: &'m Model, hub: &Hub) -> Option<&'m Satellite> {
     let of_hub =
         |satellite: &&&Satellite| matches!(satellite.parent, Parent::Hub(parent) if parent.name == hub.name);
-    model.satellites.iter().find(of_hub).copied()
+    let mut satellites = model.satellites.iter().filter(of_hub);
+    satellites
+        .find(|satellite| satellite.versioned_by == VersionedBy::Record)
+        .copied()
 }
 
 /// Rows of `having` whose version is not in `lacking`.
@@ -301,42 +304,27 @@ fn versions_missing(having: &Satellite, lacking: &Satellite) -> String {
     )
 }
 
-/// Versions of a hub that only one of two satellites has: that of the hub, or that of a link with it. An order may have no
-/// line, so only a hub with a version per line is in the satellite of the link for certain.
-fn hub_versions_missing(satellite: &Satellite, link: &Link, hub: &Hub, names: &Satellite) -> Vec<String> {
-    let is_per_line = names.scope() == Scope::Line;
-    let (satellite, link, hub, names) = (satellite.name, link.name, hub.name, names.name);
-    let of_link = format!(
-        "SELECT DISTINCT link.{hub}_pk, stored.version
-        FROM dds.{satellite} AS stored JOIN dds.{link} AS link USING ({link}_pk)"
-    );
-    let of_hub = format!("SELECT {hub}_pk, version FROM dds.{names}");
-    let missing = |having: &str, lacking: &str, table: &str, other: &str| {
-        format!(
-            "SELECT 'dds.{table}', format('{hub}_pk %s, version %s', missing.{hub}_pk, missing.version),
-                'missing, but dds.{other} has it'
-            FROM ({having} EXCEPT {lacking}) AS missing"
-        )
-    };
-    let mut queries = vec![missing(&of_link, &of_hub, names, satellite)];
-    if is_per_line {
-        queries.push(missing(&of_hub, &of_link, satellite, names));
-    }
-    queries
+/// Keys of a hub without a row in a satellite that every message fills.
+fn names_missing(hub: &Hub, satellite: &Satellite) -> String {
+    let (hub, satellite) = (hub.name, satellite.name);
+    format!(
+        "SELECT 'dds.{satellite}', format('{hub}_pk %s', hub.{hub}_pk), 'missing, but dds.{hub} has the key'
+        FROM dds.{hub} AS hub
+        WHERE hub.load_src <> 'system'
+            AND NOT EXISTS (SELECT FROM dds.{satellite} AS names WHERE names.{hub}_pk = hub.{hub}_pk)"
+    )
 }
 
-/// Pairs of hub keys with the same version that the link does not join.
-fn links_missing(link: &str, left: (&str, &str), right: (&str, &str)) -> String {
-    let ((left, left_names), (right, right_names)) = (left, right);
+/// Versions of a hub that are in the satellite of a link with it, and not in that of the hub.
+fn hub_versions_missing(satellite: &Satellite, link: &Link, hub: &Hub, of_hub: &Satellite) -> String {
+    let (satellite, link, hub, of_hub) = (satellite.name, link.name, hub.name, of_hub.name);
     format!(
-        "SELECT 'dds.{link}', format('{left}_pk %s, {right}_pk %s', pair.{left}_pk, pair.{right}_pk),
-            'missing, but both have a version in common'
+        "SELECT 'dds.{of_hub}', format('{hub}_pk %s, version %s', missing.{hub}_pk, missing.version),
+            'missing, but dds.{satellite} has it'
         FROM (
-            SELECT DISTINCT one.{left}_pk, other.{right}_pk
-            FROM dds.{left_names} AS one JOIN dds.{right_names} AS other USING (version)
-        ) AS pair
-        WHERE NOT EXISTS (
-            SELECT FROM dds.{link} AS link
-            WHERE link.{left}_pk = pair.{left}_pk AND link.{right}_pk = pair.{right}_pk)"
+            SELECT DISTINCT link.{hub}_pk, stored.version
+            FROM dds.{satellite} AS stored JOIN dds.{link} AS link USING ({link}_pk)
+            EXCEPT SELECT {hub}_pk, version FROM dds.{of_hub}
+        ) AS missing"
     )
 }

@@ -16,7 +16,7 @@ use crate::chunks::split_by_weight;
 use crate::layer::interface::Effects;
 use crate::record_columns::Query;
 use crate::statement;
-use crate::vault::hash_key;
+use crate::vault::{BusinessKey, hash_key};
 
 /// Maximum number of products and categories per statement, of stored and new contributions. It bounds the memory: each
 /// needs about 250 bytes until its counter delta is sent. A batch of ordinary orders has fewer. Several statements lock
@@ -286,7 +286,10 @@ impl Mart {
         let id = |(user, entity): &(Uuid, Uuid)| {
             hash_key(
                 &self.key_name,
-                &[user.to_string().as_str(), entity.to_string().as_str()],
+                &[
+                    BusinessKey::Text(&user.to_string()),
+                    BusinessKey::Text(&entity.to_string()),
+                ],
             )
         };
         statement::query(AssertSqlSafe(self.statement.as_str()))

@@ -15,6 +15,10 @@ pub struct Order {
     pub message: EnrichedOrder,
     /// `payload.date`, in microseconds since the Unix epoch.
     pub date: i64,
+    /// `payload.user.update_ts`, in microseconds since the Unix epoch.
+    pub user_update_ts: Option<i64>,
+    /// `payload.restaurant.update_ts`, in microseconds since the Unix epoch.
+    pub restaurant_update_ts: Option<i64>,
     /// Time of the last update. A producer that omits it implies the order's date.
     pub update_ts: Timestamp,
     /// Version of the order.
@@ -52,9 +56,19 @@ pub fn decode_order(settings: &DecodeSettings, record: &Record, now: i64) -> Res
     };
     let version = decode::message_version(record, update_ts.as_microsecond(), &payload.status, text)?;
     settings.check_clock_skew(pointer, version.update_ts(), now)?;
+    let entry_time = |pointer: &str, text: &Option<String>| {
+        let Some(text) = text else { return Ok(None) };
+        let time = settings.parse_timestamp(pointer, text)?.as_microsecond();
+        settings.check_clock_skew(pointer, time, now)?;
+        Ok(Some(time))
+    };
+    let user_update_ts = entry_time("/payload/user/update_ts", &payload.user.update_ts)?;
+    let restaurant_update_ts = entry_time("/payload/restaurant/update_ts", &payload.restaurant.update_ts)?;
     Ok(Order {
         message,
         date: date.as_microsecond(),
+        user_update_ts,
+        restaurant_update_ts,
         update_ts,
         version,
     })

@@ -7,7 +7,7 @@ use crds::contract::{FactPayload, FactRef, OrderFact};
 use super::decode::Order;
 use crate::output::{Output, serialize_output};
 use crate::rejection::Rejection;
-use crate::vault::hash_key;
+use crate::vault::{BusinessKey, hash_key};
 
 /// Order with its fact, ready to be written.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct OrderWithFact {
 pub(super) fn build_fact(order: &Order) -> Result<Output, Rejection> {
     let payload = &order.message.payload;
     let reference = |hub: &str, business_key: &str, name: &str| FactRef {
-        id: hash_key(hub, &[business_key]).to_string(),
+        id: hash_key(hub, &[BusinessKey::Text(business_key)]).to_string(),
         name: name.to_owned(),
     };
     let mut seen = HashSet::new();

@@ -1,7 +1,8 @@
 #![expect(clippy::disallowed_types, reason = "edge: reads the vault from PostgreSQL")]
 //! Stored versions of orders in the vault, as facts for the marts.
 //!
-//! A version belongs to one order, so the rows with the version have the names of that version.
+//! A version belongs to one order, so the lines with the version have its products and their categories. Its user is that of
+//! the effectivity, with the present name.
 
 use crds::contract::{FactPayload, FactRef, ORDER_OBJECT_TYPE, OrderFact};
 use jiff::SignedDuration;
@@ -15,39 +16,34 @@ use crate::output::{Output, serialize_output};
 use crate::record_columns::Query;
 use crate::rejection::Rejection;
 use crate::statement;
-use crate::vault::hash_key;
+use crate::vault::{BusinessKey, hash_key};
 use crate::version::Version;
 
 const READ: &str = "\
 SELECT hub.order_id, status.version, status.status, ordered_by.h_user_pk, ordered_by.username, lines.products,
-    lines.product_names, sorts.categories, sorts.category_names
+    lines.product_names, lines.categories
 FROM unnest($1::uuid[], $2::bytea[]) AS picked (h_order_pk, version)
 JOIN dds.h_order AS hub USING (h_order_pk)
 JOIN dds.s_order_status AS status USING (h_order_pk, version)
 LEFT JOIN LATERAL (
-    SELECT names.h_user_pk, names.username
-    FROM dds.l_order_user AS link
-    JOIN dds.s_user_names AS names ON names.h_user_pk = link.h_user_pk AND names.version = picked.version
-    WHERE link.h_order_pk = picked.h_order_pk
+    SELECT link.h_user_pk, names.username
+    FROM dds.s_order_user_effectivity AS stated
+    JOIN dds.l_order_user AS link USING (l_order_user_pk)
+    CROSS JOIN LATERAL (
+        SELECT username FROM dds.s_user_names AS names WHERE names.h_user_pk = link.h_user_pk
+        ORDER BY names.version DESC LIMIT 1
+    ) AS names
+    WHERE stated.h_order_pk = picked.h_order_pk AND stated.version = picked.version
 ) AS ordered_by ON true
 CROSS JOIN LATERAL (
-    SELECT coalesce(array_agg(names.h_product_pk), '{}') AS products,
-        coalesce(array_agg(names.name), '{}') AS product_names
+    SELECT coalesce(array_agg(link.h_product_pk) FILTER (WHERE item.occurrence = 1), '{}') AS products,
+        coalesce(array_agg(item.name) FILTER (WHERE item.occurrence = 1), '{}') AS product_names,
+        coalesce(array_agg(DISTINCT item.category), '{}') AS categories
     FROM dds.l_order_product AS link
-    JOIN dds.s_product_names AS names ON names.h_product_pk = link.h_product_pk AND names.version = picked.version
+    JOIN dds.s_order_item AS item
+        ON item.l_order_product_pk = link.l_order_product_pk AND item.version = picked.version
     WHERE link.h_order_pk = picked.h_order_pk
 ) AS lines
-CROSS JOIN LATERAL (
-    SELECT coalesce(array_agg(category.h_category_pk), '{}') AS categories,
-        coalesce(array_agg(category.category_name), '{}') AS category_names
-    FROM dds.h_category AS category
-    WHERE category.h_category_pk IN (
-        SELECT link.h_category_pk
-        FROM unnest(lines.products) AS line (h_product_pk)
-        JOIN dds.s_product_category_effectivity AS stated
-            ON stated.h_product_pk = line.h_product_pk AND stated.version = picked.version
-        JOIN dds.l_product_category AS link USING (l_product_category_pk))
-) AS sorts
 ORDER BY picked.h_order_pk, picked.version";
 
 /// Order versions that the stage of one record source has stored in the vault.
@@ -85,10 +81,10 @@ impl StoredVersions for StoredFacts {
         // A reference of a fact has a key of 36 bytes, a name and the names of its fields.
         let statement = format!(
             "SELECT page.h_order_pk, page.version, (
-                SELECT coalesce(sum(octet_length(names.name) + 100), 0)
+                SELECT coalesce(sum(octet_length(item.name) + octet_length(item.category) + 200), 0)
                 FROM dds.l_order_product AS link
-                JOIN dds.s_product_names AS names
-                    ON names.h_product_pk = link.h_product_pk AND names.version = page.version
+                JOIN dds.s_order_item AS item
+                    ON item.l_order_product_pk = link.l_order_product_pk AND item.version = page.version
                 WHERE link.h_order_pk = page.h_order_pk
             )::bigint AS bytes
             FROM (
@@ -148,10 +144,12 @@ fn fact_from_row(row: &PgRow) -> Result<Result<Output, Rejection>, sqlx::Error> 
         return Ok(Err(Rejection::contract_violation("", detail)));
     };
     let order_id = row.try_get("order_id")?;
-    let references = |keys: &str, names: &str| {
-        let (keys, names): (Vec<Uuid>, Vec<String>) = (row.try_get(keys)?, row.try_get(names)?);
-        Ok::<_, sqlx::Error>(keys.into_iter().zip(names).map(reference).collect())
-    };
+    let products: Vec<Uuid> = row.try_get("products")?;
+    let product_names: Vec<String> = row.try_get("product_names")?;
+    let categories: Vec<String> = row.try_get("categories")?;
+    let categories = categories
+        .into_iter()
+        .map(|name| (hash_key("h_category", &[BusinessKey::Text(&name)]), name));
     let fact = OrderFact {
         object_id: order_id,
         object_type: ORDER_OBJECT_TYPE.to_owned(),
@@ -160,8 +158,8 @@ fn fact_from_row(row: &PgRow) -> Result<Result<Output, Rejection>, sqlx::Error> 
             update_ts: format_utc(version.update_ts()),
             status: row.try_get("status")?,
             user: reference(user),
-            products: references("products", "product_names")?,
-            categories: references("categories", "category_names")?,
+            products: products.into_iter().zip(product_names).map(reference).collect(),
+            categories: categories.map(reference).collect(),
         },
     };
     Ok(serialize_output(order_id, version, &fact))
@@ -179,7 +177,7 @@ fn bind_filter<'q>(statement: &str, filter: &VersionFilter) -> Query<'q> {
     let orders = filter
         .orders
         .iter()
-        .map(|order| hash_key("h_order", &[&order.to_string()]));
+        .map(|order| hash_key("h_order", &[BusinessKey::Number(*order)]));
     statement::query(AssertSqlSafe(statement.to_owned()))
         .bind(orders.collect::<Vec<_>>())
         .bind(filter.since)

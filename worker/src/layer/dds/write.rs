@@ -12,7 +12,7 @@ use crate::layer::interface::Effects;
 use crate::record::Item;
 use crate::record_columns::bind_columns;
 use crate::statement;
-use crate::vault::{MODEL, VaultLine, VaultOrder, VaultRows, hash_key, insert_statement};
+use crate::vault::{BusinessKey, MODEL, VaultLine, VaultOrder, VaultRows, hash_key, insert_statement};
 use crate::version::Version;
 
 /// Statement that is generated once from the model. It contains only names of the model, never a value.
@@ -93,7 +93,7 @@ async fn find_sent(
         .collect();
     let keys: Vec<Uuid> = order_ids
         .iter()
-        .map(|id| hash_key("h_order", &[&id.to_string()]))
+        .map(|id| hash_key("h_order", &[BusinessKey::Number(*id)]))
         .collect();
     let digests: Vec<&[u8]> = unknown.iter().map(|&index| versions[index].digest()).collect();
     let rows = statement::query(FIND_SENT)
@@ -116,7 +116,8 @@ fn vault_order(item: &Item<OrderWithFact>) -> VaultOrder<'_> {
     let payload = &order.message.payload;
     let lines = payload.products.iter().map(|line| VaultLine {
         product_id: &line.id,
-        product_name: &line.name,
+        line_name: &line.name,
+        product_name: line.menu_name.as_deref().unwrap_or(&line.name),
         category: &line.category,
         price: line.price.0,
         quantity: line.quantity,
@@ -130,8 +131,10 @@ fn vault_order(item: &Item<OrderWithFact>) -> VaultOrder<'_> {
         user_id: &payload.user.id,
         user_name: &payload.user.name,
         user_login: &payload.user.login,
+        user_update_ts: order.user_update_ts,
         restaurant_id: &payload.restaurant.id,
         restaurant_name: &payload.restaurant.name,
+        restaurant_update_ts: order.restaurant_update_ts,
         lines: lines.collect(),
     }
 }

@@ -2,10 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crds::contract::{EnrichedOrder, EnrichedPayload, EnrichedProduct, EnrichedUser, NamedRef, OrderEvent};
+use crds::contract::{
+    EnrichedOrder, EnrichedPayload, EnrichedProduct, EnrichedRestaurant, EnrichedUser, OrderEvent,
+};
 
+use crate::decode::DecodeSettings;
 use crate::layer::stg::decode::Order;
-use crate::layer::stg::entry::{Entry, Restaurant, User};
+use crate::layer::stg::entry::{Entry, Product, Restaurant, User};
 use crate::output::{Output, serialize_output};
 use crate::rejection::{Code, Rejection};
 use crate::version::Version;
@@ -86,14 +89,16 @@ pub struct LookupResult {
     pub users: HashMap<String, Entry<User>>,
     /// Restaurants with their menus.
     pub restaurants: HashMap<String, Entry<Restaurant>>,
+    /// Time of the lookup, in microseconds since the Unix epoch.
+    pub looked_up_at: i64,
 }
 
 /// Reference data of one order.
 struct OrderEntries<'l> {
     user: &'l User,
     restaurant: &'l Restaurant,
-    /// Category of each line.
-    categories: Vec<&'l str>,
+    /// Product of each line.
+    products: Vec<&'l Product>,
 }
 
 impl LookupResult {
@@ -111,10 +116,10 @@ impl LookupResult {
         let Some(restaurant) = restaurant else {
             return Err(missing);
         };
-        let mut categories = Vec::with_capacity(payload.order_items.len());
+        let mut products = Vec::with_capacity(payload.order_items.len());
         for line in &payload.order_items {
-            match find_category(restaurant, &line.id) {
-                Ok(category) => categories.push(category),
+            match find_product(restaurant, &line.id) {
+                Ok(product) => products.push(product),
                 Err(defect) => {
                     let (product, id) = (&line.id, &payload.restaurant.id);
                     missing.add(
@@ -128,7 +133,7 @@ impl LookupResult {
             Some(user) if missing.entries.is_empty() => Ok(OrderEntries {
                 user,
                 restaurant,
-                categories,
+                products,
             }),
             _ => Err(missing),
         }
@@ -156,7 +161,7 @@ impl LookupResult {
                 continue;
             };
             for line in &payload.order_items {
-                if find_category(entry, &line.id).is_err() {
+                if find_product(entry, &line.id).is_err() {
                     missing += 1;
                     missing_entries.insert((restaurant, &line.id));
                 }
@@ -189,11 +194,11 @@ fn find<'l, T>(
     None
 }
 
-/// Finds the category of a product. The error is the defect of the product, or of one that could be it; `None` if the
-/// product is not on the menu.
-fn find_category<'l>(restaurant: &'l Restaurant, product: &String) -> Result<&'l str, Option<&'l str>> {
-    match restaurant.categories.get(product) {
-        Some(Ok(category)) => Ok(category),
+/// Finds a product. The error is the defect of the product, or of one that could be it; `None` if the product is not on the
+/// menu.
+fn find_product<'l>(restaurant: &'l Restaurant, product: &String) -> Result<&'l Product, Option<&'l str>> {
+    match restaurant.products.get(product) {
+        Some(Ok(product)) => Ok(product),
         Some(Err(defect)) => Err(Some(defect)),
         None => Err(restaurant.unidentified.first().map(String::as_str)),
     }
@@ -203,10 +208,14 @@ fn find_category<'l>(restaurant: &'l Restaurant, product: &String) -> Result<&'l
 ///
 /// # Errors
 /// If the message cannot be represented as JSON.
-pub(super) fn enrich_order(order: Order, lookup: &LookupResult) -> Result<Enriched, Rejection> {
+pub(super) fn enrich_order(
+    settings: &DecodeSettings,
+    order: Order,
+    lookup: &LookupResult,
+) -> Result<Enriched, Rejection> {
     let (object_id, sent, version) = (order.event.object_id, order.sent, order.version);
     let enrichment = match lookup.find_entries(&order.event) {
-        Ok(entries) => Enrichment::Ready(build_output(order, &entries)?),
+        Ok(entries) => Enrichment::Ready(build_output(settings, order, &entries, lookup.looked_up_at)?),
         Err(missing) => Enrichment::Missing(missing),
     };
     Ok(Enriched {
@@ -218,17 +227,27 @@ pub(super) fn enrich_order(order: Order, lookup: &LookupResult) -> Result<Enrich
 }
 
 /// Builds the message for the next layer.
-fn build_output(order: Order, entries: &OrderEntries<'_>) -> Result<Output, Rejection> {
+fn build_output(
+    settings: &DecodeSettings,
+    order: Order,
+    entries: &OrderEntries<'_>,
+    looked_up_at: i64,
+) -> Result<Output, Rejection> {
     let Order { event, version, .. } = order;
     let payload = event.payload;
-    let lines = payload.order_items.into_iter().zip(&entries.categories);
-    let products = lines.map(|(line, &category)| EnrichedProduct {
-        category: category.to_owned(),
+    let lines = payload.order_items.into_iter().zip(&entries.products);
+    let products = lines.map(|(line, &product)| EnrichedProduct {
+        category: product.category.clone(),
+        menu_name: product.name.clone().filter(|name| *name != line.name),
         id: line.id,
         name: line.name,
         price: line.price,
         quantity: line.quantity,
     });
+    let entry_time = |text: &Option<String>| {
+        let time = settings.entry_time(text.as_deref()?, looked_up_at)?;
+        Some(time.to_string())
+    };
     let enriched = EnrichedOrder {
         object_id: event.object_id,
         object_type: event.object_type,
@@ -240,14 +259,16 @@ fn build_output(order: Order, entries: &OrderEntries<'_>) -> Result<Output, Reje
             cost: payload.cost,
             payment: payload.payment,
             status: payload.final_status,
-            restaurant: NamedRef {
+            restaurant: EnrichedRestaurant {
                 id: payload.restaurant.id,
                 name: entries.restaurant.name.clone(),
+                update_ts: entry_time(&entries.restaurant.update_ts),
             },
             user: EnrichedUser {
                 id: payload.user.id,
                 name: entries.user.name.clone(),
                 login: entries.user.login.clone(),
+                update_ts: entry_time(&entries.user.update_ts),
             },
             products: products.collect(),
         },
@@ -296,11 +317,17 @@ mod tests {
         let user = || User {
             name: "A".into(),
             login: "a".into(),
+            update_ts: None,
+        };
+        let product = || Product {
+            category: "C".into(),
+            name: None,
         };
         let restaurant = Restaurant {
             name: "R".into(),
-            categories: (0..10)
-                .map(|number| (format!("p{number}"), Ok("C".into())))
+            update_ts: None,
+            products: (0..10)
+                .map(|number| (format!("p{number}"), Ok(product())))
                 .collect(),
             unidentified: Vec::new(),
         };
@@ -309,6 +336,7 @@ mod tests {
                 .map(|number| (format!("u{number}"), Entry::Usable(Arc::new(user()))))
                 .collect(),
             restaurants: HashMap::from([("r".into(), Entry::Usable(Arc::new(restaurant)))]),
+            looked_up_at: 0,
         }
     }
 

@@ -16,6 +16,9 @@ use crate::{decode, strict};
 /// make every output message that contains it too large.
 const MAX_TEXT_BYTES: usize = 16 << 10;
 
+/// Maximum size of a time, which a longer text is not.
+const MAX_TIME_BYTES: usize = 64;
+
 /// Maximum number of products of a menu.
 const MAX_PRODUCTS: usize = 50_000;
 
@@ -26,6 +29,8 @@ pub struct User {
     pub name: String,
     /// Login name.
     pub login: String,
+    /// Time of the last change, as stored; `None` if the entry has no time.
+    pub update_ts: Option<String>,
 }
 
 /// Restaurant of the reference data.
@@ -33,10 +38,21 @@ pub struct User {
 pub struct Restaurant {
     /// Name of the restaurant.
     pub name: String,
-    /// Category of each product on the menu by product id, or the defect of the product.
-    pub categories: HashMap<String, Result<String, String>>,
+    /// Time of the last change, as stored; `None` if the entry has no time.
+    pub update_ts: Option<String>,
+    /// Products on the menu by id, or the defect of the product.
+    pub products: HashMap<String, Result<Product, String>>,
     /// Defects of products whose id cannot be read. Each could be any product that is not on the menu.
     pub unidentified: Vec<String>,
+}
+
+/// Product of a menu.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// Name of the category.
+    pub category: String,
+    /// Name on the menu, which may lack it.
+    pub name: Option<String>,
 }
 
 /// Entry that exists in the reference data.
@@ -69,8 +85,12 @@ impl User {
             check_text("/name", &user.name)?;
             check_text("/login", &user.login)
         };
-        let UserEntry { name, login } = parse_strictly(text, text, check)?;
-        Ok(Self { name, login })
+        let user = parse_strictly(text, text, check)?;
+        Ok(Self {
+            name: user.name,
+            login: user.login,
+            update_ts: user.update_ts.filter(|time| time.len() <= MAX_TIME_BYTES),
+        })
     }
 }
 
@@ -86,10 +106,15 @@ impl Restaurant {
             check_text("/name", &restaurant.name)?;
             check_product_count(restaurant.menu.len())
         };
-        let RestaurantEntry { name, menu } = parse_strictly(text, &without_products, check)?;
+        let RestaurantEntry {
+            name,
+            menu,
+            update_ts,
+        } = parse_strictly(text, &without_products, check)?;
         let mut restaurant = Self {
             name,
-            categories: HashMap::with_capacity(menu.len()),
+            update_ts: update_ts.filter(|time| time.len() <= MAX_TIME_BYTES),
+            products: HashMap::with_capacity(menu.len()),
             unidentified: Vec::new(),
         };
         for (index, product) in menu.into_iter().enumerate() {
@@ -105,23 +130,29 @@ impl Restaurant {
 
     fn add_product(&mut self, index: usize, text: &str, parsed: Result<MenuItem, String>) {
         let defect = match parsed {
-            Ok(MenuItem { id, category }) => return drop(self.categories.insert(id, Ok(category))),
+            Ok(MenuItem { id, category, name }) => {
+                // The order has a name, so one that cannot be stored is not a defect.
+                let name = name.filter(|name| check_text("/name", name).is_ok());
+                return drop(self.products.insert(id, Ok(Product { category, name })));
+            }
             Err(defect) if defect.starts_with('/') => format!("/menu/{index}{defect}"),
             Err(defect) => format!("/menu/{index}: {defect}"),
         };
         match serde_json::from_str(text) {
-            Ok(ProductId { id }) => drop(self.categories.insert(id, Err(defect))),
+            Ok(ProductId { id }) => drop(self.products.insert(id, Err(defect))),
             Err(_) => self.unidentified.push(defect),
         }
     }
 
     /// Number of bytes of its texts.
     pub(super) fn size_bytes(&self) -> usize {
-        let product = |(id, category): (&String, &Result<String, String>)| {
-            id.len() + category.as_ref().map_or_else(String::len, String::len)
+        let product = |(id, product): (&String, &Result<Product, String>)| {
+            let bytes =
+                |product: &Product| product.category.len() + product.name.as_ref().map_or(0, String::len);
+            id.len() + product.as_ref().map_or_else(String::len, bytes)
         };
         self.name.len()
-            + self.categories.iter().map(product).sum::<usize>()
+            + self.products.iter().map(product).sum::<usize>()
             + self.unidentified.iter().map(String::len).sum::<usize>()
     }
 }
@@ -273,15 +304,21 @@ mod tests {
         let user = User {
             name: "K".into(),
             login: "k".into(),
+            update_ts: None,
         };
         assert_eq!(User::parse(entry), Ok(user));
+        let timed = User::parse(br#"{"name": "K", "login": "k", "update_ts": "2024-01-02 03:04:05"}"#);
+        assert_eq!(
+            timed.expect("a user").update_ts.as_deref(),
+            Some("2024-01-02 03:04:05")
+        );
     }
 
     #[test]
     fn a_malformed_product_concerns_only_itself() {
         let menu = [
-            r#"{"_id": "a", "price": null, "category": "X"}"#,
-            r#"{"_id": " b\t", "price": "100.00", "category": " \u0418\u0306огурт"}"#,
+            r#"{"_id": "a", "price": null, "category": "X", "name": "A"}"#,
+            r#"{"_id": " b\t", "price": "100.00", "category": " \u0418\u0306огурт", "name": ["B"]}"#,
             r#"{"_id": "c", "category": "X\u0000"}"#,
             r#"{"_id": "d", "category": 7}"#,
             r#"{"_id": "e", "category": "X", "category": "Y"}"#,
@@ -296,9 +333,13 @@ mod tests {
         let entry = format!(r#"{{"name": "R", "menu": [{}], "_id": null}}"#, menu.join(" , "));
         let restaurant = Restaurant::parse(entry.as_bytes()).expect("a restaurant");
         assert_eq!(restaurant.name, "R");
-        let usable = |id: &str| restaurant.categories[id].clone();
-        assert_eq!(usable("a"), Ok("X".to_owned()));
-        assert_eq!(usable("b"), Ok("Йогурт".to_owned()));
+        let usable = |id: &str| restaurant.products[id].clone();
+        let product = |category: &str, name: Option<&str>| {
+            let (category, name) = (category.to_owned(), name.map(str::to_owned));
+            Ok(Product { category, name })
+        };
+        assert_eq!(usable("a"), product("X", Some("A")));
+        assert_eq!(usable("b"), product("Йогурт", None));
         for (id, expected) in [
             ("c", "/menu/2/category: contains U+0000"),
             ("d", "/menu/3/category: invalid type: integer"),

@@ -1,3 +1,7 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "edge: looks up entries in Redis at a time"
+)]
 //! Reference data in Redis: users, and restaurants with their menus, by normalized id.
 //!
 //! A batch needs two requests for the ids that are not in the cache of parsed entries: their sizes, so that an entry that is
@@ -10,6 +14,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use moka::sync::Cache;
 
 use crate::layer::interface::LookupError;
@@ -59,7 +64,7 @@ impl ReferenceDataStore {
         let user_bytes =
             |id: &String, user: &Arc<User>| id.len() + user.name.len() + user.login.len() + OVERHEAD_BYTES;
         let restaurant_bytes = |id: &String, restaurant: &Arc<Restaurant>| {
-            id.len() + restaurant.size_bytes() + (restaurant.categories.len() + 1) * OVERHEAD_BYTES
+            id.len() + restaurant.size_bytes() + (restaurant.products.len() + 1) * OVERHEAD_BYTES
         };
         Self {
             redis,
@@ -91,7 +96,10 @@ impl ReferenceDataStore {
         &self,
         orders: impl Iterator<Item = &Order> + Send,
     ) -> Result<LookupResult, LookupError> {
-        let mut result = LookupResult::default();
+        let mut result = LookupResult {
+            looked_up_at: Timestamp::now().as_microsecond(),
+            ..LookupResult::default()
+        };
         let (mut users, mut restaurants) = (HashSet::new(), HashSet::new());
         for order in orders {
             let payload = &order.event.payload;
@@ -135,8 +143,7 @@ impl ReferenceDataStore {
             Some(Entry::Usable(restaurant)) => Some(Arc::clone(restaurant)),
             _ => self.restaurants.get(id),
         };
-        let has =
-            |restaurant: &Restaurant, product| matches!(restaurant.categories.get(product), Some(Ok(_)));
+        let has = |restaurant: &Restaurant, product| matches!(restaurant.products.get(product), Some(Ok(_)));
         match restaurant {
             Some(restaurant) if products.all(|product| has(&restaurant, product)) => {
                 let entry = result.restaurants.entry(id.clone());
@@ -157,8 +164,8 @@ impl ReferenceDataStore {
     fn add_restaurant(&self, id: String, entry: Entry<Restaurant>, result: &mut LookupResult) {
         match &entry {
             Entry::Usable(restaurant) => {
-                let products = restaurant.categories.values();
-                let defects = products.filter_map(|category| category.as_ref().err());
+                let products = restaurant.products.values();
+                let defects = products.filter_map(|product| product.as_ref().err());
                 for defect in defects.chain(&restaurant.unidentified) {
                     self.report_malformed("product", &id, defect);
                 }

@@ -97,7 +97,7 @@ impl StoredVersions for StoredOrders {
         let mut missing = Vec::new();
         for Item { value: order, .. } in items {
             let (order_id, version) = (order.event.object_id, order.version);
-            let outcome = match enrich_order(order, &lookup) {
+            let outcome = match enrich_order(&self.settings, order, &lookup) {
                 Ok(order) => match order.enrichment {
                     Enrichment::Ready(output) => RebuildOutcome::Ready(output),
                     Enrichment::Missing(missing_entries) => {

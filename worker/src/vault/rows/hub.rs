@@ -7,7 +7,7 @@ use crds::contract::normalize;
 use uuid::Uuid;
 
 use super::column::Column;
-use crate::vault::hash::hash_key;
+use crate::vault::hash::{BusinessKey, hash_key};
 use crate::vault::model::Hub;
 use crate::vault::order::{Scope, Source, Value};
 
@@ -68,7 +68,7 @@ impl<'a> HubRows<'a> {
         }
         self.current = self.rows.len();
         self.rows.push(HubRow {
-            key: hash_key(self.hub.name, &[&value.text()]),
+            key: hash_key(self.hub.name, &[value_key(&value)]),
             business_key: normalize_value(&value),
         });
         self.indices.insert(value, self.current);
@@ -84,6 +84,18 @@ impl<'a> HubRows<'a> {
             kind,
             self.rows.iter().map(|row| &row.business_key),
         ));
+    }
+}
+
+/// Returns a value as a business key.
+pub(super) fn value_key<'v>(value: &'v Value<'_>) -> BusinessKey<'v> {
+    match value {
+        Value::Text(text) => BusinessKey::Text(text),
+        Value::BigInt(number) => BusinessKey::Number(*number),
+        Value::Integer(number) => BusinessKey::Number((*number).into()),
+        Value::Numeric(_) | Value::Micros(_) => {
+            unreachable!("no hub has an amount or a time as its business key")
+        }
     }
 }
 

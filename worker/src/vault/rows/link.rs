@@ -1,13 +1,12 @@
 //! Rows of one link: each combination of hub keys is hashed once and written once.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use uuid::Uuid;
 
 use super::column::Column;
-use super::hub::HubRows;
-use crate::vault::hash::hash_key;
+use super::hub::{HubRows, value_key};
+use crate::vault::hash::{BusinessKey, hash_key};
 use crate::vault::model::{Hub, Link, Model};
 use crate::vault::order::Scope;
 
@@ -56,12 +55,11 @@ impl LinkRows {
             self.current = key;
             return;
         }
-        let business_keys: Vec<Cow<'_, str>> = self
+        let business_keys: Vec<BusinessKey<'_>> = self
             .hubs
             .iter()
-            .map(|&hub| hubs[hub].current_business_key().text())
+            .map(|&hub| value_key(hubs[hub].current_business_key()))
             .collect();
-        let business_keys: Vec<&str> = business_keys.iter().map(AsRef::as_ref).collect();
         self.current = hash_key(self.link.name, &business_keys);
         self.keys.insert(self.combination.clone(), self.current);
     }

@@ -1,12 +1,13 @@
 //! Rows of one satellite: one per parent and version, or several if it is multi-active. Its effectivity satellites have
-//! the same rows, each with a link key.
+//! the same rows, each with a link key. A row that an entry of the reference data versions is stated by many orders.
 
 use uuid::Uuid;
 
 use super::column::Column;
 use super::hub::HubRows;
 use super::link::{LinkRows, hub_index};
-use crate::vault::hash::hash_diff;
+use super::row_version::RowVersion;
+use crate::vault::hash::{hash_diff, statement_digest};
 use crate::vault::model::{Link, Model, Parent, Satellite};
 use crate::vault::order::{Scope, Source, Value};
 use crate::version::Version;
@@ -37,7 +38,7 @@ enum ParentIndex {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RowKey {
     parent: Uuid,
-    version: Version,
+    version: RowVersion,
     active: i32,
     row: usize,
 }
@@ -87,12 +88,7 @@ impl<'a> SatelliteRows<'a> {
             Some(Value::Integer(number)) => number,
             _ => 0,
         };
-        self.keys.push(RowKey {
-            parent,
-            version: *version,
-            active,
-            row: self.keys.len(),
-        });
+        let (first_value, first_link) = (self.values.len(), self.link_keys.len());
         self.values.extend(
             self.satellite
                 .attributes
@@ -101,6 +97,22 @@ impl<'a> SatelliteRows<'a> {
         );
         self.link_keys
             .extend(self.links.iter().map(|&link| links[link].current_key()));
+        let version = match source.entry_time(self.satellite.versioned_by) {
+            Some(update_ts) => {
+                let attributes = self.values[first_value..].iter().map(Value::text);
+                RowVersion::of_entry(
+                    update_ts,
+                    statement_digest(attributes, &self.link_keys[first_link..]),
+                )
+            }
+            None => RowVersion::Record(*version),
+        };
+        self.keys.push(RowKey {
+            parent,
+            version,
+            active,
+            row: self.keys.len(),
+        });
     }
 
     /// Appends the rows, sorted by primary key and distinct. The link keys are appended to `effectivities`, one column

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use rust_decimal::Decimal;
 
 use super::*;
-use crate::vault::hash::{hash_diff, hash_key};
-use crate::vault::model::MODEL;
+use crate::vault::hash::{BusinessKey, hash_diff, hash_key};
+use crate::vault::model::{MODEL, Satellite};
 use crate::vault::order::VaultLine;
 use crate::version::digest;
 
@@ -24,8 +24,10 @@ fn golden() -> VaultOrder<'static> {
         user_id: "626a81ce9a8cd1920641e264",
         user_name: "Кира Голубева",
         user_login: "kira",
+        user_update_ts: Some(1_700_000_000_000_000),
         restaurant_id: "ef8c42c19b7518a9aebec106",
         restaurant_name: "Вкус Индии",
+        restaurant_update_ts: Some(1_690_000_000_000_000),
         lines: vec![line("6276e8cd0cf48b4cded00878", "Роллы", 180, 2)],
     }
 }
@@ -33,6 +35,7 @@ fn golden() -> VaultOrder<'static> {
 fn line<'a>(product_id: &'a str, category: &'a str, price: i64, quantity: i32) -> VaultLine<'a> {
     VaultLine {
         product_id,
+        line_name: "РОЛЛ С ТОФУ",
         product_name: "РОЛЛ С ТОФУ И ВЯЛЕНЫМИ ТОМАТАМИ",
         category,
         price: Decimal::from(price),
@@ -56,7 +59,7 @@ impl Column {
     fn texts(&self) -> Vec<String> {
         match self {
             Self::Uuid(rows) => rows.iter().map(ToString::to_string).collect(),
-            Self::Text(rows) => rows.iter().map(|text| format!("{text:?}")).collect(),
+            Self::Text(rows) => rows.iter().map(|text| format!("\"{text}\"")).collect(),
             Self::BigInt(rows) | Self::Micros(rows) => rows.iter().map(ToString::to_string).collect(),
             Self::Integer(rows) => rows.iter().map(ToString::to_string).collect(),
             Self::Numeric(rows) => rows.iter().map(ToString::to_string).collect(),
@@ -184,6 +187,7 @@ fn a_voided_line_does_not_change_the_key_of_another_product() {
 #[test]
 fn a_version_has_one_partner_of_each_driving_key_even_if_its_lines_contradict_each_other() {
     let mut order = golden();
+    order.restaurant_update_ts = None;
     order.lines = vec![
         line("a", "Супы", 180, 1),
         line("a", "Роллы", 180, 1),
@@ -193,8 +197,8 @@ fn a_version_has_one_partner_of_each_driving_key_even_if_its_lines_contradict_ea
     let effective = table(&columns, "s_product_category_effectivity");
     let mut expected = [["a", "Супы"], ["b", "Роллы"]].map(|[product, category]| {
         [
-            hash_key("h_product", &[product]),
-            hash_key("l_product_category", &[product, category]),
+            hash_key("h_product", &[BusinessKey::Text(product)]),
+            hash_key("l_product_category", &[product, category].map(BusinessKey::Text)),
         ]
         .map(|key| key.to_string())
     });
@@ -212,6 +216,7 @@ fn a_version_has_one_partner_of_each_driving_key_even_if_its_lines_contradict_ea
 #[test]
 fn the_first_of_two_product_names_in_one_version_is_used() {
     let mut order = golden();
+    order.restaurant_update_ts = None;
     order.lines = vec![
         line("a", "Роллы", 180, 1),
         VaultLine {
@@ -227,11 +232,50 @@ fn the_first_of_two_product_names_in_one_version_is_used() {
 }
 
 #[test]
-fn an_unchanged_name_has_a_row_per_version() {
-    let columns = columns_of(&[(golden(), version(1, "OPEN")), (golden(), version(2, "CLOSED"))]);
-    let names = table(&columns, "s_user_names");
-    assert_eq!(names[0].1.len(), 2);
-    assert_eq!(names[5].1[0], names[5].1[1]);
+fn a_name_has_a_row_for_each_change_of_its_entry() {
+    let order = |name, user_update_ts| VaultOrder {
+        user_name: name,
+        user_update_ts,
+        ..golden()
+    };
+    let names = |orders: [VaultOrder<'static>; 2]| {
+        let [first, second] = orders;
+        let columns = columns_of(&[(first, version(1, "OPEN")), (second, version(2, "CLOSED"))]);
+        table(&columns, "s_user_names")
+    };
+    assert_eq!(names([order("A", Some(5)), order("A", Some(5))])[0].1.len(), 1);
+    assert_eq!(names([order("A", Some(5)), order("A", Some(6))])[2].1, ["5", "6"]);
+    // Two entries of one time: both are stored, and the digest decides which is the later one.
+    assert_eq!(names([order("A", Some(5)), order("B", Some(5))])[0].1.len(), 2);
+    // Without the time of the entry, the record is the version.
+    let by_record = names([order("A", None), order("A", None)]);
+    assert_eq!(by_record[2].1, ["1", "2"]);
+    assert_eq!(by_record[5].1[0], by_record[5].1[1]);
+}
+
+#[test]
+fn a_menu_states_the_restaurant_and_the_category_of_a_product() {
+    let order = |restaurant, category| VaultOrder {
+        restaurant_id: restaurant,
+        lines: vec![line("a", category, 1, 1)],
+        ..golden()
+    };
+    // The same time and the same name: the rows differ in what they state.
+    let columns = columns_of(&[
+        (order("r", "Супы"), version(1, "OPEN")),
+        (order("r", "Роллы"), version(2, "OPEN")),
+        (order("q", "Роллы"), version(3, "OPEN")),
+    ]);
+    for name in [
+        "s_product_names",
+        "s_product_category_effectivity",
+        "s_product_restaurant_effectivity",
+    ] {
+        assert_eq!(rows_in(&columns, name), 3, "{name}");
+    }
+    let links = |name| table(&columns, name)[3].1.iter().cloned().collect::<HashSet<_>>();
+    assert_eq!(links("s_product_category_effectivity").len(), 2);
+    assert_eq!(links("s_product_restaurant_effectivity").len(), 2);
 }
 
 #[test]
@@ -252,33 +296,15 @@ fn encodings_of_a_category_are_one_row_with_the_normalized_name() {
 
 #[test]
 fn every_value_has_the_kind_of_its_field() {
-    let order = golden();
-    let line = Some((1, &order.lines[0]));
-    for column in MODEL
-        .satellites
-        .iter()
-        .flat_map(|satellite| satellite.attributes.iter().chain(&satellite.multi_active))
-    {
-        let value = Source { order: &order, line }
-            .value(column.field)
-            .expect("a value");
-        assert_eq!(
-            Column::from_values(column.field.kind(), [value].iter())
-                .texts()
-                .len(),
-            1
-        );
-        let without_line = Source {
-            order: &order,
-            line: None,
-        }
-        .value(column.field);
-        assert_eq!(
-            without_line.is_none(),
-            column.field.scope() == Scope::Line,
-            "{:?}",
-            column.field
-        );
+    let order = &golden();
+    let columns = |satellite: &&'static Satellite| satellite.attributes.iter().chain(&satellite.multi_active);
+    for column in MODEL.satellites.iter().flat_map(columns) {
+        let value = |line| Source { order, line }.value(column.field);
+        let in_line = value(Some((1, &order.lines[0]))).expect("a value");
+        let kind = column.field.kind();
+        assert_eq!(Column::from_values(kind, [in_line].iter()).texts().len(), 1);
+        let is_of_line = column.field.scope() == Scope::Line;
+        assert_eq!(value(None).is_none(), is_of_line, "{:?}", column.field);
     }
 }
 
@@ -287,8 +313,9 @@ fn any_order() -> impl Strategy<Value = (VaultOrder<'static>, Version)> {
     let category = prop::sample::select(CATEGORIES.to_vec());
     let lines = prop::collection::vec((ids.clone(), category, 0..3_i64, 1..3_i32), 0..4);
     let status = prop::sample::select(vec!["OPEN", "CLOSED", "CANCELLED"]);
-    (0..4_i64, ids.clone(), ids, status, lines, 0..3_i64).prop_map(
-        |(order_id, user, restaurant, status, lines, at)| {
+    let entry_times = prop::array::uniform2(prop::option::of(0..3_i64));
+    (0..4_i64, ids.clone(), ids, status, lines, 0..3_i64, entry_times).prop_map(
+        |(order_id, user, restaurant, status, lines, at, [user_update_ts, restaurant_update_ts])| {
             let lines = lines
                 .into_iter()
                 .map(|(id, category, price, quantity)| line(id, category, price, quantity));
@@ -296,7 +323,9 @@ fn any_order() -> impl Strategy<Value = (VaultOrder<'static>, Version)> {
                 order_id,
                 user_id: user,
                 user_login: user,
+                user_update_ts,
                 restaurant_id: restaurant,
+                restaurant_update_ts,
                 status,
                 lines: lines.collect(),
                 ..golden()
@@ -333,13 +362,15 @@ proptest! {
         for hub in MODEL.hubs {
             let rows = table(&columns, hub.name);
             for (key, business_key) in rows[0].1.iter().zip(&rows[1].1) {
-                prop_assert_eq!(key, &hash_key(hub.name, &[&unquoted(business_key)]).to_string());
+                let text = unquoted(business_key);
+                let business_key = text.parse().map_or(BusinessKey::Text(&text), BusinessKey::Number);
+                prop_assert_eq!(key, &hash_key(hub.name, &[business_key]).to_string());
             }
         }
         let items = table(&columns, "s_order_item");
         for row in 0..items[0].1.len() {
-            let diff = hash_diff([&items[4].1[row], &items[5].1[row]]);
-            prop_assert_eq!(&items[6].1[row], &diff.to_string());
+            let attributes = [4, 5, 6, 7].map(|column: usize| unquoted(&items[column].1[row]));
+            prop_assert_eq!(&items[8].1[row], &hash_diff(attributes).to_string());
         }
     }
 
