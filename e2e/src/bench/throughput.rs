@@ -100,12 +100,12 @@ fn report_stages(medians: &BTreeMap<&str, Measurement>, report: &mut Report) {
     }
     let rate = |name: &str| medians[name].rate();
     for (variant, other, goal) in [
-        ("STG", "COPY of the messages", Goal::at_least(0.6, 0.12)),
+        ("STG", "COPY of the messages", Goal::at_least(0.6, 0.1)),
         ("STG", "Python loader", Goal::at_least(2.5, 1.5)),
         ("STG replay", "STG", Goal::at_least(4.0, 2.0)),
         ("DDS", "COPY of the vault", Goal::default()),
-        ("DDS replay", "DDS", Goal::at_least(2.0, 1.1)),
-        ("CDM replay", "CDM", Goal::at_least(2.0, 1.2)),
+        ("DDS replay", "DDS", Goal::at_least(2.0, 1.05)),
+        ("CDM replay", "CDM", Goal::at_least(2.0, 1.15)),
     ] {
         report.add_row(&format!("{variant} / {other}"), rate(variant) / rate(other), goal);
     }
