@@ -10,6 +10,7 @@ use crds::stage::{ScalingMode, Target};
 use crate::scale::demand::{Demand, Needs};
 use crate::scale::gate::Rollout;
 use crate::scale::load::Load;
+use crate::scale::settings::{PAUSE_ANNOTATION, is_paused};
 use crate::scale::{LagDecision, LagState, ScalingInput};
 
 /// Maximum number of partitions to list.
@@ -45,6 +46,10 @@ pub fn explain(stage: &StreamStage, input: &ScalingInput<'_>, decision: &LagDeci
     let replicas = decision.replicas;
     let result = match scaling.mode {
         _ if stage.spec.suspend => "0: suspended by spec.suspend".to_owned(),
+        ScalingMode::Auto if is_paused(stage) => format!(
+            "{}: paused by the annotation {PAUSE_ANNOTATION}; without it: {}",
+            decision.from, decision.message
+        ),
         ScalingMode::Auto => format!("{replicas}: {}", decision.message),
         mode => format!(
             "{replicas} in the mode Auto, but the mode is {mode:?}: {}",

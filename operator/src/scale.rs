@@ -25,6 +25,7 @@ pub use self::by_lag::decide_by_lag;
 use self::ceiling::ceiling;
 pub use self::decision::LagDecision;
 pub use self::input::{LagState, ScalingInput};
+use self::settings::PAUSE_ANNOTATION;
 pub use self::settings::ScalingSettings;
 use self::state::ScalingState;
 
@@ -65,18 +66,57 @@ pub fn decide_replicas(settings: &ScalingSettings, input: &ScalingInput<'_>) -> 
             let message = format!("{fixed} replicas set in spec.scaling (mode Manual)");
             apply_connection_budget(settings, enforce(fixed, Reason::Manual, message))
         }
+        ScalingMode::Auto if settings.is_paused => {
+            apply_connection_budget(settings, hold_present_replicas(settings, input))
+        }
         ScalingMode::Auto => decide_by_lag(settings, input).into(),
         ScalingMode::External => apply_connection_budget(settings, decide_external(settings, input)),
         ScalingMode::Recommend => {
             let decision = decide_by_lag(settings, input);
-            ReplicaDecision {
+            let decision = ReplicaDecision {
                 replicas: None,
                 recommended: Some(decision.replicas),
                 initial: scaling.min_replicas.min(ceiling(settings, None).replicas),
                 reason: Reason::Recommend,
                 ..decision.into()
+            };
+            if settings.is_paused {
+                pause(decision, "paused")
+            } else {
+                decision
             }
         }
+    }
+}
+
+/// Holds the present replicas, whatever the lag and the bounds are. The algorithm continues to learn from the lag, so
+/// that a step follows at once when the annotation is removed.
+///
+/// A stage without workers of its own decision, new or suspended before, gets those of the mode `Auto`, and holds them.
+fn hold_present_replicas(settings: &ScalingSettings, input: &ScalingInput<'_>) -> ReplicaDecision {
+    let decision = decide_by_lag(settings, input);
+    let present = input
+        .current_replicas
+        .filter(|_| input.limited_by != LimitedBy::Suspended)
+        .unwrap_or(decision.replicas);
+    let paused = ReplicaDecision {
+        replicas: Some(present),
+        initial: present,
+        reason: Reason::Paused,
+        ..decision.into()
+    };
+    pause(paused, &format!("paused at {present} replicas"))
+}
+
+/// Reports that the annotation pauses the scaling; `outcome` says with which result.
+fn pause(decision: ReplicaDecision, outcome: &str) -> ReplicaDecision {
+    ReplicaDecision {
+        limited_by: LimitedBy::Paused,
+        message: format!(
+            "{outcome} by the annotation {PAUSE_ANNOTATION}; without it: {}",
+            decision.message
+        ),
+        ..decision
     }
 }
 

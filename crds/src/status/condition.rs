@@ -85,6 +85,8 @@ pub enum Reason {
     External,
     /// `ScalingActive`: the recommendation is reported but not applied.
     Recommend,
+    /// `ScalingActive`: the annotation `streamstage.dev/pause-scaling` of the stage is `true`.
+    Paused,
     /// `ScalingActive`: the operator scales the workers by lag.
     FollowsLag,
     /// `ScalingActive`: the lag is unknown; `spec.scaling.onLagUnknown` applies.

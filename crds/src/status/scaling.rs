@@ -163,6 +163,8 @@ pub enum LimitedBy {
     LagUnknown,
     /// `spec.suspend` is set.
     Suspended,
+    /// The annotation `streamstage.dev/pause-scaling` of the stage is `true`.
+    Paused,
 }
 
 /// Reads a value of another operator version as the default, so that an older operator continues with the stage.

@@ -53,7 +53,8 @@ pub(super) fn watch(client: &Client, namespace: Option<&str>) -> (Triggers, Stor
     (triggers.boxed(), stages)
 }
 
-/// Hash of what a user changes: a change of the status alone triggers no reconcile.
+/// Hash of what a user changes: a change of the status alone triggers no reconcile. The annotation that pauses the
+/// scaling is not part of the generation.
 #[expect(
     clippy::unnecessary_wraps,
     reason = "signature that the predicate filter requires"
@@ -61,7 +62,14 @@ pub(super) fn watch(client: &Client, namespace: Option<&str>) -> (Triggers, Stor
 fn spec_identity(stage: &CachedStage) -> Option<u64> {
     let meta = stage.meta();
     let mut hasher = DefaultHasher::new();
-    (&meta.uid, meta.generation, meta.deletion_timestamp.is_some()).hash(&mut hasher);
+    let is_paused = matches!(&stage.0, Ok(stage) if stage.scaling_settings.is_paused);
+    (
+        &meta.uid,
+        meta.generation,
+        meta.deletion_timestamp.is_some(),
+        is_paused,
+    )
+        .hash(&mut hasher);
     Some(hasher.finish())
 }
 
@@ -120,4 +128,26 @@ fn stages_referencing(stages: &Store<CachedStage>, secret: &PartialObjectMeta<Se
         .filter(|stage| stage.secrets.contains(&name))
         .map(|stage| StageRef::new(stage.name()).within(namespace.as_deref().unwrap_or_default()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_triggers_a_reconcile_and_another_annotation_does_not() {
+        let identity = |annotations: &str| {
+            let stage = format!(
+                "{{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, \
+                 metadata: {{name: cdm, annotations: {annotations}}}, spec: {{layer: cdm, \
+                 source: {{bootstrapServers: ['kafka:9092'], topic: facts}}, \
+                 warehouse: {{host: postgres, database: orders}}}}}}"
+            );
+            let stage: CachedStage = serde_saphyr::from_str(&stage).expect("a stage");
+            spec_identity(&stage)
+        };
+        let running = identity("{}");
+        assert_ne!(identity("{streamstage.dev/pause-scaling: 'true'}"), running);
+        assert_eq!(identity("{team: orders}"), running);
+    }
 }

@@ -2,6 +2,17 @@
 
 use crds::StreamStage;
 use crds::stage::Scaling;
+use kube::ResourceExt as _;
+
+/// Annotation of a stage: `true` pauses its scaling. Any other value has no effect.
+pub const PAUSE_ANNOTATION: &str = "streamstage.dev/pause-scaling";
+
+/// Returns true if [`PAUSE_ANNOTATION`] pauses the scaling of `stage`.
+#[must_use]
+pub fn is_paused(stage: &StreamStage) -> bool {
+    let value = stage.annotations().get(PAUSE_ANNOTATION);
+    value.is_some_and(|value| value == "true")
+}
 
 /// Scaling settings of a stage, from several sections of its spec.
 #[derive(Clone, Debug)]
@@ -10,6 +21,8 @@ pub struct ScalingSettings {
     pub scaling: Scaling,
     /// Value of `spec.suspend`.
     pub is_suspended: bool,
+    /// Whether [`PAUSE_ANNOTATION`] pauses the scaling.
+    pub is_paused: bool,
     /// Value of `spec.warehouse.connectionBudget`: maximum number of connections of all workers together.
     pub connection_budget: Option<u32>,
     /// Value of `spec.warehouse.connectionsPerWorker`.
@@ -31,6 +44,7 @@ impl From<&StreamStage> for ScalingSettings {
         Self {
             scaling: spec.scaling.clone(),
             is_suspended: spec.suspend,
+            is_paused: is_paused(stage),
             connection_budget: spec.warehouse.connection_budget,
             connections_per_worker: spec.warehouse.connections_per_worker,
         }

@@ -116,6 +116,7 @@ impl SuiteTrace {
         let settings = ScalingSettings {
             scaling: self.scaling.clone(),
             is_suspended: false,
+            is_paused: false,
             connection_budget: None,
             connections_per_worker: 1,
         };

@@ -10,6 +10,7 @@ use super::conditions::{ConditionState, ConditionUpdate, stage_condition};
 use crate::lag::offsets::{LagError, LagErrorReason};
 use crate::lag::view::LagView;
 use crate::scale::load::{Load, PartitionLoad};
+use crate::scale::settings::PAUSE_ANNOTATION;
 use crate::scale::{LagState, ReplicaDecision};
 
 /// Maximum drain time in the status, in seconds: more than a century. The schema has a limit too.
@@ -199,6 +200,7 @@ fn scaling_active_message(decision: &ReplicaDecision) -> String {
         Reason::FollowsLag => "Replicas follow the lag".to_owned(),
         Reason::LagUnknown => "Holding replicas: lag unknown".to_owned(),
         Reason::LagPending => "Holding replicas: lag not measured yet".to_owned(),
+        Reason::Paused => format!("Paused by the annotation {PAUSE_ANNOTATION}"),
         _ => decision.message.clone(),
     }
 }

@@ -1,5 +1,7 @@
 //! The scaling algorithm: known mistakes of other autoscalers, every gate, and properties over random loads.
 
+mod controls;
+
 use crds::StreamStage;
 use crds::status::{Capacity, LimitedBy, Reason, Recommendation, Trial};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::api_server::{ApiServer, Write};
 use super::process::{Process, condition};
-use super::stages::{cdm, change, create};
+use super::stages::{annotate, cdm, change, create};
 
 async fn converged(spec: Value) -> (ApiServer, Process) {
     let server = ApiServer::start();
@@ -133,6 +133,27 @@ async fn suspension_removes_the_workers_and_resuming_restores_them_in_every_mode
             "{mode}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_paused_stage_retains_its_workers_until_the_annotation_is_removed() {
+    let (server, process) = converged(json!({"scaling": {"minReplicas": 2}})).await;
+    let pause = |value| annotate(&server, "cdm", "streamstage.dev/pause-scaling", value);
+    pause("true");
+    change(&server, "cdm", &json!({"scaling": {"minReplicas": 5}}));
+    process.converge("cdm").await;
+    assert_eq!(live_replicas(&server), 2);
+    assert_eq!(condition(&server, "cdm", "ScalingActive"), "False Paused");
+    let stage = server.get("streamstages", "cdm").expect("the stage exists");
+    assert_eq!(stage["status"]["scaling"]["limitedBy"], "Paused");
+
+    change(&server, "cdm", &json!({"suspend": true}));
+    process.converge("cdm").await;
+    assert_eq!(live_replicas(&server), 0, "a suspension takes precedence");
+    change(&server, "cdm", &json!({"suspend": false}));
+    pause("false");
+    process.converge("cdm").await;
+    assert_eq!(live_replicas(&server), 5);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api_server::{ApiServer, Fault};
 use super::process::{condition, defaults, roll_out, wait_until};
-use super::stages::{OWNED, cdm, change, create, put_secret};
+use super::stages::{OWNED, annotate, cdm, change, create, put_secret};
 
 /// Starts the controller as `operator run` does, without the command line and the leader election.
 pub(crate) fn start_controller(server: &ApiServer) -> (CancellationToken, JoinHandle<()>) {
@@ -97,6 +97,15 @@ async fn every_relevant_change_triggers_a_reconcile() {
         server.get("deployments", "cdm-worker").unwrap_or_default()["spec"]["replicas"].clone()
     };
     wait_until(&server, "three workers", |server| replicas(server) == 3).await;
+
+    let limited_by = |server: &ApiServer| {
+        let stage = server.get("streamstages", "cdm").unwrap_or_default();
+        stage["status"]["scaling"]["limitedBy"].clone()
+    };
+    for (value, expected) in [("true", "Paused"), ("false", "None")] {
+        annotate(&server, "cdm", "streamstage.dev/pause-scaling", value);
+        wait_until(&server, expected, |server| limited_by(server) == expected).await;
+    }
 
     server.delete("streamstages", "cdm");
     wait_until(&server, "an empty namespace", |server| {

@@ -84,6 +84,13 @@ pub(crate) fn create(server: &ApiServer, stage: &Value) {
     });
 }
 
+/// Sets an annotation of a stage, which leaves its generation unchanged.
+pub(crate) fn annotate(server: &ApiServer, name: &str, annotation: &str, value: &str) {
+    server.edit("streamstages", name, "kubectl", |stage| {
+        stage["metadata"]["annotations"][annotation] = json!(value);
+    });
+}
+
 /// Merges `spec` into the spec of a stage.
 pub(crate) fn change(server: &ApiServer, name: &str, spec: &Value) {
     server.edit("streamstages", name, "kubectl", |stage| {
