@@ -6,6 +6,7 @@
 mod addresses;
 mod bytes;
 mod duration;
+mod max_step;
 mod names;
 mod pod_schema;
 mod pod_template;
@@ -22,6 +23,7 @@ mod worker_pod;
 pub use self::{
     bytes::{Bytes, BytesError},
     duration::{Duration, DurationError},
+    max_step::{MaxStep, MaxStepError},
     names::{is_label_name, is_object_name},
     pod_template::{
         DOCUMENT_VOLUME, PodOptions, PodTemplate, PodVolume, RESERVED_FOLDER, SECRET_VOLUME_PREFIX,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     duration::Duration,
+    max_step::MaxStep,
     rules::{duration_between, message, rule, rule_at},
 };
 
@@ -56,7 +57,7 @@ pub struct Scaling {
     /// Stabilization window and cooldown of scale-ups.
     pub scale_up: ScaleUp,
 
-    /// Stabilization window and cooldown of scale-downs.
+    /// Stabilization window, cooldown and maximum step of scale-downs.
     pub scale_down: ScaleDown,
 
     /// Behavior while the lag is unknown: `Hold` leaves the replicas unchanged, `Min` scales down to `minReplicas`.
@@ -161,7 +162,7 @@ impl Default for ScaleUp {
     }
 }
 
-/// Stabilization window and cooldown of scale-downs.
+/// Stabilization window, cooldown and maximum step of scale-downs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ScaleDown {
@@ -172,6 +173,11 @@ pub struct ScaleDown {
     /// Minimum time between a scaling step and the next scale-down; 0s to 1h. Default: 1m.
     #[schemars(extend("x-kubernetes-validations" = duration_between("0s", "1h")))]
     pub cooldown: Duration,
+
+    /// Maximum number of workers that a scaling step removes: 1 to 1000, or a percentage of the present workers such as
+    /// `25%`, rounded up. Default: no maximum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_step: Option<MaxStep>,
 }
 
 impl Default for ScaleDown {
@@ -179,6 +185,7 @@ impl Default for ScaleDown {
         Self {
             stabilization_window: Duration::from_secs(120),
             cooldown: Duration::from_secs(60),
+            max_step: None,
         }
     }
 }

@@ -155,6 +155,8 @@ pub enum LimitedBy {
     Cooldown,
     /// A recommendation within the stabilization window differs.
     Stabilization,
+    /// Bound `scaling.scaleDown.maxStep` of one scaling step.
+    MaxStep,
     /// A rebalance of the consumer group is in progress.
     Rebalancing,
     /// A rollout of the pod template is in progress.

@@ -75,12 +75,25 @@ pub fn apply_gates(scaling: &Scaling, from: u32, to: u32, input: &GateInput<'_>)
         Rollout::Stalled if !is_up => return (from, LimitedBy::Rollout),
         Rollout::Stalled | Rollout::None => {}
     }
-    let limited_by = if stabilized == to {
+    let allowed = if is_up {
+        stabilized
+    } else {
+        stabilized.max(lowest_step(scaling, from))
+    };
+    let limited_by = if allowed != stabilized {
+        LimitedBy::MaxStep
+    } else if stabilized == to {
         LimitedBy::None
     } else {
         LimitedBy::Stabilization
     };
-    (stabilized, limited_by)
+    (allowed, limited_by)
+}
+
+/// Lowest number of workers that one step down from `from` may reach.
+fn lowest_step(scaling: &Scaling, from: u32) -> u32 {
+    let max_step = scaling.scale_down.max_step;
+    max_step.map_or(0, |step| from - step.replicas_of(from))
 }
 
 /// Lowest recommendation of the scale-up window.

@@ -157,6 +157,10 @@ fn limit(settings: &ScalingSettings, input: &ScalingInput<'_>, decision: &LagDec
                 format_duration(signed(cooldown))
             ))
         }
+        LimitedBy::MaxStep => {
+            let step = scaling.scale_down.max_step?;
+            held(format!("scaleDown.maxStep ({step})"))
+        }
         LimitedBy::Rebalancing => held("a rebalance of the consumer group".to_owned()),
         LimitedBy::Rollout => held("a rollout".to_owned()),
         LimitedBy::Downstream => {

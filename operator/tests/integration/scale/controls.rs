@@ -1,4 +1,4 @@
-//! Controls of a user over the scaling: a pause by annotation.
+//! Controls of a user over the scaling: a pause by annotation, and the maximum step of a scale-down.
 
 use super::*;
 
@@ -140,4 +140,77 @@ fn only_the_value_true_of_the_annotation_pauses() {
             "{annotations}"
         );
     }
+}
+
+/// Settings without gates other than `max_step`.
+fn stepped(max_step: &str) -> String {
+    format!("{{scaleDown: {{stabilizationWindow: 0s, cooldown: 0s, maxStep: {max_step}}}}}")
+}
+
+#[test]
+fn a_scale_down_removes_at_most_the_maximum_step() {
+    for (max_step, current, expected) in [
+        ("3", 10, (7, LimitedBy::MaxStep)),
+        ("25%", 10, (7, LimitedBy::MaxStep)),
+        ("1%", 10, (9, LimitedBy::MaxStep)),
+        ("1%", 2, (1, LimitedBy::None)),
+        ("9", 10, (1, LimitedBy::None)),
+        ("100%", 10, (1, LimitedBy::None)),
+        ("null", 10, (1, LimitedBy::None)),
+    ] {
+        let decided = decide(&stepped(max_step), &[0; 12], current);
+        assert_eq!(decided, expected, "{max_step} of {current}");
+    }
+}
+
+#[test]
+fn the_message_names_the_maximum_step() {
+    let (state, load) = (known(1000.0), load(&[0; 12]));
+    let settings = settings(&stepped("25%"), "");
+    let decision = decide_by_lag(&settings, &input(0, 8, LagState::Fresh(&load), &state));
+    assert!(
+        decision.message.starts_with("desired replicas 6 (was 8): ")
+            && decision
+                .message
+                .ends_with("recommendation 1, delayed by scaleDown.maxStep (25%)"),
+        "{}",
+        decision.message
+    );
+}
+
+#[test]
+fn the_cooldown_spaces_the_steps() {
+    let settings = settings(
+        "{scaleDown: {stabilizationWindow: 0s, cooldown: 60s, maxStep: 2}}",
+        "",
+    );
+    let replicas = simulate(&settings, &vec![vec![0; 12]; 181], 7);
+    let steps: Vec<(usize, u32)> = (1..replicas.len())
+        .filter(|&second| replicas[second] != replicas[second - 1])
+        .map(|second| (second, replicas[second]))
+        .collect();
+    assert_eq!((replicas[0], steps), (5, vec![(60, 3), (120, 1)]));
+}
+
+#[test]
+fn a_maximum_step_limits_neither_a_scale_up_nor_a_changed_bound() {
+    let scale_up = decide(&stepped("1"), &[60_000; 12], 1);
+    assert!(scale_up.0 > 2, "{scale_up:?}");
+    let lowered = "{maxReplicas: 3, scaleDown: {stabilizationWindow: 0s, cooldown: 0s, maxStep: 1}}";
+    assert_eq!(decide(lowered, &[0; 12], 10).0, 3);
+}
+
+#[test]
+fn a_maximum_step_limits_a_scale_down_while_the_lag_is_unknown() {
+    let settings = settings(
+        "{onLagUnknown: Min, scaleDown: {stabilizationWindow: 0s, cooldown: 0s, maxStep: 2}}",
+        "",
+    );
+    let state = ScalingState::default();
+    let unknown = LagState::Unknown("no broker answers");
+    let decision = decide_by_lag(&settings, &input(0, 9, unknown, &state));
+    assert_eq!(
+        (decision.replicas, decision.limited_by),
+        (7, LimitedBy::LagUnknown)
+    );
 }
