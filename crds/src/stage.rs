@@ -13,6 +13,7 @@ mod pod_template;
 mod processing;
 mod rules;
 mod scaling;
+mod schedule;
 mod source;
 mod spec;
 mod validate;
@@ -31,6 +32,7 @@ pub use self::{
     },
     processing::{Batch, DeadLetter, Limits, Output, ReferenceData, TagRule},
     scaling::{OnLagUnknown, ScaleDown, ScaleUp, Scaling, ScalingMode, Target},
+    schedule::{Schedule, ScheduleError},
     source::{Source, StartFrom, StartFromError},
     spec::{Layer, StreamStage, StreamStageSpec},
     validate::validate,

@@ -10,6 +10,7 @@ use crds::stage::{ScalingMode, Target};
 use crate::scale::demand::{Demand, Needs};
 use crate::scale::gate::Rollout;
 use crate::scale::load::Load;
+use crate::scale::schedule::ScheduledBounds;
 use crate::scale::settings::{PAUSE_ANNOTATION, is_paused};
 use crate::scale::{LagDecision, LagState, ScalingInput};
 
@@ -40,7 +41,9 @@ pub fn explain(stage: &StreamStage, input: &ScalingInput<'_>, decision: &LagDeci
     if let (LagState::Fresh(load), Some(demand)) = (input.lag, &decision.demand) {
         push_terms(&mut text, &scaling.target, load, demand);
     }
-    push_bounds(&mut text, stage, decision);
+    let bounds = ScheduledBounds::at(scaling, input.now);
+    let min_replicas = bounds.map_or(scaling.min_replicas, |bounds| bounds.min_replicas);
+    push_bounds(&mut text, min_replicas, decision);
     text.push_str("\ngates\n");
     push_gates(&mut text, input, decision);
     let replicas = decision.replicas;
@@ -135,8 +138,8 @@ fn push_terms(text: &mut String, target: &Target, load: &Load, demand: &Demand) 
     );
 }
 
-fn push_bounds(text: &mut String, stage: &StreamStage, decision: &LagDecision) {
-    push_line(text, "minReplicas", stage.spec.scaling.min_replicas);
+fn push_bounds(text: &mut String, min_replicas: u32, decision: &LagDecision) {
+    push_line(text, "minReplicas", min_replicas);
     match decision.ceiling.replicas {
         u32::MAX => push_line(text, "ceiling", "unknown"),
         replicas => push_line(

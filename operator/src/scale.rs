@@ -13,6 +13,7 @@ pub mod gate;
 pub mod input;
 pub mod load;
 mod message;
+pub mod schedule;
 pub mod settings;
 pub mod stabilization;
 pub mod state;
@@ -42,6 +43,8 @@ pub struct ReplicaDecision {
     pub recommendation: Option<u32>,
     /// Bound, gate or cause that limited the decision.
     pub limited_by: LimitedBy,
+    /// Schedules whose bounds applied: their indexes in `spec.scaling.schedules`, ascending.
+    pub open_schedules: Vec<u32>,
     /// Reason of the condition `ScalingActive`.
     pub reason: Reason,
     /// Message for the status and for events.
@@ -127,6 +130,7 @@ fn enforce_replicas(state: ScalingState, replicas: u32, reason: Reason, message:
         recommended: None,
         recommendation: None,
         limited_by: LimitedBy::None,
+        open_schedules: Vec::new(),
         reason,
         message,
         state,
@@ -178,6 +182,7 @@ impl From<LagDecision> for ReplicaDecision {
         Self {
             recommendation: decision.demand.is_some().then_some(decision.recommendation),
             limited_by: decision.limited_by,
+            open_schedules: decision.open_schedules,
             ..enforce_replicas(
                 decision.state,
                 decision.replicas,

@@ -132,6 +132,7 @@ fn scaling_status(
     let is_reported = match decision.reason {
         Reason::FollowsLag => {
             decision.limited_by == previous.limited_by
+                && decision.open_schedules == previous.open_schedules
                 && lag_conditions::changed_lag(before.lag.as_ref(), view).is_none()
         }
         Reason::LagPending => !previous.message.is_empty(),
@@ -147,7 +148,10 @@ fn scaling_status(
         decision.message.clone()
     };
     let recommendation = decision.recommendation.or(previous.recommendation);
-    state_after(context, step, now).to_status(limited_by, message, recommendation)
+    ScalingStatus {
+        open_schedules: decision.open_schedules.clone(),
+        ..state_after(context, step, now).to_status(limited_by, message, recommendation)
+    }
 }
 
 /// Scaling state after a reconcile that made `step`, if there was one.

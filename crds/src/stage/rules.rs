@@ -63,5 +63,9 @@ pub(super) mod message {
     pub(crate) const CONNECTION_BUDGET: &str = "connectionBudget is smaller than connectionsPerWorker, so not even one worker could connect: raise it";
     pub(crate) const MIN_REPLICAS: &str =
         "minReplicas is larger than maxReplicas: lower minReplicas or raise maxReplicas";
+    pub(crate) const SCHEDULE_BOUNDS: &str = "a schedule needs minReplicas or maxReplicas: add one of them";
+    pub(crate) const SCHEDULE_WINDOW: &str =
+        "start equals end, so the window would never end: correct one of them, or set the bounds of scaling";
+    pub(crate) const SCHEDULE_MIN: &str = "minReplicas in the window of a schedule is larger than maxReplicas; one of them may be that of scaling: lower minReplicas or raise maxReplicas";
     pub(crate) const TARGET: &str = "drainSeconds and lagPerReplica exclude each other: remove one";
 }

@@ -10,6 +10,7 @@ use super::{
     duration::Duration,
     max_step::MaxStep,
     rules::{duration_between, message, rule, rule_at},
+    schedule::Schedule,
 };
 
 /// Scaling of the workers by consumer lag.
@@ -20,6 +21,13 @@ use super::{
         ".minReplicas",
         "!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
         message::MIN_REPLICAS,
+    ),
+    rule_at(
+        ".schedules",
+        "!has(self.schedules) || self.schedules.all(schedule, \
+         (has(schedule.minReplicas) ? schedule.minReplicas : self.minReplicas) \
+         <= (has(schedule.maxReplicas) ? schedule.maxReplicas : has(self.maxReplicas) ? self.maxReplicas : 1000))",
+        message::SCHEDULE_MIN,
     ),
 ]))]
 pub struct Scaling {
@@ -42,6 +50,12 @@ pub struct Scaling {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: Option<u32>,
+
+    /// Windows of time in which other bounds apply; at most 16. If several are open, the highest `minReplicas` applies,
+    /// and the lowest `maxReplicas` that is not below it. Used in the modes `Auto` and `Recommend`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub schedules: Vec<Schedule>,
 
     /// Scaling target: at most one of `drainSeconds` and `lagPerReplica`. Without one of them, `drainSeconds` is 60.
     pub target: Target,
@@ -77,6 +91,7 @@ impl Default for Scaling {
             replicas: None,
             min_replicas: 1,
             max_replicas: None,
+            schedules: Vec::new(),
             target: Target::default(),
             activation_lag: 0,
             poll_interval: Duration::from_secs(5),

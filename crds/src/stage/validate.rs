@@ -12,6 +12,8 @@ use super::{
     duration::Duration,
     pod_template::PodTemplate,
     rules::message,
+    scaling::Scaling,
+    schedule::parse_cron,
     spec::{Layer, StreamStage},
     violations::{MAX_TOPIC_NAME_LENGTH, Violation, Violations},
 };
@@ -238,6 +240,7 @@ impl Violations {
         if let Some(replicas) = scaling.replicas {
             self.require_in_range("spec.scaling.replicas", &replicas, &(0..=1000));
         }
+        self.check_schedules(scaling);
         self.check_target(stage);
         self.require_in_range(
             "spec.scaling.activationLag",
@@ -279,6 +282,40 @@ impl Violations {
                     self.require(false, &format!("{field}.{path}"), message);
                 }
             }
+        }
+    }
+
+    fn check_schedules(&mut self, scaling: &Scaling) {
+        let field = "spec.scaling.schedules";
+        let message = "has more than 16 schedules: remove some";
+        self.require(scaling.schedules.len() <= 16, field, message);
+        for (index, schedule) in scaling.schedules.iter().enumerate() {
+            let field = format!("{field}[{index}]");
+            for (name, result) in [
+                ("start", parse_cron(&schedule.start).map(drop)),
+                ("end", parse_cron(&schedule.end).map(drop)),
+                ("timezone", schedule.time_zone().map(drop)),
+            ] {
+                let message = result.as_ref().err().map(ToString::to_string);
+                self.require(
+                    result.is_ok(),
+                    &format!("{field}.{name}"),
+                    message.unwrap_or_default(),
+                );
+            }
+            for (name, replicas, smallest) in [
+                ("minReplicas", schedule.min_replicas, 0),
+                ("maxReplicas", schedule.max_replicas, 1),
+            ] {
+                let bounds = smallest..=1000;
+                self.require_in_range(&format!("{field}.{name}"), &replicas.unwrap_or(smallest), &bounds);
+            }
+            let has_bound = schedule.min_replicas.or(schedule.max_replicas).is_some();
+            self.require(has_bound, &field, message::SCHEDULE_BOUNDS);
+            self.require(schedule.start != schedule.end, &field, message::SCHEDULE_WINDOW);
+            let min = schedule.min_replicas.unwrap_or(scaling.min_replicas);
+            let max = schedule.max_replicas.or(scaling.max_replicas);
+            self.require(min <= max.unwrap_or(1000), &field, message::SCHEDULE_MIN);
         }
     }
 

@@ -22,6 +22,11 @@ pub struct ScalingStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recommendation: Option<u32>,
 
+    /// Schedules whose windows are open: their indexes in `spec.scaling.schedules`, ascending.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub open_schedules: Vec<u32>,
+
     /// Time of the last scaling step.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::date_time")]

@@ -194,7 +194,19 @@ fn layer_topic_and_group_are_immutable() {
 #[test]
 fn rules_without_a_schema_name_the_field_and_the_remedy() {
     let tags = json!([{"category": "a", "threshold": 1}, {"category": "a", "threshold": 2}, {"category": "a", "threshold": 1, "tag": "t"}]);
+    let schedules = |start: &str, end: &str, timezone: &str| json!({"schedules": [{"start": start, "end": end, "timezone": timezone, "minReplicas": 1}]});
+    let start = schedules("60 8 * * *", "0 9 * * *", "UTC");
+    let end = schedules("0 8 * * *", "0 0 30 2 *", "UTC");
+    let timezone = schedules("0 8 * * *", "0 9 * * *", "Europe/Atlantis");
     for (layer, pointer, value, field) in [
+        ("stg", "/spec/scaling", start, "spec.scaling.schedules[0].start"),
+        ("stg", "/spec/scaling", end, "spec.scaling.schedules[0].end"),
+        (
+            "stg",
+            "/spec/scaling",
+            timezone,
+            "spec.scaling.schedules[0].timezone",
+        ),
         ("stg", "/spec/timezone", json!("Europe/Atlantis"), "spec.timezone"),
         ("cdm", "/spec/tags", tags, "spec.tags[2]"),
         ("stg", "/metadata/name", json!("Стадия"), "metadata.name"),
@@ -211,6 +223,17 @@ fn rules_without_a_schema_name_the_field_and_the_remedy() {
             [field]
         );
         assert!(violations[0].message.contains(": "), "{}", violations[0]);
+    }
+}
+
+#[test]
+fn a_stage_has_at_most_sixteen_schedules() {
+    let schedule = json!({"start": "0 8 * * *", "end": "0 9 * * *", "minReplicas": 1});
+    for (count, is_valid) in [(16, true), (17, false)] {
+        let schedules = json!({"schedules": vec![schedule.clone(); count]});
+        let stage = with_value(stage("dds"), "/spec/scaling", Some(schedules));
+        assert_eq!(validate_as_api_server(&stage, None).is_ok(), is_valid, "{count}");
+        assert_eq!(parse_as_worker(&stage).is_ok(), is_valid, "{count}");
     }
 }
 

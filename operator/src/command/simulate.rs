@@ -120,8 +120,11 @@ fn run_trace(flags: &Simulate, file: &Path, trace_file: &Path) -> anyhow::Result
         .parse()
         .with_context(|| trace_file.display().to_string())?;
     let seconds = trace.duration_seconds();
+    let mut settings = ScalingSettings::from(stage);
+    // A trace has no date.
+    settings.scaling.schedules.clear();
     let outcome = simulate(
-        &ScalingSettings::from(stage),
+        &settings,
         &ClusterModel::from(&flags.cluster),
         &Arrivals::Trace(trace.spread_over(flags.partitions)),
         seconds,

@@ -11,13 +11,28 @@ use super::decision::LagDecision;
 use super::demand::{Demand, Replicas, demand};
 use super::input::{LagState, ScalingInput};
 use super::load::Load;
+use super::schedule::ScheduledBounds;
 use super::settings::ScalingSettings;
 use super::state::ScalingState;
 use super::{capacity, gate, message, stabilization, trial};
 
 /// Decides the replicas by the lag: demand, bounds, gates. While the lag is unknown, it applies `onLagUnknown`.
+///
+/// While windows of schedules are open, their bounds replace those of the stage.
 #[must_use]
 pub fn decide_by_lag(settings: &ScalingSettings, input: &ScalingInput<'_>) -> LagDecision {
+    let Some(bounds) = ScheduledBounds::at(&settings.scaling, input.now) else {
+        return decide_within_bounds(settings, input);
+    };
+    let decision = decide_within_bounds(&bounds.replace_in(settings), input);
+    LagDecision {
+        message: format!("{}; {bounds}", decision.message),
+        open_schedules: bounds.open_schedules,
+        ..decision
+    }
+}
+
+fn decide_within_bounds(settings: &ScalingSettings, input: &ScalingInput<'_>) -> LagDecision {
     let scaling = &settings.scaling;
     let current = input.current_replicas.unwrap_or(scaling.min_replicas);
     match input.lag {
@@ -64,6 +79,7 @@ fn hold_at(
         limited_by,
         reason,
         state: input.state.clone(),
+        open_schedules: Vec::new(),
         message: format!("holding at {replicas} replicas: {cause}"),
     }
 }
@@ -127,6 +143,7 @@ fn decide_by_load(settings: &ScalingSettings, input: &ScalingInput<'_>, load: &L
         recommendation,
         limited_by,
         reason: Reason::FollowsLag,
+        open_schedules: Vec::new(),
         message: String::new(),
         demand: Some(demand),
         state,

@@ -25,6 +25,8 @@ pub struct LagDecision {
     pub reason: Reason,
     /// State for the next decision; the last recommendation is from this one.
     pub state: ScalingState,
+    /// Schedules whose bounds applied: their indexes in `spec.scaling.schedules`, ascending.
+    pub open_schedules: Vec<u32>,
     /// Message for the status and for events.
     pub message: String,
 }

@@ -83,6 +83,7 @@ impl ScalingState {
             limited_by,
             message,
             recommendation,
+            open_schedules: Vec::new(),
             last_scale_time: self.last_scale_time,
             capacity_per_replica: self.capacity,
             records_per_second_per_worker: None,

@@ -33,7 +33,7 @@ pub enum StatusDifference {
     None,
     /// Measurements, the recommendation, or what limits the replicas.
     Measurements,
-    /// The replicas or a condition.
+    /// The replicas, a condition, or the open schedules.
     Condition,
 }
 
@@ -67,7 +67,8 @@ pub fn status_difference(
     let changed_lag = lag_conditions::changed_lag(reported.lag.as_ref(), view);
     // The first lag is reported at once.
     let is_first_lag = reported.lag.is_none() && changed_lag.is_some();
-    if is_scaling_step(decision, reported) || is_first_lag || updates.any(is_new) {
+    let is_window_changed = decision.open_schedules != reported.scaling.open_schedules;
+    if is_scaling_step(decision, reported) || is_first_lag || is_window_changed || updates.any(is_new) {
         return StatusDifference::Condition;
     }
     let rate = |capacity: Option<Capacity>| capacity.map_or(0.0, |capacity| capacity.records_per_second);
@@ -216,7 +217,8 @@ pub(super) mod tests {
         };
         assert_eq!(difference(&reported), StatusDifference::None);
         assert_eq!(StatusDifference::None.report_interval(), None);
-        let conditions: [fn(&mut ReportedStatus); 3] = [
+        let conditions: [fn(&mut ReportedStatus); 4] = [
+            |reported| reported.scaling.open_schedules = vec![0],
             |reported| reported.workers.desired = Some(9),
             |reported| reported.lag = None,
             |reported| reported.reasons[1] = Some(Reason::LagUnknown),

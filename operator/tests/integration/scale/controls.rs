@@ -1,4 +1,6 @@
-//! Controls of a user over the scaling: a pause by annotation, and the maximum step of a scale-down.
+//! Controls of a user over the scaling: a pause by annotation, the maximum step of a scale-down, scheduled bounds.
+
+use operator::scale::schedule::ScheduledBounds;
 
 use super::*;
 
@@ -213,4 +215,105 @@ fn a_maximum_step_limits_a_scale_down_while_the_lag_is_unknown() {
         (decision.replicas, decision.limited_by),
         (7, LimitedBy::LagUnknown)
     );
+}
+
+/// `at(0)` is 1970-01-12 13:46:40 UTC, a Monday.
+const AFTERNOON: &str = "start: '0 12 * * 1-5', end: '0 18 * * 1-5'";
+const EVENING: &str = "start: '0 20 * * *', end: '0 22 * * *'";
+
+#[test]
+fn the_bounds_of_an_open_schedule_replace_those_of_the_stage() {
+    for (schedules, current, expected) in [
+        (format!("{{{AFTERNOON}, minReplicas: 4}}"), 1, (4, LimitedBy::Min)),
+        (format!("{{{EVENING}, minReplicas: 4}}"), 1, (1, LimitedBy::None)),
+        (
+            format!("{{{AFTERNOON}, maxReplicas: 2}}"),
+            6,
+            (2, LimitedBy::None),
+        ),
+        // The partition count still limits.
+        (
+            format!("{{{AFTERNOON}, minReplicas: 100}}"),
+            1,
+            (12, LimitedBy::Min),
+        ),
+        // Several are open: the highest minimum, and the lowest maximum that is not below it.
+        (
+            format!("{{{AFTERNOON}, minReplicas: 2, maxReplicas: 3}}, {{{AFTERNOON}, minReplicas: 5}}"),
+            1,
+            (5, LimitedBy::Min),
+        ),
+    ] {
+        let scaling = format!("{{schedules: [{schedules}], scaleDown: {{stabilizationWindow: 5m}}}}");
+        let mut lags = [0; 12];
+        lags[0] = 60;
+        let decided = decide(&scaling, &lags, current);
+        assert_eq!(decided.0, expected.0, "{scaling}: {decided:?}");
+        if current == 1 && expected.0 <= 5 {
+            assert_eq!(decided.1, expected.1, "{scaling}");
+        }
+    }
+}
+
+#[test]
+fn the_highest_minimum_and_the_lowest_maximum_that_is_not_below_it_apply() {
+    for (scaling, expected) in [
+        (
+            "A, minReplicas: 2, maxReplicas: 3|A, minReplicas: 5, maxReplicas: 8|A, maxReplicas: 6",
+            (5, Some(6)),
+        ),
+        ("A, minReplicas: 5|A, maxReplicas: 3", (5, Some(20))),
+        ("A, maxReplicas: 3", (1, Some(3))),
+        ("E, minReplicas: 9|A, minReplicas: 4", (4, Some(20))),
+    ] {
+        let schedules: Vec<String> = scaling
+            .split('|')
+            .map(|schedule| format!("{{{schedule}}}").replace("{A", &format!("{{{AFTERNOON}")))
+            .map(|schedule| schedule.replace("{E", &format!("{{{EVENING}")))
+            .collect();
+        let document = format!("{{maxReplicas: 20, schedules: [{}]}}", schedules.join(", "));
+        let bounds = ScheduledBounds::at(&settings(&document, "").scaling, at(0)).expect("an open window");
+        assert_eq!((bounds.min_replicas, bounds.max_replicas), expected, "{scaling}");
+    }
+}
+
+#[test]
+fn a_schedule_applies_at_its_boundaries_even_while_the_lag_is_unknown() {
+    let scaling = "{schedules: [{start: '47 13 * * *', end: '48 13 * * *', minReplicas: 4}]}";
+    let (state, settings) = (ScalingState::default(), settings(scaling, ""));
+    for (second, expected, open) in [
+        (19, 1, vec![]),
+        (20, 4, vec![0]),
+        (79, 4, vec![0]),
+        (80, 1, vec![]),
+    ] {
+        let error = LagState::TransientError("no broker answers");
+        let decision = decide_replicas(&settings, &input(second, 1, error, &state));
+        assert_eq!(
+            (decision.replicas, decision.open_schedules),
+            (Some(expected), open.clone()),
+            "second {second}"
+        );
+        let note = "; minReplicas 4 by schedules[0]";
+        assert_eq!(
+            decision.message.ends_with(note),
+            !open.is_empty(),
+            "{}",
+            decision.message
+        );
+    }
+}
+
+#[test]
+fn the_connection_budget_limits_a_schedule_and_an_invalid_one_is_never_open() {
+    let (state, load) = (known(1000.0), load(&[0; 12]));
+    let now = input(0, 1, LagState::Fresh(&load), &state);
+    let budget = ", connectionBudget: 7, connectionsPerWorker: 2";
+    let scaling = format!("{{schedules: [{{{AFTERNOON}, minReplicas: 9}}]}}");
+    assert_eq!(
+        decide_replicas(&settings(&scaling, budget), &now).replicas,
+        Some(3)
+    );
+    let scaling = format!("{{schedules: [{{{AFTERNOON}, minReplicas: 9, timezone: Europe/Atlantis}}]}}");
+    assert_eq!(decide_replicas(&settings(&scaling, ""), &now).replicas, Some(1));
 }
