@@ -33,6 +33,16 @@ pub(super) const REDIS_URL_PATTERN: &str = concat!(
 /// Pattern of the hosts of a warehouse.
 pub(super) const HOSTS_PATTERN: &str = concat!("^", host!(), "(,", host!(), "){0,15}$");
 
+/// Pattern of an IANA time zone, as tight as a schema can be without the names of the places: they change with the
+/// database, and the check in Rust has them.
+pub(super) const TIME_ZONE_PATTERN: &str = concat!(
+    "^((Africa|America|Antarctica|Arctic|Asia|Atlantic|Australia|Brazil|Canada|Chile|Europe|Indian|Mexico|Pacific|US)",
+    "(/[A-Z][A-Za-z]+([_-][A-Za-z]+)*){1,2}",
+    "|(Etc/)?(GMT|GMT[+-]?0|Greenwich|UCT|UTC|Universal|Zulu)|Etc/GMT([+-][1-9]|[+-]1[0-2]|-1[34])",
+    "|CET|CST6CDT|Cuba|EET|EST|EST5EDT|Egypt|Eire|Factory|GB|GB-Eire|HST|Hongkong|Iceland|Iran|Israel|Jamaica|Japan",
+    "|Kwajalein|Libya|MET|MST|MST7MDT|NZ|NZ-CHAT|Navajo|PRC|PST8PDT|Poland|Portugal|ROC|ROK|Singapore|Turkey|W-SU|WET)$"
+);
+
 /// Maximum length of a bootstrap server.
 const MAX_BROKER_LENGTH: usize = 261;
 /// Maximum length of a Redis URL.

@@ -41,6 +41,15 @@ pub(super) fn size_between(smallest: &str, largest: &str) -> [Rule; 1] {
     )]
 }
 
+/// Rejects any change of the database: the positions are in it, so with another one the stage would read everything again.
+pub(super) fn immutable_database() -> [Rule; 1] {
+    [rule(
+        "self == oldSelf",
+        "warehouse.database is immutable: another database has no positions, so the stage would read its topic again; \
+         create another StreamStage instead",
+    )]
+}
+
 /// Messages of the rules between fields, used here and by [`super::validate()`].
 pub(super) mod message {
     pub(crate) const NAME: &str =

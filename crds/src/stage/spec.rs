@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    addresses::TIME_ZONE_PATTERN,
     processing::{Batch, DeadLetter, Limits, Output, ReferenceData, TagRule},
     rules::{immutable, message, rule, rule_at},
     scaling::Scaling,
@@ -114,9 +115,10 @@ pub struct StreamStageSpec {
 
     /// IANA time zone of timestamps without UTC offset, which the source sends. A time that clocks skip is rejected, and
     /// of a time that occurs twice, the first is meant. Messages between the stages have their UTC offset, so only the
-    /// layer `stg` needs this field. Default: `UTC`.
+    /// layer `stg` needs this field. A change applies to the records that are processed from then on; stored orders keep
+    /// their times. Default: `UTC`.
     #[serde(default = "default_timezone")]
-    #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9/_+-]+$"))]
+    #[schemars(length(min = 1, max = 64), regex(pattern = TIME_ZONE_PATTERN))]
     pub timezone: String,
 
     /// Scaling of the workers by consumer lag. Used by the operator only.
@@ -217,6 +219,14 @@ impl StreamStage {
             .into_iter()
             .filter_map(|(field, name)| Some((field, name?)))
             .collect()
+    }
+
+    /// Returns true if `spec.timezone` is a name of the database that is compiled in, with its upper and lower case.
+    #[must_use]
+    pub fn has_time_zone(&self) -> bool {
+        let zones = jiff::tz::TimeZoneDatabase::bundled();
+        let mut names = zones.available();
+        names.any(|name| name.as_str() == self.spec.timezone)
     }
 
     /// Time zone of the source's timestamps, from the database that is compiled in.

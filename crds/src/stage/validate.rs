@@ -223,7 +223,7 @@ impl Violations {
             "`{}` is not a time zone: use an IANA name such as `Europe/Moscow`",
             stage.spec.timezone
         );
-        self.require(stage.time_zone().is_ok(), "spec.timezone", message);
+        self.require(stage.has_time_zone(), "spec.timezone", message);
     }
 
     fn check_scaling(&mut self, stage: &StreamStage) {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     addresses::{HOSTS_PATTERN, is_port, is_space},
     names::{MAX_OBJECT_NAME_LENGTH, OBJECT_NAME_PATTERN},
-    rules::{message, rule_at},
+    rules::{immutable_database, message, rule_at},
 };
 
 /// PostgreSQL database that the stage writes to.
@@ -23,7 +23,8 @@ use super::{
 pub struct Warehouse {
     /// Host name or IP address of the server, or several separated by commas, each with an optional port, such as
     /// `db-a,db-b:5433,[2001:db8::1]:5432`. The worker uses the first one that accepts writes, as libpq does with
-    /// `target_session_attrs=read-write`, and tries the others after a failover.
+    /// `target_session_attrs=read-write`, and tries the others after a failover. Mutable, as `port` is, for a failover or a
+    /// move of the same database: the positions must be in it, or the stage reads its topic again.
     #[schemars(length(min = 1, max = 1024), regex(pattern = HOSTS_PATTERN))]
     pub host: String,
 
@@ -32,8 +33,8 @@ pub struct Warehouse {
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
 
-    /// Name of the database; `worker migrate` creates the schemas in it.
-    #[schemars(length(min = 1, max = 63))]
+    /// Name of the database; `worker migrate` creates the schemas in it. Immutable, because the positions are stored in it.
+    #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = immutable_database()))]
     pub database: String,
 
     /// TLS mode of the connections, as libpq's `sslmode`. The server receives the password itself only if its certificate

@@ -151,7 +151,23 @@ fn the_api_server_and_the_worker_enforce_the_same_rules() {
 }
 
 #[test]
-fn layer_topic_and_group_are_immutable() {
+fn every_time_zone_of_the_database_is_accepted() {
+    let zones = jiff::tz::TimeZoneDatabase::bundled();
+    assert!(zones.available().count() > 500);
+    let zone_schema = api_schema()["properties"]["spec"]["properties"]["timezone"].clone();
+    let validator = jsonschema::validator_for(&zone_schema).expect("a JSON Schema");
+    for name in zones.available() {
+        let name = json!(name.as_str());
+        assert!(validator.is_valid(&name), "API server, {name}");
+        let stage = with_value(stage("stg"), "/spec/timezone", Some(name.clone()));
+        let stage: StreamStage = serde_json::from_value(stage).expect("a stage");
+        assert_eq!(validate(&stage), Ok(()), "worker, {name}");
+        assert!(stage.time_zone().is_ok(), "worker, {name}");
+    }
+}
+
+#[test]
+fn layer_topic_group_and_database_are_immutable() {
     let grouped = with_value(
         stage("stg"),
         "/spec/source/consumerGroup",
@@ -178,6 +194,12 @@ fn layer_topic_and_group_are_immutable() {
             None,
             "consumerGroup",
         ),
+        (
+            stage("stg"),
+            "/spec/warehouse/database",
+            Some(json!("other")),
+            "the stage would read its topic again",
+        ),
     ] {
         assert_eq!(validate_as_api_server(&old, Some(&old)), Ok(()), "{pointer}");
         let error =
@@ -187,8 +209,18 @@ fn layer_topic_and_group_are_immutable() {
             "{pointer}: {error}"
         );
     }
-    let mutable = with_value(stage("stg"), "/spec/warehouse/host", Some(json!("other")));
-    assert_eq!(validate_as_api_server(&mutable, Some(&stage("stg"))), Ok(()));
+    for (pointer, value) in [
+        ("/spec/warehouse/host", json!("other")),
+        ("/spec/warehouse/port", json!(6432)),
+        ("/spec/timezone", json!("Europe/Moscow")),
+    ] {
+        let changed = with_value(stage("stg"), pointer, Some(value));
+        assert_eq!(
+            validate_as_api_server(&changed, Some(&stage("stg"))),
+            Ok(()),
+            "{pointer}"
+        );
+    }
 }
 
 #[test]
