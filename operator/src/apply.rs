@@ -68,7 +68,8 @@ pub async fn apply(
     })
 }
 
-/// Scales the Deployment of a suspended stage to zero, although the stage itself is invalid and nothing else is applied.
+/// Scales the Deployment of a stage that is suspended, or has lost its consumer group, to zero, although the stage itself is
+/// invalid and nothing else is applied.
 ///
 /// # Errors
 /// Fails if the API server is unreachable or rejects the write.

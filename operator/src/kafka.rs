@@ -13,6 +13,7 @@
 //! namespace and of the operator, see [`limits`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crds::stage::StartFrom;
@@ -43,6 +44,9 @@ const CLIENT_ID: &str = "streamstage-operator";
 /// Offset in Kafka's response for a timestamp after the last record.
 const NO_SUCH_RECORD: i64 = -1;
 
+/// Maximum length of a cluster ID, which is kept for every stage; those of Kafka have 22 characters.
+const MAX_CLUSTER_ID_BYTES: usize = 64;
+
 /// State of a consumer group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupState {
@@ -62,6 +66,7 @@ impl GroupState {
 pub struct Cluster {
     bootstrap_servers: String,
     metadata: tokio::sync::Mutex<kafka::Cluster>,
+    last_id: Mutex<Option<Arc<str>>>,
     brokers: Brokers,
     coordinators: Coordinators,
 }
@@ -86,9 +91,21 @@ impl Cluster {
         Self {
             bootstrap_servers: servers.join(","),
             metadata: tokio::sync::Mutex::new(kafka::Cluster::new(servers, settings.clone())),
+            last_id: Mutex::default(),
             brokers: Brokers::new(settings),
             coordinators: Coordinators::default(),
         }
+    }
+
+    /// ID of the cluster in its last metadata; `None` before the first answer, or if the brokers send none of at most 64
+    /// bytes.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<Arc<str>> {
+        self.lock_last_id().clone()
+    }
+
+    fn lock_last_id(&self) -> MutexGuard<'_, Option<Arc<str>>> {
+        self.last_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fetches the offsets of each group and topic, in the order of `queries`.
@@ -254,10 +271,20 @@ impl Cluster {
         };
         let metadata = tokio::time::timeout_at(deadline.into(), fetch).await;
         let timed_out = || RequestError::new(&self.bootstrap_servers, "Metadata", Cause::TimedOut);
-        metadata.unwrap_or_else(|_| Err(timed_out())).map_err(|error| {
+        let metadata = metadata.unwrap_or_else(|_| Err(timed_out())).map_err(|error| {
             tracing::debug!(%error, "failed to fetch the metadata");
             error::unreachable_error(&self.bootstrap_servers, &error.cause)
-        })
+        })?;
+        let mut known = self.lock_last_id();
+        let id = metadata
+            .cluster_id
+            .as_deref()
+            .filter(|id| (1..=MAX_CLUSTER_ID_BYTES).contains(&id.len()));
+        if known.as_deref() != id {
+            *known = id.map(Arc::from);
+        }
+        drop(known);
+        Ok(metadata)
     }
 
     /// Fetches the committed offsets, with one request per coordinator.

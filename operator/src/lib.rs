@@ -40,6 +40,7 @@ pub mod admission;
 pub mod apply;
 pub mod backoff;
 pub mod command;
+pub mod conflict;
 pub mod connection;
 pub mod controller;
 pub mod defaults;

@@ -10,14 +10,14 @@
 use std::collections::BTreeMap;
 
 use crds::StreamStage;
-use crds::status::LimitedBy;
+use crds::status::{LimitedBy, Reason};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
-use kube::{Api, Client, Resource as _, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 
 use crate::admission::{Refusal, SecretKeys, Secrets, check_secret, check_stage, named_service_account};
+use crate::conflict::winning_stage;
 use crate::connection::{KafkaConnection, bootstrap_servers};
 use crate::grants::Grant;
 use crate::hosts::HostPattern;
@@ -25,8 +25,8 @@ use crate::lag::store::LagStore;
 use crate::lag::view::LagView;
 use crate::owned::rollout::RolloutProgress;
 use crate::owned::{self, FIELD_MANAGER, OwnedObjects, SCALE_FIELD_MANAGER, STAGE_LABEL};
-use crate::scale::ScalingInput;
 use crate::scale::gate::Rollout;
+use crate::scale::{ScalingInput, ScalingSettings};
 use crate::stage_summary::{StageStore, StageSummary};
 
 /// Input of one reconcile.
@@ -44,7 +44,7 @@ pub struct Observed {
     pub owned: OwnedObjects,
     /// Pods of the stage; read only while some are not ready, else empty.
     pub pods: Vec<Pod>,
-    /// Older stage of the namespace with the same topic and consumer group, as `namespace/name`.
+    /// Older stage of the namespace with the same cluster, topic and consumer group, as `namespace/name`.
     pub conflicting_stage: Option<String>,
     /// Kafka connection; `None` if the stage is not valid, or if the Secret for it is missing, not allowed or has an
     /// invalid key.
@@ -54,6 +54,17 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// Scaling settings of the stage.
+    #[must_use]
+    pub fn scaling_settings(&self) -> ScalingSettings {
+        let has_foreign_group = |refusal: &Refusal| refusal.reason == Reason::ConsumerGroupConflict;
+        ScalingSettings {
+            is_group_taken: self.conflicting_stage.is_some()
+                || self.admission.as_ref().is_err_and(has_foreign_group),
+            ..ScalingSettings::from(&self.stage)
+        }
+    }
+
     /// Input of the scaling decision; `limited_by` is that of the last reconcile.
     #[must_use]
     pub fn scaling_input(&self, limited_by: LimitedBy) -> ScalingInput<'_> {
@@ -130,6 +141,8 @@ pub async fn observe(
         Some(deployment) if !is_ready(deployment) => read_pods(stage, client).await?,
         _ => Vec::new(),
     };
+    // A changed connection makes the cluster unknown, so the stage is registered first.
+    let view = lag_store.register(stage, connection.as_ref());
     Ok(Observed {
         stage: stage.clone(),
         secrets: keys,
@@ -137,8 +150,8 @@ pub async fn observe(
         admission,
         owned,
         pods,
-        conflicting_stage: conflicting_stage(stage, stages),
-        view: lag_store.register(stage, connection.as_ref()),
+        conflicting_stage: conflicting_stage(stage, stages, lag_store),
+        view,
         connection,
     })
 }
@@ -253,20 +266,12 @@ async fn read_pods(stage: &StreamStage, client: &Client) -> kube::Result<Vec<Pod
     Ok(pods.list(&of_stage).await?.items)
 }
 
-/// Returns the oldest other stage of the namespace with the same topic and consumer group, if it is older than `stage`.
-/// Stages of other namespaces do not count: nobody may stall them, or learn their names.
-fn conflicting_stage(stage: &StreamStage, stages: &StageStore) -> Option<String> {
-    fn age(stage: &StageSummary) -> (Option<Timestamp>, Option<String>) {
-        (stage.creation_timestamp().map(|time| time.0), stage.uid())
-    }
+/// Older stage that has the consumer group of `stage`, as `namespace/name`.
+fn conflicting_stage(stage: &StreamStage, stages: &StageStore, lag_store: &LagStore) -> Option<String> {
     let this = StageSummary::from(stage.clone());
     let others = stages.state();
     let others = others.iter().filter_map(|cached| cached.0.as_ref().ok());
-    let conflicting = others
-        .filter(|other| other.namespace() == this.namespace())
-        .filter(|other| other.meta().uid != this.meta().uid && this.shares_group(other));
-    conflicting
-        .filter(|other| age(other) < age(&this))
-        .min_by_key(|other| age(other))
+    let cluster_id = |stage: &StageSummary| lag_store.cluster_id(&stage.reference());
+    winning_stage(&this, others, cluster_id)
         .map(|other| format!("{}/{}", other.namespace().unwrap_or_default(), other.name()))
 }

@@ -65,6 +65,10 @@ pub fn decide_replicas(settings: &ScalingSettings, input: &ScalingInput<'_>) -> 
             limited_by: LimitedBy::Suspended,
             ..enforce(0, Reason::Suspended, "suspended by spec.suspend".to_owned())
         },
+        _ if settings.is_group_taken => {
+            let message = "another stage has the consumer group".to_owned();
+            enforce(0, Reason::ConsumerGroupConflict, message)
+        }
         ScalingMode::Manual => {
             let message = format!("{fixed} replicas set in spec.scaling (mode Manual)");
             apply_connection_budget(settings, enforce(fixed, Reason::Manual, message))

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crds::StreamStage;
 use crds::stage::StartFrom;
+use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use kube::core::error_boundary::DeserializeGuard;
 use kube::core::{NamespaceResourceScope, ObjectMeta};
@@ -76,20 +77,30 @@ impl StageSummary {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// Returns true if the workers of both stages would join the same consumer group on the same cluster and topic.
+    /// Orders stages from the oldest to the newest: creation time, namespace and name.
     #[must_use]
-    pub fn shares_group(&self, other: &Self) -> bool {
-        self.group_topic == other.group_topic
-            && self
-                .bootstrap_servers
-                .iter()
-                .any(|server| other.bootstrap_servers.contains(server))
+    pub fn age(&self) -> (Option<Timestamp>, &str, &str) {
+        let created = self.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let namespace = self.metadata.namespace.as_deref().unwrap_or_default();
+        (created, namespace, self.name())
+    }
+
+    /// Namespace and name.
+    #[must_use]
+    pub fn reference(&self) -> StageRef {
+        StageRef::new(self.name()).within(self.metadata.namespace.as_deref().unwrap_or_default())
+    }
+
+    /// Returns true if another stage had the consumer group at the last reconcile, and the spec has not changed since.
+    #[must_use]
+    pub fn has_lost_group(&self) -> bool {
+        self.reported.lost_group_at.is_some() && self.reported.lost_group_at == self.metadata.generation
     }
 }
 
 impl From<StreamStage> for StageSummary {
     fn from(stage: StreamStage) -> Self {
-        Self {
+        let mut summary = Self {
             bootstrap_servers: bootstrap_servers(&stage),
             group_topic: GroupTopic::from(&stage),
             start_from: stage.spec.source.start_from,
@@ -111,7 +122,10 @@ impl From<StreamStage> for StageSummary {
                 ..ObjectMeta::default()
             },
             reported: stage.status.map(ReportedStatus::from).unwrap_or_default(),
-        }
+        };
+        // Until the next reconcile, a poll must not ask for workers.
+        summary.scaling_settings.is_group_taken = summary.has_lost_group();
+        summary
     }
 }
 
@@ -141,27 +155,5 @@ impl Resource for StageSummary {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_same_short_server_name_in_two_namespaces_is_two_clusters() {
-        let stage = |namespace: &str, server: &str| -> StageSummary {
-            serde_saphyr::from_str(&format!(
-                "{{apiVersion: streamstage.dev/v1alpha1, kind: StreamStage, \
-                 metadata: {{name: cdm, namespace: {namespace}}}, spec: {{layer: cdm, \
-                 source: {{bootstrapServers: ['{server}'], topic: facts, consumerGroup: one}}, \
-                 warehouse: {{host: postgres, database: orders}}}}}}"
-            ))
-            .expect("a stage")
-        };
-        let short = stage("one", "kafka:9092");
-        assert!(short.shares_group(&stage("one", "kafka:9092")));
-        assert!(!short.shares_group(&stage("two", "kafka:9092")));
-        assert!(short.shares_group(&stage("two", "kafka.one.svc:9092")));
     }
 }

@@ -140,6 +140,8 @@ fn scaling_status(
     };
     let limited_by = match outcome {
         ReconcileOutcome::Applied(..) => decision.limited_by,
+        // No bound limits a stage that has lost its consumer group.
+        _ if decision.reason == Reason::ConsumerGroupConflict => decision.limited_by,
         _ => previous.limited_by,
     };
     let message = if is_reported && step.is_none() {

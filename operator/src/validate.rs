@@ -70,8 +70,8 @@ fn check_consumer_group(observed: &Observed) -> Result<(), Refusal> {
     Err(Refusal {
         reason: Reason::ConsumerGroupConflict,
         message: format!(
-            "spec.source.consumerGroup: the older stage {older} consumes {} with the same group {}; \
-             recreate this stage with another group, or delete the older one",
+            "spec.source.consumerGroup: the older stage {older} consumes {} with the same group {}, so this stage has \
+             no workers; recreate it with another group, or delete the older one",
             source.topic,
             observed.stage.consumer_group()
         ),

@@ -175,7 +175,8 @@ async fn reconcile_stage(
     };
     let deployment = own_deployment(&observed);
     let input = observed.scaling_input(limited_by(&before));
-    let mut decision = decide_replicas(&ScalingSettings::from(stage), &input);
+    let settings = observed.scaling_settings();
+    let mut decision = decide_replicas(&settings, &input);
     let is_outdated = |deployment| RolloutProgress::from_deployment(deployment).has_outdated_workers();
     if deployment.is_some_and(is_outdated) {
         decision.state.expect_another_capacity();
@@ -247,8 +248,9 @@ async fn validate_and_apply(
     let valid = match validate(observed) {
         Ok(valid) => valid,
         Err(refusal) => {
-            // `spec.suspend` stops the workers of an invalid stage, too.
-            if let Some(deployment) = own_deployment(observed).filter(|_| observed.stage.spec.suspend) {
+            // Neither `spec.suspend` nor a conflict leaves workers to an invalid stage.
+            let is_stopped = observed.stage.spec.suspend || observed.scaling_settings().is_group_taken;
+            if let Some(deployment) = own_deployment(observed).filter(|_| is_stopped) {
                 apply_suspension(deployment.clone(), &decision, &context.client, &context.metrics).await?;
             }
             return Ok(Err(refusal));
@@ -280,7 +282,8 @@ async fn report_failure(
         Some(observed) => (&observed.view, observed.scaling_input(limited_by(&before))),
         None => (&empty_view, ScalingInput::new(now, &empty_view.scaling)),
     };
-    let decision = decide_replicas(&ScalingSettings::from(stage), &input);
+    let settings = observed.map_or_else(|| ScalingSettings::from(stage), Observed::scaling_settings);
+    let decision = decide_replicas(&settings, &input);
     let decision_context = DecisionContext {
         view,
         decision: &decision,

@@ -9,7 +9,7 @@
 //! same Kafka connection share one client and one poll round. Stages whose last poll failed form a separate round, so
 //! that they never delay the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use super::offsets::{GroupTopic, LagError, LagErrorReason, LagResult, OffsetSnap
 use super::start_offsets::{commit_start, needs_start_commit};
 use super::store::{LagStore, PollTarget};
 use super::view::LagView;
+use crate::conflict::{ConflictKey, affected_stages, conflict_key};
 use crate::connection::KafkaConnection;
 use crate::hosts::HostPattern;
 use crate::kafka::limits::{ClientLimits, MAX_CLIENTS_PER_NAMESPACE};
@@ -156,6 +157,7 @@ impl PollRound {
             Err(error) => vec![Err(error.clone()); due.len()],
         };
         self.metrics.stages.record_poll(start.elapsed());
+        self.record_cluster_id(&due);
         let now = Timestamp::now();
         let lagging = queries
             .iter()
@@ -164,6 +166,36 @@ impl PollRound {
         let lagging = lagging.map(|(query, _)| query.clone()).collect();
         let groups = self.describe_groups(lagging).await;
         self.record_results(due, results, (&groups, now)).await;
+    }
+
+    /// Records the ID of the cluster. A new one may reveal or resolve conflicts, so it requests reconciles of the stages that
+    /// share a group.
+    fn record_cluster_id(&self, due: &[DueStage]) {
+        let id = self
+            .cluster
+            .as_ref()
+            .ok()
+            .and_then(|cluster| cluster.cluster_id());
+        let Some(id) = id else { return };
+        let changed = due.iter().filter_map(|(target, cached)| {
+            let stage = cached.0.as_ref().ok()?;
+            let is_new = self.lag_store.set_cluster_id(target, &self.connection, &id);
+            is_new.then(|| conflict_key(stage))
+        });
+        let changed: BTreeSet<ConflictKey> = changed.collect();
+        if changed.is_empty() {
+            return;
+        }
+        let stages = self.stages.state();
+        let stages = stages.iter().filter_map(|cached| cached.0.as_ref().ok());
+        for stage in affected_stages(&changed, stages) {
+            self.request_reconcile(stage);
+        }
+    }
+
+    fn request_reconcile(&self, stage: StageRef) {
+        // The receiver is dropped only while the operator shuts down.
+        self.reconcile_requests.unbounded_send(stage).unwrap_or_default();
     }
 
     /// Records the results, commits missing start offsets, and requests the reconciles.
@@ -280,10 +312,7 @@ impl PollRound {
             let difference = status_difference(&stage.reported, &view, &decision);
             let interval = difference.report_interval();
             if interval.is_some_and(|interval| self.lag_store.begin_report(&target, interval, now)) {
-                // The receiver is dropped only while the operator shuts down.
-                self.reconcile_requests
-                    .unbounded_send(StageRef::clone(&target.stage))
-                    .unwrap_or_default();
+                self.request_reconcile(StageRef::clone(&target.stage));
             }
         }
     }

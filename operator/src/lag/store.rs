@@ -44,6 +44,8 @@ struct StageEntry {
     /// Members of the group when they were last asked for.
     members: Option<GroupMembers>,
     rebalancing_since: Option<Timestamp>,
+    /// ID of the Kafka cluster; `None` until a poll over this connection has found it.
+    cluster_id: Option<Arc<str>>,
     scaling: Arc<ScalingState>,
     /// Time of the last reconcile that a poll triggered.
     reported_at: Option<Timestamp>,
@@ -110,6 +112,9 @@ impl LagStore {
             .or_insert_with(|| Box::new(StageEntry::new(stage, &connection, now)));
         if *entry.target != target {
             **entry = StageEntry::new(stage, &connection, now);
+        }
+        if entry.connection != connection {
+            entry.cluster_id = None;
         }
         if entry.connection != connection || entry.poll_interval != poll_interval {
             entry.connection = connection;
@@ -227,6 +232,29 @@ impl LagStore {
         }
     }
 
+    /// Records the ID of the cluster that a poll over `connection` found. Returns true if it differs from the one before.
+    pub(super) fn set_cluster_id(
+        &self,
+        target: &PollTarget,
+        connection: &KafkaConnection,
+        cluster_id: &Arc<str>,
+    ) -> bool {
+        let mut entries = self.lock();
+        let entry = entry_for(&mut entries, target)
+            .filter(|entry| *entry.connection == *connection)
+            .filter(|entry| entry.cluster_id.as_ref() != Some(cluster_id));
+        let is_new = entry.is_some();
+        if let Some(entry) = entry {
+            entry.cluster_id = Some(Arc::clone(cluster_id));
+        }
+        is_new
+    }
+
+    /// ID of the Kafka cluster of a stage; `None` until a poll has found it.
+    pub(crate) fn cluster_id(&self, stage: &StageRef) -> Option<Arc<str>> {
+        self.lock().get(stage)?.cluster_id.clone()
+    }
+
     /// Records whether the group of a stage rebalances at `now`.
     pub(super) fn set_rebalancing(&self, target: &PollTarget, is_rebalancing: bool, now: Timestamp) {
         if let Some(entry) = entry_for(&mut self.lock(), target) {
@@ -279,6 +307,7 @@ impl StageEntry {
             members: None,
             reported_at: None,
             rebalancing_since: None,
+            cluster_id: None,
             scaling: Arc::new(ScalingState::resume(&status, now)),
             next_poll: Some(Instant::now()),
         }

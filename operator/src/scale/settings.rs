@@ -23,6 +23,8 @@ pub struct ScalingSettings {
     pub is_suspended: bool,
     /// Whether [`PAUSE_ANNOTATION`] pauses the scaling.
     pub is_paused: bool,
+    /// True if another stage has the consumer group, so that no worker of this one may join it.
+    pub is_group_taken: bool,
     /// Value of `spec.warehouse.connectionBudget`: maximum number of connections of all workers together.
     pub connection_budget: Option<u32>,
     /// Value of `spec.warehouse.connectionsPerWorker`.
@@ -45,6 +47,7 @@ impl From<&StreamStage> for ScalingSettings {
             scaling: spec.scaling.clone(),
             is_suspended: spec.suspend,
             is_paused: is_paused(stage),
+            is_group_taken: false,
             connection_budget: spec.warehouse.connection_budget,
             connections_per_worker: spec.warehouse.connections_per_worker,
         }

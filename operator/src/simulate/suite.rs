@@ -117,6 +117,7 @@ impl SuiteTrace {
             scaling: self.scaling.clone(),
             is_suspended: false,
             is_paused: false,
+            is_group_taken: false,
             connection_budget: None,
             connections_per_worker: 1,
         };

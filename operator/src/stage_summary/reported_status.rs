@@ -25,6 +25,9 @@ pub struct ReportedStatus {
     pub(crate) lag: Option<Lag>,
     /// Scaling status with an empty message, to save memory.
     pub(crate) scaling: ScalingStatus,
+    /// `metadata.generation` of the stage that is stalled because another stage has its consumer group; `None` if it is
+    /// not.
+    pub(crate) lost_group_at: Option<i64>,
     /// Reasons of [`LAG_CONDITIONS`].
     pub(crate) reasons: [Option<Reason>; LAG_CONDITIONS.len()],
 }
@@ -61,8 +64,12 @@ impl From<StreamStageStatus> for ReportedStatus {
             let parsed: Result<_, Error> = Reason::deserialize(reason.into_deserializer());
             parsed.ok()
         };
+        let lost_group = find_condition(&status, ConditionType::Stalled).is_some_and(|stalled| {
+            stalled.status == "True" && stalled.reason == Reason::ConsumerGroupConflict.to_string()
+        });
         Self {
             workers: WorkerCounts::from(&status),
+            lost_group_at: lost_group.then_some(status.observed_generation),
             reasons: LAG_CONDITIONS.map(reason),
             lag: status.lag,
             scaling: ScalingStatus {

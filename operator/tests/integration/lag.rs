@@ -132,6 +132,22 @@ async fn one_poll_returns_every_group_and_topic_in_order() {
 }
 
 #[tokio::test]
+async fn a_poll_finds_the_id_of_the_cluster() {
+    let brokers = Brokers::start(&["orders"]);
+    let (first, second) = (brokers.cluster(), brokers.cluster());
+    assert_eq!(first.cluster_id(), None);
+    let queries = group_topics(&[("a", "orders")]);
+    for cluster in [&first, &second] {
+        assert!(cluster.fetch_snapshots(&queries, TIMEOUT).await[0].is_ok());
+    }
+    let id = first.cluster_id().expect("the brokers send an ID");
+    assert_eq!(second.cluster_id(), Some(id));
+    let other = Brokers::start(&["orders"]).cluster();
+    drop(other.fetch_snapshots(&queries, TIMEOUT).await);
+    assert_ne!(first.cluster_id(), other.cluster_id());
+}
+
+#[tokio::test]
 async fn each_broker_gets_one_request_for_all_end_offsets_and_one_for_all_log_start_offsets() {
     use RDKafkaRespErr::{
         RD_KAFKA_RESP_ERR_NO_ERROR as NO_ERROR, RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as FORBIDDEN,

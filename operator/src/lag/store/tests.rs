@@ -67,6 +67,23 @@ pub(crate) fn record_failures(lag_store: &LagStore, target: &PollTarget) {
 }
 
 #[test]
+fn a_cluster_id_is_known_until_the_connection_changes() {
+    let lag_store = LagStore::default();
+    let target = start_poll(&lag_store).remove(0);
+    let id = |lag_store: &LagStore| lag_store.cluster_id(&target.stage);
+    let set = |user: &str, id: &str| lag_store.set_cluster_id(&target, &connection(user), &Arc::from(id));
+    assert_eq!(id(&lag_store), None);
+    assert!(set("one", "x"), "it is new");
+    assert!(!set("one", "x"), "it is known");
+    assert!(!set("two", "y"), "a poll over another connection");
+    assert_eq!(id(&lag_store).as_deref(), Some("x"));
+    lag_store.register(&stage(), Some(&connection("one")));
+    assert_eq!(id(&lag_store).as_deref(), Some("x"));
+    lag_store.register(&stage(), Some(&connection("two")));
+    assert_eq!(id(&lag_store), None);
+}
+
+#[test]
 fn new_credentials_are_used_at_once_even_while_the_old_ones_fail() {
     let lag_store = LagStore::default();
     let target = start_poll(&lag_store).remove(0);

@@ -95,6 +95,54 @@ async fn the_younger_of_two_stages_with_one_group_is_stalled_until_the_older_is_
 }
 
 #[tokio::test]
+async fn a_stage_that_is_edited_into_a_conflict_has_no_workers_until_it_is_resolved() {
+    for mode in ["Auto", "Recommend", "Manual", "External"] {
+        let group = json!({"source": {"consumerGroup": "one"}, "scaling": {"mode": mode, "minReplicas": 2}});
+        let (server, process) = start(&cdm("older", &group));
+        create(&server, &cdm("cdm", &group));
+        change(
+            &server,
+            "cdm",
+            &json!({"source": {"bootstrapServers": ["other:9092"]}}),
+        );
+        process.converge("older").await;
+        assert_recovers(&server, &process).await;
+        let replicas = |name: &str| {
+            let deployment = server.get("deployments", &format!("{name}-worker"));
+            deployment.expect("the Deployment exists")["spec"]["replicas"].clone()
+        };
+        assert_eq!(replicas("cdm"), 2, "{mode}");
+
+        change(
+            &server,
+            "cdm",
+            &json!({"source": {"bootstrapServers": ["kafka:9092"]}}),
+        );
+        assert_stalled(&server, &process, "ConsumerGroupConflict", &["no workers"]).await;
+        assert_eq!(
+            (replicas("older"), replicas("cdm")),
+            (json!(2), json!(0)),
+            "{mode}"
+        );
+        let stage = server.get("streamstages", "cdm").expect("the stage exists");
+        let scaling = &stage["status"]["scaling"];
+        assert_eq!(scaling["limitedBy"], "None", "{mode}");
+        assert_eq!(
+            scaling["message"], "another stage has the consumer group",
+            "{mode}"
+        );
+
+        change(
+            &server,
+            "cdm",
+            &json!({"source": {"bootstrapServers": ["other:9092"]}}),
+        );
+        assert_recovers(&server, &process).await;
+        assert_eq!(replicas("cdm"), 2, "{mode}");
+    }
+}
+
+#[tokio::test]
 async fn one_group_on_two_clusters_or_topics_is_not_a_conflict() {
     for other in [
         json!({"bootstrapServers": ["other:9092"]}),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use operator::controller::{self, Settings};
 use operator::metrics::Metrics;
 use prometheus_client::registry::Registry;
+use rdkafka::mocking::MockCluster;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,20 @@ pub(crate) fn start_controller_for(
     server: &ApiServer,
     namespaces: &[&str],
 ) -> (CancellationToken, JoinHandle<()>) {
+    start_controller_with(server, namespaces, &[])
+}
+
+/// As [`start_controller_for`], with an allow-list of hosts.
+fn start_controller_with(
+    server: &ApiServer,
+    namespaces: &[&str],
+    allowed_hosts: &[&str],
+) -> (CancellationToken, JoinHandle<()>) {
     let stop = CancellationToken::new();
+    let allowed_hosts = allowed_hosts
+        .iter()
+        .map(|pattern| pattern.parse().expect("a pattern of hosts"))
+        .collect();
     let (client, controller_stop) = (server.client(), stop.clone());
     let recorder = kube::runtime::events::Recorder::new(client.clone(), "streamstage-operator".into());
     let namespaces = namespaces
@@ -35,7 +49,7 @@ pub(crate) fn start_controller_for(
         let settings = Settings {
             namespaces,
             defaults: defaults(),
-            allowed_hosts: Vec::new(),
+            allowed_hosts,
         };
         controller::run(
             client,
@@ -167,6 +181,39 @@ async fn a_group_conflict_is_resolved_when_the_older_stage_is_deleted() {
     wait_ready(&server, "older").await;
     server.delete("streamstages", "older");
     wait_ready(&server, "cdm").await;
+}
+
+#[tokio::test]
+async fn two_addresses_of_one_cluster_are_a_conflict_as_soon_as_both_are_polled() {
+    let brokers = MockCluster::new(2).expect("start the brokers");
+    brokers.create_topic("facts", 2, 1).expect("create the topic");
+    let servers = brokers.bootstrap_servers();
+    let (first, second) = servers.split_once(',').expect("two addresses");
+    let server = ApiServer::start();
+    let (_stop, _controller) = start_controller_with(&server, &[], &["127.0.0.1"]);
+    let source = |address: &str| json!({"source": {"consumerGroup": "one", "bootstrapServers": [address]}});
+    let replicas = |server: &ApiServer, name: &str| {
+        let deployment = server.get("deployments", &format!("{name}-worker"));
+        deployment.map(|deployment| deployment["spec"]["replicas"].clone())
+    };
+    create(&server, &cdm("older", &source(first)));
+    wait_until(&server, "a worker", |server| {
+        replicas(server, "older") == Some(json!(1))
+    })
+    .await;
+    create(&server, &cdm("cdm", &source(second)));
+    wait_until(&server, "a consumer group conflict", |server| {
+        condition(server, "cdm", "Stalled") == "True ConsumerGroupConflict"
+            && replicas(server, "cdm") != Some(json!(1))
+    })
+    .await;
+    assert_eq!(condition(&server, "older", "Stalled"), "False NotStalled");
+    assert_eq!(replicas(&server, "older"), Some(json!(1)));
+    server.delete("streamstages", "older");
+    wait_until(&server, "a worker", |server| {
+        replicas(server, "cdm") == Some(json!(1))
+    })
+    .await;
 }
 
 #[tokio::test]
