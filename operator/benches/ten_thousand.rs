@@ -279,6 +279,7 @@ fn object(resource: &str, index: usize) -> anyhow::Result<Value> {
         pods: Vec::new(),
         pod_service_account: None,
         conflicting_stage: None,
+        budget_share: None,
         connection: None,
         view: drained_view(),
     };

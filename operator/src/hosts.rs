@@ -231,6 +231,19 @@ pub fn stage_hosts(stage: &StreamStage) -> Vec<StageHost> {
     kafka.chain(redis).chain(postgres).collect()
 }
 
+/// Server and database of the warehouse of a stage: equal texts mean one warehouse. The order of the hosts does not matter.
+#[must_use]
+pub fn warehouse_key(stage: &StreamStage) -> String {
+    let hosts = stage_hosts(stage).into_iter();
+    let mut servers: Vec<String> = hosts
+        .filter(|host| host.section == "spec.warehouse")
+        .map(|host| format!("{}:{}", host.full_name, host.port))
+        .collect();
+    servers.sort_unstable();
+    servers.dedup();
+    format!("{}/{}", servers.join(","), stage.spec.warehouse.database)
+}
+
 /// Splits `host:port`; an IPv6 address has a port only after brackets.
 fn split_port(text: &str) -> (&str, Option<&str>) {
     match text.rsplit_once(':') {

@@ -39,6 +39,7 @@
 pub mod admission;
 pub mod apply;
 pub mod backoff;
+pub mod budgets;
 pub mod command;
 pub mod conflict;
 pub mod connection;

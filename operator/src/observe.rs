@@ -8,6 +8,7 @@
 //! reconcile, not cached: ten thousand Deployments in memory would cost more than a few GET requests.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crds::StreamStage;
 use crds::status::{LimitedBy, Reason};
@@ -17,6 +18,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 
 use crate::admission::{Refusal, SecretKeys, Secrets, check_secret, check_stage, named_service_account};
+use crate::budgets::share_of;
 use crate::conflict::winning_stage;
 use crate::connection::{KafkaConnection, bootstrap_servers};
 use crate::grants::Grant;
@@ -25,9 +27,10 @@ use crate::lag::store::LagStore;
 use crate::lag::view::LagView;
 use crate::owned::rollout::RolloutProgress;
 use crate::owned::{self, FIELD_MANAGER, OwnedObjects, SCALE_FIELD_MANAGER, STAGE_LABEL};
+use crate::scale::budget::BudgetShare;
 use crate::scale::gate::Rollout;
 use crate::scale::{ScalingInput, ScalingSettings};
-use crate::stage_summary::{StageStore, StageSummary};
+use crate::stage_summary::{CachedStage, StageStore, StageSummary};
 
 /// Input of one reconcile.
 #[derive(Clone, Debug)]
@@ -46,6 +49,8 @@ pub struct Observed {
     pub pods: Vec<Pod>,
     /// Older stage of the namespace with the same cluster, topic and consumer group, as `namespace/name`.
     pub conflicting_stage: Option<String>,
+    /// Share of the stage in the connection budget of its warehouse; `None` without a budget.
+    pub budget_share: Option<BudgetShare>,
     /// Kafka connection; `None` if the stage is not valid, or if the Secret for it is missing, not allowed or has an
     /// invalid key.
     pub connection: Option<KafkaConnection>,
@@ -61,6 +66,7 @@ impl Observed {
         ScalingSettings {
             is_group_taken: self.conflicting_stage.is_some()
                 || self.admission.as_ref().is_err_and(has_foreign_group),
+            budget_share: self.budget_share,
             ..ScalingSettings::from(&self.stage)
         }
     }
@@ -143,6 +149,8 @@ pub async fn observe(
     };
     // A changed connection makes the cluster unknown, so the stage is registered first.
     let view = lag_store.register(stage, connection.as_ref());
+    let (this, stages) = (StageSummary::from(stage.clone()), stages.state());
+    let others = stages.iter().filter_map(|cached| cached.0.as_ref().ok());
     Ok(Observed {
         stage: stage.clone(),
         secrets: keys,
@@ -150,7 +158,8 @@ pub async fn observe(
         admission,
         owned,
         pods,
-        conflicting_stage: conflicting_stage(stage, stages, lag_store),
+        conflicting_stage: conflicting_stage(&this, &stages, lag_store),
+        budget_share: share_of(&this, others),
         view,
         connection,
     })
@@ -267,11 +276,13 @@ async fn read_pods(stage: &StreamStage, client: &Client) -> kube::Result<Vec<Pod
 }
 
 /// Older stage that has the consumer group of `stage`, as `namespace/name`.
-fn conflicting_stage(stage: &StreamStage, stages: &StageStore, lag_store: &LagStore) -> Option<String> {
-    let this = StageSummary::from(stage.clone());
-    let others = stages.state();
-    let others = others.iter().filter_map(|cached| cached.0.as_ref().ok());
+fn conflicting_stage(
+    this: &StageSummary,
+    stages: &[Arc<CachedStage>],
+    lag_store: &LagStore,
+) -> Option<String> {
+    let others = stages.iter().filter_map(|cached| cached.0.as_ref().ok());
     let cluster_id = |stage: &StageSummary| lag_store.cluster_id(&stage.reference());
-    winning_stage(&this, others, cluster_id)
+    winning_stage(this, others, cluster_id)
         .map(|other| format!("{}/{}", other.namespace().unwrap_or_default(), other.name()))
 }

@@ -4,6 +4,7 @@
 //! call the same code. It is the last decision before [`crate::plan`]. [`by_lag`] has the algorithm, this module the
 //! scaling modes.
 
+pub mod budget;
 pub mod by_lag;
 mod capacity;
 pub mod ceiling;
@@ -159,13 +160,13 @@ fn decide_external(settings: &ScalingSettings, input: &ScalingInput<'_>) -> Repl
     }
 }
 
-/// Caps the replicas by the connection budget of the warehouse: exhausting its connections would also lock out every
+/// Caps the replicas by the share in the connection budget of the warehouse: exhausting its connections would also lock out every
 /// other user of the database.
 fn apply_connection_budget(settings: &ScalingSettings, decision: ReplicaDecision) -> ReplicaDecision {
-    let (Some(budget), Some(max)) = (settings.connection_budget, settings.max_replicas_by_connections())
-    else {
+    let Some(share) = settings.budget_share else {
         return decision;
     };
+    let max = share.max_replicas;
     if decision.initial <= max {
         return decision;
     }
@@ -173,10 +174,7 @@ fn apply_connection_budget(settings: &ScalingSettings, decision: ReplicaDecision
         replicas: decision.replicas.map(|replicas| replicas.min(max)),
         initial: max,
         limited_by: LimitedBy::ConnectionBudget,
-        message: format!(
-            "{}, limited to {max}: connectionBudget {budget} / connectionsPerWorker {}",
-            decision.message, settings.connections_per_worker
-        ),
+        message: format!("{}; {max} replicas: limited by {share}", decision.message),
         ..decision
     }
 }

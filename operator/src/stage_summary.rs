@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use self::reported_status::ReportedStatus;
 use crate::connection::bootstrap_servers;
+use crate::hosts::warehouse_key;
 use crate::lag::offsets::GroupTopic;
 use crate::scale::ScalingSettings;
 
@@ -64,6 +65,8 @@ pub struct StageSummary {
     pub start_from: StartFrom,
     /// Names of the referenced Secrets, in the namespace of the stage.
     pub secrets: Vec<String>,
+    /// Server and database of the warehouse.
+    pub warehouse: String,
     /// Scaling settings of the spec.
     pub scaling_settings: ScalingSettings,
     /// Part of the status that lag polls are compared with.
@@ -91,6 +94,12 @@ impl StageSummary {
         StageRef::new(self.name()).within(self.metadata.namespace.as_deref().unwrap_or_default())
     }
 
+    /// Returns true if the stage is being deleted.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
     /// Returns true if another stage had the consumer group at the last reconcile, and the spec has not changed since.
     #[must_use]
     pub fn has_lost_group(&self) -> bool {
@@ -109,6 +118,7 @@ impl From<StreamStage> for StageSummary {
                 .into_iter()
                 .map(|(_, name)| name.to_owned())
                 .collect(),
+            warehouse: warehouse_key(&stage),
             scaling_settings: ScalingSettings::from(&stage),
             metadata: ObjectMeta {
                 namespace: stage.metadata.namespace,

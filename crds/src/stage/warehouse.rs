@@ -55,8 +55,9 @@ pub struct Warehouse {
     #[schemars(range(min = 1, max = 2))]
     pub connections_per_worker: u32,
 
-    /// Maximum number of connections of all workers of this stage together. It limits the workers to
-    /// `connectionBudget / connectionsPerWorker`. Default: unlimited.
+    /// Maximum number of connections of the workers of all stages that name the same `host`, `port` and `database`. The
+    /// smallest value of the stages in the namespace counts. The operator gives these stages equally many workers, within
+    /// their `minReplicas` and `maxReplicas`. Default: unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub connection_budget: Option<u32>,

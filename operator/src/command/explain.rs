@@ -18,11 +18,13 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kafka::Restrictions;
+use kube::api::ListParams;
 use kube::{Api, Client};
 use telemetry::stdout::print;
 
 use super::scope::AllowList;
 use crate::admission::check_stage;
+use crate::budgets::share_of;
 use crate::explain::explain;
 use crate::kafka::limits::ClientLimits;
 use crate::kafka::{Cluster, GroupState};
@@ -30,9 +32,11 @@ use crate::lag::offsets::GroupTopic;
 use crate::lag::tracker::{LagTracker, SnapshotContext};
 use crate::observe::{rollout, source_connection};
 use crate::owned;
+use crate::scale::budget::BudgetShare;
 use crate::scale::gate::Rollout;
 use crate::scale::state::ScalingState;
 use crate::scale::{ScalingInput, ScalingSettings, decide_by_lag};
+use crate::stage_summary::{CachedStage, StageSummary};
 
 /// Timeout of a request to Kafka.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,6 +74,7 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
         .map_err(|refusal| anyhow::anyhow!(refusal.message))?;
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
     let deployment = deployments.get_opt(&owned::object_name(&stage)).await?;
+    let budget_share = budget_share(&stage, client.clone()).await?;
     let mut limits = ClientLimits::new(flags.allow_list.allowed_hosts.clone());
     let cluster = connect(&stage, client, limits.restrict(&namespace)).await?;
     let group_topic = GroupTopic::from(&stage);
@@ -94,8 +99,20 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
             .map_or(LimitedBy::None, |scaling| scaling.limited_by),
         ..ScalingInput::new(now, &scaling)
     };
-    let decision = decide_by_lag(&ScalingSettings::from(&stage), &input);
+    let settings = ScalingSettings {
+        budget_share,
+        ..ScalingSettings::from(&stage)
+    };
+    let decision = decide_by_lag(&settings, &input);
     Ok(print(explain(&stage, &input, &decision))?)
+}
+
+/// Share of the stage in the connection budget of its warehouse, among the stages of its namespace.
+async fn budget_share(stage: &StreamStage, client: Client) -> anyhow::Result<Option<BudgetShare>> {
+    let stages: Api<CachedStage> = Api::namespaced(client, stage.namespace());
+    let stages = stages.list(&ListParams::default()).await?;
+    let readable = stages.iter().filter_map(|stage| stage.0.as_ref().ok());
+    Ok(share_of(&StageSummary::from(stage.clone()), readable))
 }
 
 /// Polls the lag now and after one poll interval; rates need two snapshots.

@@ -24,6 +24,7 @@ use super::offsets::{GroupTopic, LagError, LagErrorReason, LagResult, OffsetSnap
 use super::start_offsets::{commit_start, needs_start_commit};
 use super::store::{LagStore, PollTarget};
 use super::view::LagView;
+use crate::budgets::BudgetShares;
 use crate::conflict::{ConflictKey, affected_stages, conflict_key};
 use crate::connection::KafkaConnection;
 use crate::hosts::HostPattern;
@@ -38,6 +39,8 @@ use crate::status::{status_difference, would_scale};
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval at which the store is checked for stages that are due.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
+/// Maximum age of the shares in the connection budgets, which depend on all stages.
+const MAX_SHARES_AGE: Duration = Duration::from_secs(1);
 
 /// Maximum concurrent commits of start offsets in one poll round.
 const MAX_START_COMMITS: usize = 8;
@@ -58,10 +61,16 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut clients = Clients::new(allowed_hosts);
+    let mut shares: Option<(Instant, Arc<BudgetShares>)> = None;
     let mut tick = tokio::time::interval(TICK_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         for (connection, targets) in lag_store.take_due(Instant::now()) {
+            let current = shares
+                .take()
+                .filter(|(since, _)| since.elapsed() < MAX_SHARES_AGE);
+            let (_, budget_shares) =
+                shares.insert(current.unwrap_or_else(|| (Instant::now(), current_shares(&stages))));
             let round = PollRound {
                 cluster: clients.client_for(
                     &connection,
@@ -70,6 +79,7 @@ pub async fn run(
                 connection,
                 lag_store: Arc::clone(&lag_store),
                 stages: stages.clone(),
+                budget_shares: Arc::clone(budget_shares),
                 metrics: metrics.clone(),
                 reconcile_requests: reconcile_requests.clone(),
             };
@@ -78,6 +88,13 @@ pub async fn run(
         }
         clients.retain(|connection| lag_store.is_used(connection));
     }
+}
+
+/// Shares of all stages in the connection budgets of their warehouses.
+fn current_shares(stages: &StageStore) -> Arc<BudgetShares> {
+    let stages = stages.state();
+    let stages = stages.iter().filter_map(|cached| cached.0.as_ref().ok());
+    Arc::new(BudgetShares::new(stages))
 }
 
 /// Runs a poll round. If it panics, schedules its stages again; without that they would never be polled again.
@@ -143,6 +160,7 @@ struct PollRound {
     connection: Arc<KafkaConnection>,
     lag_store: Arc<LagStore>,
     stages: StageStore,
+    budget_shares: Arc<BudgetShares>,
     metrics: Metrics,
     reconcile_requests: UnboundedSender<StageRef>,
 }
@@ -306,7 +324,8 @@ impl PollRound {
             let is_rebalancing = group.is_some_and(GroupState::is_rebalancing);
             self.lag_store.set_rebalancing(&target, is_rebalancing, now);
             let view = self.lag_store.current_view(&target, now);
-            let decision = decide_replicas(&stage.scaling_settings, &stage.reported.scaling_input(&view));
+            let settings = self.budget_shares.settings(stage);
+            let decision = decide_replicas(&settings, &stage.reported.scaling_input(&view));
             self.lag_store
                 .advance_scaling(&target, &view, decision.state.clone());
             let difference = status_difference(&stage.reported, &view, &decision);
@@ -323,7 +342,7 @@ impl PollRound {
             rebalancing_since: None,
             ..self.lag_store.current_view(target, now)
         };
-        would_scale(&stage.scaling_settings, &stage.reported, &view)
+        would_scale(&self.budget_shares.settings(stage), &stage.reported, &view)
     }
 
     /// States of the groups that the brokers describe.
@@ -413,6 +432,7 @@ mod tests {
             connection,
             lag_store,
             stages: [stages].into_iter().collect(),
+            budget_shares: Arc::default(),
             metrics: Metrics::register(&mut Registry::default()),
             reconcile_requests,
         };

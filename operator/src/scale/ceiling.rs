@@ -13,7 +13,7 @@ pub struct Ceiling {
     pub by: LimitedBy,
 }
 
-/// Computes `min(maxReplicas, partitions, connectionBudget / connectionsPerWorker)`. Limits that are not set, and an
+/// Computes `min(maxReplicas, partitions, share in the connection budget)`. Limits that are not set, and an
 /// unknown partition count (`None`), are left out.
 #[must_use]
 pub fn ceiling(settings: &ScalingSettings, partitions: Option<usize>) -> Ceiling {

@@ -170,6 +170,10 @@ fn limit(settings: &ScalingSettings, input: &ScalingInput<'_>, decision: &LagDec
         }
         LimitedBy::None => overdue_rebalance(input, decision),
         LimitedBy::HotPartition | LimitedBy::Skew | LimitedBy::SlowWorker => None,
+        bound @ LimitedBy::ConnectionBudget => Some(match settings.budget_share {
+            Some(share) => format!("limited by {share}"),
+            None => format!("limited by {bound:?}"),
+        }),
         bound => Some(format!("limited by {bound:?}")),
     }
 }

@@ -119,6 +119,7 @@ impl SuiteTrace {
             is_paused: false,
             is_group_taken: false,
             connection_budget: None,
+            budget_share: None,
             connections_per_worker: 1,
         };
         simulate(&settings, &self.cluster, arrivals, self.seconds)

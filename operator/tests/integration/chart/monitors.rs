@@ -32,6 +32,7 @@ fn worker_template() -> Value {
         pods: Vec::new(),
         pod_service_account: None,
         conflicting_stage: None,
+        budget_share: None,
         connection: None,
         view: LagView::default(),
     };

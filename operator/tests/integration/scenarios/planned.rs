@@ -46,6 +46,7 @@ fn observed(stage: &Value) -> Observed {
         pods: Vec::new(),
         pod_service_account: None,
         conflicting_stage: None,
+        budget_share: None,
         connection: None,
         view: LagView::default(),
     }

@@ -172,3 +172,35 @@ async fn the_connection_budget_caps_the_replicas() {
     let stage = server.get("streamstages", "cdm").expect("the stage exists");
     assert_eq!(stage["status"]["scaling"]["limitedBy"], "ConnectionBudget");
 }
+
+#[tokio::test]
+async fn the_stages_of_a_warehouse_share_its_connection_budget() {
+    let stage = |topic: &str, budget: Value| {
+        json!({
+            "source": {"topic": topic},
+            "scaling": {"mode": "Manual", "replicas": 9},
+            "warehouse": {"connectionBudget": budget},
+        })
+    };
+    let (server, process) = converged(stage("a", json!(20))).await;
+    assert_eq!(live_replicas(&server), 9);
+    create(&server, &cdm("further", &stage("b", Value::Null)));
+    process.converge("further").await;
+    process.converge("cdm").await;
+    assert_eq!(live_replicas(&server), 5);
+    let status = |name: &str| {
+        let stage = server.get("streamstages", name).expect("the stage exists");
+        stage["status"]["scaling"]["message"].clone()
+    };
+    for name in ["cdm", "further"] {
+        assert_eq!(
+            status(name),
+            "9 replicas set in spec.scaling (mode Manual); 5 replicas: limited by the connection budget of the \
+             warehouse: 20 connections shared by 2 stages",
+        );
+    }
+    change(&server, "further", &json!({"suspend": true}));
+    process.converge("further").await;
+    process.converge("cdm").await;
+    assert_eq!(live_replicas(&server), 9);
+}

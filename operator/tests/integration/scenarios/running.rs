@@ -183,6 +183,40 @@ async fn a_group_conflict_is_resolved_when_the_older_stage_is_deleted() {
     wait_ready(&server, "cdm").await;
 }
 
+/// Replicas of the Deployment of a stage; `None` without one.
+fn replicas(server: &ApiServer, name: &str) -> Option<Value> {
+    let deployment = server.get("deployments", &format!("{name}-worker"))?;
+    Some(deployment["spec"]["replicas"].clone())
+}
+
+#[tokio::test]
+async fn a_further_stage_takes_its_share_of_the_connection_budget_at_the_next_poll() {
+    let brokers = MockCluster::new(1).expect("start a broker");
+    brokers.create_topic("facts", 2, 1).expect("create the topic");
+    let server = ApiServer::start();
+    let (_stop, _controller) = start_controller_with(&server, &[], &["127.0.0.1", "postgres"]);
+    let stage = |name: &str| {
+        let spec = json!({
+            "source": {"bootstrapServers": [brokers.bootstrap_servers()]},
+            "warehouse": {"connectionBudget": 20},
+            "scaling": {"mode": "Manual", "replicas": 9, "pollInterval": "1s"},
+        });
+        cdm(name, &spec)
+    };
+    for (name, expected) in [("cdm", 9), ("further", 5)] {
+        create(&server, &stage(name));
+        wait_until(&server, name, |server| {
+            replicas(server, "cdm") == Some(json!(expected))
+        })
+        .await;
+    }
+    server.delete("streamstages", "further");
+    wait_until(&server, "the whole budget", |server| {
+        replicas(server, "cdm") == Some(json!(9))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn two_addresses_of_one_cluster_are_a_conflict_as_soon_as_both_are_polled() {
     let brokers = MockCluster::new(2).expect("start the brokers");
@@ -190,12 +224,8 @@ async fn two_addresses_of_one_cluster_are_a_conflict_as_soon_as_both_are_polled(
     let servers = brokers.bootstrap_servers();
     let (first, second) = servers.split_once(',').expect("two addresses");
     let server = ApiServer::start();
-    let (_stop, _controller) = start_controller_with(&server, &[], &["127.0.0.1"]);
+    let (_stop, _controller) = start_controller_with(&server, &[], &["127.0.0.1", "postgres"]);
     let source = |address: &str| json!({"source": {"consumerGroup": "one", "bootstrapServers": [address]}});
-    let replicas = |server: &ApiServer, name: &str| {
-        let deployment = server.get("deployments", &format!("{name}-worker"));
-        deployment.map(|deployment| deployment["spec"]["replicas"].clone())
-    };
     create(&server, &cdm("older", &source(first)));
     wait_until(&server, "a worker", |server| {
         replicas(server, "older") == Some(json!(1))
