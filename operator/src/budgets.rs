@@ -35,6 +35,7 @@ impl BudgetShares {
             for of_namespace in namespaces {
                 shares.extend(
                     shares_in(of_namespace, stages)
+                        .into_iter()
                         .filter(|(stage, _)| namespace(stage) == of_namespace)
                         .map(|(stage, share)| (stage.reference(), share)),
                 );
@@ -64,16 +65,13 @@ pub fn share_of<'s>(
         .filter(|other| has_workers(other));
     let mut stages: Vec<&StageSummary> = others.chain([this]).collect();
     stages.sort_by(|left, right| left.age().cmp(&right.age()));
-    let mut shares = shares_in(namespace(this), &stages);
+    let mut shares = shares_in(namespace(this), &stages).into_iter();
     let (_, share) = shares.find(|(stage, _)| stage.reference() == this.reference())?;
     Some(share)
 }
 
 /// Shares of the stages of one warehouse, from the oldest to the newest, as a namespace sees them.
-fn shares_in<'s>(
-    of_namespace: &str,
-    stages: &[&'s StageSummary],
-) -> impl Iterator<Item = (&'s StageSummary, BudgetShare)> + use<'s> {
+fn shares_in<'s>(of_namespace: &str, stages: &[&'s StageSummary]) -> Vec<(&'s StageSummary, BudgetShare)> {
     let own = stages.iter().filter(|stage| namespace(stage) == of_namespace);
     let budget = own
         .filter_map(|stage| stage.scaling_settings.connection_budget)
@@ -87,7 +85,7 @@ fn shares_in<'s>(
         })
         .collect();
     let shares = budget.map(|budget| split(budget, &needs)).unwrap_or_default();
-    stages.to_vec().into_iter().zip(shares)
+    stages.iter().copied().zip(shares).collect()
 }
 
 fn namespace(stage: &StageSummary) -> &str {

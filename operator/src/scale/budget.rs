@@ -187,7 +187,9 @@ mod tests {
             connections in 0..200_u32,
             mut needs in prop::collection::vec(any_need(), 1..8),
         ) {
-            needs.iter_mut().for_each(|need| need.is_foreign = false);
+            for need in &mut needs {
+                need.is_foreign = false;
+            }
             let shares = replicas(connections, &needs);
             let used: u32 = shares.iter().zip(&needs)
                 .map(|(replicas, need)| replicas * need.connections_per_worker)
