@@ -61,12 +61,12 @@ pub fn share_of<'s>(
     stages: impl Iterator<Item = &'s StageSummary>,
 ) -> Option<BudgetShare> {
     let others = stages
-        .filter(|other| other.warehouse == this.warehouse && other.reference() != this.reference())
+        .filter(|other| other.warehouse == this.warehouse && !is_same(other, this))
         .filter(|other| has_workers(other));
     let mut stages: Vec<&StageSummary> = others.chain([this]).collect();
     stages.sort_by(|left, right| left.age().cmp(&right.age()));
     let mut shares = shares_in(namespace(this), &stages).into_iter();
-    let (_, share) = shares.find(|(stage, _)| stage.reference() == this.reference())?;
+    let (_, share) = shares.find(|(stage, _)| is_same(stage, this))?;
     Some(share)
 }
 
@@ -90,6 +90,10 @@ fn shares_in<'s>(of_namespace: &str, stages: &[&'s StageSummary]) -> Vec<(&'s St
 
 fn namespace(stage: &StageSummary) -> &str {
     stage.age().1
+}
+
+fn is_same(left: &StageSummary, right: &StageSummary) -> bool {
+    left.name() == right.name() && namespace(left) == namespace(right)
 }
 
 fn states_budget(stage: &StageSummary) -> bool {

@@ -74,7 +74,7 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
         .map_err(|refusal| anyhow::anyhow!(refusal.message))?;
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
     let deployment = deployments.get_opt(&owned::object_name(&stage)).await?;
-    let budget_share = budget_share(&stage, client.clone()).await?;
+    let budget_share = budget_share(&stage, client.clone()).await;
     let mut limits = ClientLimits::new(flags.allow_list.allowed_hosts.clone());
     let cluster = connect(&stage, client, limits.restrict(&namespace)).await?;
     let group_topic = GroupTopic::from(&stage);
@@ -107,12 +107,14 @@ pub async fn run(flags: &Explain) -> anyhow::Result<()> {
     Ok(print(explain(&stage, &input, &decision))?)
 }
 
-/// Share of the stage in the connection budget of its warehouse, among the stages of its namespace.
-async fn budget_share(stage: &StreamStage, client: Client) -> anyhow::Result<Option<BudgetShare>> {
+/// Share of the stage in the connection budget of its warehouse, among the stages of its namespace; the whole budget if
+/// they cannot be listed.
+async fn budget_share(stage: &StreamStage, client: Client) -> Option<BudgetShare> {
     let stages: Api<CachedStage> = Api::namespaced(client, stage.namespace());
-    let stages = stages.list(&ListParams::default()).await?;
+    let stages = stages.list(&ListParams::default()).await;
+    let stages = stages.map(|list| list.items).unwrap_or_default();
     let readable = stages.iter().filter_map(|stage| stage.0.as_ref().ok());
-    Ok(share_of(&StageSummary::from(stage.clone()), readable))
+    share_of(&StageSummary::from(stage.clone()), readable)
 }
 
 /// Polls the lag now and after one poll interval; rates need two snapshots.
