@@ -11,6 +11,7 @@ mod measurement;
 mod peer;
 mod report;
 mod scale_out;
+mod sizing;
 mod throughput;
 
 use std::path::PathBuf;

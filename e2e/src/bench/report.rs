@@ -17,6 +17,8 @@ const GOAL_PIXELS: f64 = 260.0;
 pub(super) struct Report {
     measurements: Vec<(String, Measurement)>,
     rows: Vec<Row>,
+    /// Sizes of an installation, as a Markdown table.
+    sizing: Option<String>,
     /// Share of the machine that other programs took.
     pub foreign_share: f64,
 }
@@ -98,6 +100,11 @@ impl Report {
             value,
             goal,
         });
+    }
+
+    /// Sets the sizes of an installation, as a Markdown table.
+    pub(super) fn set_sizing(&mut self, table: String) {
+        self.sizing = Some(table);
     }
 
     /// Names of the rows below their floor.
@@ -185,6 +192,9 @@ impl fmt::Display for Report {
                 row.goal.text(),
                 row.goal.verdict(row.value)
             )?;
+        }
+        if let Some(sizing) = &self.sizing {
+            write!(formatter, "\n{sizing}")?;
         }
         write!(
             formatter,

@@ -8,8 +8,8 @@ use anyhow::Result;
 
 use super::copy;
 use super::measurement::{Counters, Measurement, measure_stage, median, wait_beyond};
-use super::peer;
 use super::report::{Goal, Report};
+use super::{peer, sizing};
 use crate::orders::{Generator, Message, Settings};
 use crate::pipeline::{Pipeline, STAGES};
 use crate::services::Services;
@@ -57,11 +57,13 @@ pub(super) async fn measure_stages(
     report: &mut Report,
 ) -> Result<()> {
     let mut results: BTreeMap<&str, Vec<Measurement>> = BTreeMap::new();
+    let mut message_count = 0;
     for round in 0..rounds {
         let (pipeline, messages) = create_pipeline(services, "bench_stages", orders).await?;
         pipeline
             .produce(u64::from(round), messages.iter().cloned())
             .await?;
+        message_count = messages.len();
         let mut add = |name, measured| results.entry(name).or_default().push(measured);
         add(
             "COPY of the messages",
@@ -85,11 +87,15 @@ pub(super) async fn measure_stages(
             }
         }
     }
-    let medians = results
+    let medians: BTreeMap<&str, Measurement> = results
         .into_iter()
         .map(|(name, rounds)| Ok((name, median(rounds)?)))
         .collect::<Result<_>>()?;
     report_stages(&medians, report);
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 messages")]
+    let messages_per_order = message_count as f64 / orders as f64;
+    let stages = ["STG", "DDS", "CDM"].map(|stage| medians[stage]);
+    report.set_sizing(sizing::table(stages, messages_per_order));
     Ok(())
 }
 

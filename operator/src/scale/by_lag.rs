@@ -51,11 +51,12 @@ fn decide_within_bounds(settings: &ScalingSettings, input: &ScalingInput<'_>) ->
             }
         }
         LagState::Pending => {
-            let cause = (
-                input.limited_by,
-                Reason::LagPending,
-                "lag not measured yet".to_owned(),
-            );
+            let limited_by = match input.limited_by {
+                // The pause has ended.
+                LimitedBy::Paused => LimitedBy::None,
+                limited_by => limited_by,
+            };
+            let cause = (limited_by, Reason::LagPending, "lag not measured yet".to_owned());
             hold_at(settings, input, current, cause)
         }
     }

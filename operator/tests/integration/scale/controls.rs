@@ -78,6 +78,8 @@ fn a_paused_stage_without_workers_of_its_own_decision_starts_some() {
         ..resumed
     };
     assert_eq!(decide_replicas(&paused, &paused_at_zero).replicas, Some(0));
+    let ended = decide_replicas(&settings("{minReplicas: 2}", ""), &paused_at_zero);
+    assert_eq!((ended.replicas, ended.limited_by), (Some(2), LimitedBy::None));
 }
 
 #[test]
