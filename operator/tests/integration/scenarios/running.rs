@@ -116,9 +116,12 @@ async fn every_relevant_change_triggers_a_reconcile() {
         let stage = server.get("streamstages", "cdm").unwrap_or_default();
         stage["status"]["scaling"]["limitedBy"].clone()
     };
-    for (value, expected) in [("true", "Paused"), ("false", "None")] {
+    for (value, is_paused) in [("true", true), ("false", false)] {
         annotate(&server, "cdm", "streamstage.dev/pause-scaling", value);
-        wait_until(&server, expected, |server| limited_by(server) == expected).await;
+        wait_until(&server, value, |server| {
+            (limited_by(server) == "Paused") == is_paused
+        })
+        .await;
     }
 
     server.delete("streamstages", "cdm");

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crds::contract::ORDER_OBJECT_TYPE;
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 
 use super::enrich::{Enriched, Enrichment};
@@ -18,7 +19,8 @@ use crate::record::Item;
 use crate::record_columns::Query;
 use crate::statement;
 
-/// Finds the versions that are not stored. `has_order` is true if the table has another version of the order.
+/// Finds the versions that are not stored. `has_order` is true if the table has another version of the order. Another
+/// transaction may be about to store some of them: the statements below decide.
 const FIND_NEW_VERSIONS: &str = "\
 SELECT batch.ordinal,
     EXISTS (SELECT FROM stg.order_events AS stored WHERE stored.object_id = batch.object_id) AS has_order
@@ -30,7 +32,8 @@ WHERE NOT EXISTS (SELECT FROM stg.order_events AS stored
 ORDER BY batch.ordinal";
 
 /// Inserts orders that the table does not contain, one version each, unless another transaction was faster, and locks the
-/// others. Sorted, and the first statement of a batch that locks orders, so that transactions do not deadlock.
+/// others. Returns the inserted orders. Sorted, and the first statement of a batch that locks orders, so that transactions
+/// do not deadlock.
 const INSERT_ORDERS: &str = "\
 INSERT INTO stg.order_events (object_id, sent_dttm, update_ts, version, payload, object_type, load_src)
 SELECT object_id,
@@ -40,19 +43,21 @@ SELECT object_id,
 FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[])
     AS batch (object_id, sent, updated, version, payload)
 ORDER BY object_id
-ON CONFLICT (object_id) DO UPDATE SET object_id = excluded.object_id WHERE false";
+ON CONFLICT (object_id) DO UPDATE SET object_id = excluded.object_id WHERE false
+RETURNING object_id";
 
-/// Stores versions of orders that the table contains. A later version replaces the row, whose content is copied to the
-/// history; every other version is added to the history. The rows are locked first, and the lock reads them again.
+/// Stores versions of orders that are locked. A later version replaces the row, whose content is copied to the history;
+/// every other version is added to the history. Returns the ordinals of the versions that were not stored before: the
+/// snapshot of the statement has what other transactions committed before the lock.
 const SUPERSEDE: &str = "\
 WITH batch AS MATERIALIZED (
-    SELECT object_id, version, payload,
+    SELECT object_id, version, payload, ordinal,
         timestamptz 'epoch' + sent / 1000000 * interval '1 second' + sent % 1000000 * interval '1 microsecond'
             AS sent_dttm,
         timestamptz 'epoch' + updated / 1000000 * interval '1 second' + updated % 1000000 * interval '1 microsecond'
             AS update_ts
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[])
-        AS batch (object_id, sent, updated, version, payload)
+        WITH ORDINALITY AS batch (object_id, sent, updated, version, payload, ordinal)
 ), locked AS MATERIALIZED (
     SELECT * FROM stg.order_events WHERE object_id IN (SELECT object_id FROM batch)
     ORDER BY object_id FOR UPDATE
@@ -73,11 +78,19 @@ WITH batch AS MATERIALIZED (
     WHERE latest.object_id IS NULL
     ORDER BY object_id, version
     ON CONFLICT (object_id, version) DO NOTHING
+    RETURNING object_id, version
+), replaced AS (
+    UPDATE stg.order_events AS event
+    SET sent_dttm = latest.sent_dttm, payload = latest.payload::json, update_ts = latest.update_ts,
+        version = latest.version, load_dt = now(), load_src = $7
+    FROM latest WHERE event.object_id = latest.object_id
+    RETURNING event.object_id, event.version
 )
-UPDATE stg.order_events AS event
-SET sent_dttm = latest.sent_dttm, payload = latest.payload::json, update_ts = latest.update_ts,
-    version = latest.version, load_dt = now(), load_src = $7
-FROM latest WHERE event.object_id = latest.object_id";
+SELECT batch.ordinal FROM batch JOIN replaced USING (object_id, version)
+UNION ALL
+SELECT batch.ordinal FROM batch JOIN history USING (object_id, version)
+WHERE NOT EXISTS (
+    SELECT FROM locked WHERE locked.object_id = batch.object_id AND locked.version = batch.version)";
 
 /// Writes a batch of order events, and adds the unresolved ones to the pending orders.
 pub(super) async fn write_orders(
@@ -125,13 +138,9 @@ async fn store_new_versions(
     items: &[&Item<Enriched>],
     distinct: &[usize],
 ) -> Result<Vec<usize>, sqlx::Error> {
-    let NewVersions {
-        all,
-        latest,
-        mut others,
-    } = find_new_versions(connection, items, distinct).await?;
-    if all.is_empty() {
-        return Ok(all);
+    let Candidates { latest, mut others } = find_candidates(connection, items, distinct).await?;
+    if latest.is_empty() {
+        return Ok(Vec::new());
     }
     let indices: Vec<usize> = latest.values().map(|(index, _)| *index).collect();
     let mut columns = Columns::from_items(items, &indices);
@@ -143,39 +152,49 @@ async fn store_new_versions(
     }
     let inserted = columns
         .bind(origin, INSERT_ORDERS)
-        .execute(&mut *connection)
+        .fetch_all(&mut *connection)
         .await?;
-    let new_orders = latest.values().filter(|(_, has_order)| !has_order);
-    let new_orders: Vec<usize> = new_orders.map(|(index, _)| *index).collect();
-    if inserted.rows_affected() < new_orders.len() as u64 {
-        // Another transaction was faster with some of them. The statement ignores the others.
-        others.extend(new_orders);
+    let inserted: HashSet<i64> = inserted
+        .iter()
+        .map(|row| row.try_get("object_id"))
+        .collect::<Result<_, _>>()?;
+    let mut new = Vec::new();
+    for (object_id, (index, has_order)) in latest {
+        if inserted.contains(&object_id) {
+            new.push(index);
+        } else if !has_order {
+            // Another transaction was faster.
+            others.push(index);
+        }
     }
     if !others.is_empty() {
-        Columns::from_items(items, &others)
+        let columns = Columns::from_items(items, &others);
+        let stored = columns
             .bind(origin, SUPERSEDE)
-            .execute(&mut *connection)
+            .fetch_all(&mut *connection)
             .await?;
+        for row in stored {
+            new.push(others[index_of_ordinal(&row)?]);
+        }
     }
-    Ok(all)
+    new.sort_unstable();
+    Ok(new)
 }
 
-/// Versions of a batch that are not stored, by their indices.
+/// Versions of a batch that are probably not stored, by their indices.
 #[derive(Default)]
-struct NewVersions {
-    /// Every new version, in the order of the batch.
-    all: Vec<usize>,
-    /// One new version of each order, and whether the table has the order. Of an order that it does not have, the latest.
+struct Candidates {
+    /// One version of each order, and whether the table has the order. Of an order that it does not have, the latest.
     latest: BTreeMap<i64, (usize, bool)>,
     /// Versions for [`SUPERSEDE`].
     others: Vec<usize>,
 }
 
-async fn find_new_versions(
+async fn find_candidates(
     connection: &mut PgConnection,
     items: &[&Item<Enriched>],
     distinct: &[usize],
-) -> Result<NewVersions, sqlx::Error> {
+) -> Result<Candidates, sqlx::Error> {
     let key = |index: usize| &items[index].value;
     let object_ids: Vec<i64> = distinct.iter().map(|index| key(*index).object_id).collect();
     let versions: Vec<&[u8]> = distinct
@@ -187,22 +206,25 @@ async fn find_new_versions(
         .bind(versions)
         .fetch_all(connection)
         .await?;
-    let mut new = NewVersions::default();
+    let mut candidates = Candidates::default();
     for row in rows {
-        let ordinal = usize::try_from(row.try_get::<i64, _>("ordinal")? - 1).unwrap_or(usize::MAX);
-        let (index, has_order) = (distinct[ordinal], row.try_get("has_order")?);
-        new.all.push(index);
-        let order = new.latest.entry(key(index).object_id);
+        let (index, has_order) = (distinct[index_of_ordinal(&row)?], row.try_get("has_order")?);
+        let order = candidates.latest.entry(key(index).object_id);
         let (latest, _) = order.or_insert((index, has_order));
         if has_order {
-            new.others.push(index);
+            candidates.others.push(index);
         } else if key(*latest).version < key(index).version {
-            new.others.push(std::mem::replace(latest, index));
+            candidates.others.push(std::mem::replace(latest, index));
         } else if *latest != index {
-            new.others.push(index);
+            candidates.others.push(index);
         }
     }
-    Ok(new)
+    Ok(candidates)
+}
+
+/// Index of a row of the batch: its ordinal begins at 1.
+fn index_of_ordinal(row: &PgRow) -> Result<usize, sqlx::Error> {
+    Ok(usize::try_from(row.try_get::<i64, _>("ordinal")? - 1).unwrap_or(usize::MAX))
 }
 
 /// Columns of the batch as parameters of `unnest`. The payload is sent as `text[]` and cast row by row.
