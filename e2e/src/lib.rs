@@ -3,7 +3,7 @@
 //! [`services`] starts real Kafka, PostgreSQL and Redis as local processes, and always stops them.
 //! [`orders`] generates the reference data and the messages of the source system, valid and malformed, from a seed.
 //! [`pipeline`] is one isolated pipeline on these services: its topics, database, stage file and workers.
-//! [`bench`] measures the pipeline beside its peers.
+//! [`mod@bench`] measures the pipeline beside its peers.
 //! [`recount`] counts the marts a second time, from the messages alone.
 
 pub mod bench;

@@ -91,7 +91,7 @@ static LOCK: LazyLock<String> = LazyLock::new(|| {
         "WITH selected AS MATERIALIZED (
              SELECT topic_id, partition, \"offset\", record_bytes FROM streamstage.dead_letter
              WHERE {CONDITION} AND NOT {WITHOUT_VALUE} AND (partition, \"offset\", topic_id) > ($12, $13, $14)
-             ORDER BY partition, \"offset\", topic_id LIMIT $11 FOR UPDATE SKIP LOCKED
+             ORDER BY partition, \"offset\", topic_id LIMIT $11 FOR UPDATE
          ), bounded AS (
              SELECT topic_id, partition, \"offset\",
                  sum(record_bytes) OVER (ORDER BY partition, \"offset\", topic_id) - record_bytes AS bytes_before
@@ -226,8 +226,8 @@ pub async fn fetch_first(
         .transpose()
 }
 
-/// Locks up to `limit` of the selected dead letters with a value after the record `after`, of at most 8 MiB in sum.
-/// Returns their records with their numbers of attempts, by partition and offset.
+/// Locks up to `limit` of the selected dead letters with a value after the record `after`, of at most 8 MiB in sum. Waits
+/// for a worker that is about to copy one of them, which must not be left out. Returns their records with their numbers of attempts, by partition and offset.
 ///
 /// # Errors
 /// If PostgreSQL fails.
