@@ -115,7 +115,7 @@ pub(super) async fn server_process(pool: &PgPool) -> Result<u32> {
 /// # Errors
 /// When the stage does not finish, or its worker fails.
 pub(super) async fn measure_stage(pipeline: &Pipeline, stage: &str) -> Result<Measurement> {
-    let end = total(pipeline.end_offsets(pipeline.input_topic(stage)?)?.into_values());
+    let end = end_of(pipeline, stage)?;
     let before = total(pipeline.positions(stage).await?.into_values());
     let worker = pipeline.start_worker(&[stage])?;
     let first = wait_beyond(pipeline, stage, before).await?;
@@ -124,6 +124,15 @@ pub(super) async fn measure_stage(pipeline: &Pipeline, stage: &str) -> Result<Me
     let measured = finish(pipeline, &worker, &start, end - first).await?;
     ensure!(worker.stop().await?.success(), "the worker of {stage} failed");
     Ok(measured)
+}
+
+/// Sum of the end offsets of the topic that a stage reads.
+///
+/// # Errors
+/// When Kafka does not answer.
+pub(super) fn end_of(pipeline: &Pipeline, stage: &str) -> Result<f64> {
+    let ends = pipeline.end_offsets(pipeline.input_topic(stage)?)?;
+    Ok(total(ends.into_values()))
 }
 
 /// Reads the counters at the end of a run.
