@@ -4,6 +4,7 @@
 //! finish, then leaves the group. Every log line of a stage has the fields of its span, and every line of a batch
 //! those of the batch's span too.
 
+mod error;
 mod lane;
 mod pending_retries;
 mod startup;
@@ -16,17 +17,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use crate::connect::{self, ConnectError, Secrets};
+use crate::connect::{self, Secrets};
 use crate::consume::{BatchLimits, ConsumeError, Consumer, ConsumerSettings, StartError};
 use crate::copy_task::CopyTask;
 use crate::dead_letter::Origin;
 use crate::decode::DecodeSettings;
-use crate::encoding::UnsupportedEncoding;
 use crate::health::{Dependency, Health};
 use crate::layer::cdm::Cdm;
 use crate::layer::dds::Dds;
 use crate::layer::interface::Layer;
-use crate::layer::stg::{REDIS_CLUSTER_UNSUPPORTED, ReferenceDataStore, Stg};
+use crate::layer::stg::{ReferenceDataStore, Stg};
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, PipelineError, RejectionHold};
 use crate::position::find_stop;
@@ -38,37 +38,7 @@ use crate::warehouse::Warehouse;
 /// Maximum number of batches of a stage that are committed at the same time, if the stage has as many connections.
 const MAX_LANES: u32 = 2;
 
-/// Terminal error of a stage.
-#[derive(Debug, thiserror::Error)]
-pub enum StageError {
-    /// The settings of a connection are invalid.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The consumer failed.
-    #[error(transparent)]
-    Consume(#[from] ConsumeError),
-    /// A batch failed.
-    #[error(transparent)]
-    Pipeline(#[from] PipelineError),
-    /// A task of the stage panicked.
-    #[error("a task of the stage panicked: {0}; see its log lines")]
-    Task(#[from] tokio::task::JoinError),
-    /// The Kafka client rejects its settings.
-    #[error("the Kafka client rejects its settings: {0}; check the keys of spec.source.authSecretName")]
-    Settings(#[from] rdkafka::error::KafkaError),
-    /// The document was not validated: reference data is missing.
-    #[error("spec.referenceData: required for the layer stg")]
-    NoReferenceData,
-    /// The warehouse cannot store every text.
-    #[error("spec.warehouse: {0}")]
-    Encoding(#[from] UnsupportedEncoding),
-    /// The reference data is in a Redis Cluster.
-    #[error("spec.referenceData.url: {REDIS_CLUSTER_UNSUPPORTED}")]
-    RedisCluster,
-    /// The time zone is unknown.
-    #[error("spec.timezone: {0}")]
-    Timezone(#[from] jiff::Error),
-}
+pub use error::StageError;
 
 /// State that a stage shares with the process.
 pub struct StageContext {

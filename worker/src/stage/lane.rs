@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
-use super::StageError;
+use super::error::StageError;
 use crate::batch::{Enriched, OffsetUpdates};
 use crate::consume::{Consumer, LogConfirmation, TrackedBatch};
 use crate::health::Health;
