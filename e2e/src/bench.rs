@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
-use machine::Machine;
+use machine::Usage;
 use report::Report;
 use telemetry::stdout::print_line;
 
@@ -35,7 +35,7 @@ const MAX_FOREIGN_SHARE: f64 = 0.1;
 #[command(after_help = "Examples:
   bench                         every benchmark, about ten minutes on two cores
   bench stages latency          some of them
-  bench growth --growth-orders 1000000 --rounds 1")]
+  bench growth --growth-orders 1000000")]
 pub struct Flags {
     /// Benchmarks to run [default: all]
     names: Vec<Name>,
@@ -81,8 +81,7 @@ enum Name {
 pub async fn run(flags: Flags) -> Result<()> {
     let is_selected = |name| flags.names.is_empty() || flags.names.contains(&name);
     let services = Services::start(&Options::default()).await?;
-    let machine = Machine::new();
-    let start = machine.usage()?;
+    let start = Usage::read()?;
     let mut report = Report::default();
     if is_selected(Name::Stages) {
         Box::pin(throughput::measure_stages(
@@ -111,7 +110,7 @@ pub async fn run(flags: Flags) -> Result<()> {
     if is_selected(Name::Growth) {
         growth::measure(&services, flags.orders, flags.growth_orders, &mut report).await?;
     }
-    let foreign = machine.usage()?.foreign_share(&start);
+    let foreign = Usage::read()?.foreign_share(&start);
     report.foreign_share = foreign;
     print_line(&report)?;
     if let Some(path) = &flags.json {

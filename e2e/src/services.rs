@@ -28,6 +28,7 @@ mod scratch;
 mod service;
 
 pub use example::{ExampleResources, create_example_resources};
+pub(crate) use kafka::cache_folder;
 pub use kafka::{VERSION as KAFKA_VERSION, create_topic};
 pub use postgres::local_url as local_postgres_url;
 pub use process::RecordedProcess;

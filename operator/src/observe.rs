@@ -30,7 +30,7 @@ use crate::owned::{self, FIELD_MANAGER, OwnedObjects, SCALE_FIELD_MANAGER, STAGE
 use crate::scale::budget::BudgetShare;
 use crate::scale::gate::Rollout;
 use crate::scale::{ScalingInput, ScalingSettings};
-use crate::stage_summary::{CachedStage, StageStore, StageSummary};
+use crate::stage_summary::{CachedStage, StageStore, StageSummary, readable};
 
 /// Input of one reconcile.
 #[derive(Clone, Debug)]
@@ -150,7 +150,7 @@ pub async fn observe(
     // A changed connection makes the cluster unknown, so the stage is registered first.
     let view = lag_store.register(stage, connection.as_ref());
     let (this, stages) = (StageSummary::from(stage.clone()), stages.state());
-    let others = stages.iter().filter_map(|cached| cached.0.as_ref().ok());
+    let others = readable(&stages);
     Ok(Observed {
         stage: stage.clone(),
         secrets: keys,
@@ -281,7 +281,7 @@ fn conflicting_stage(
     stages: &[Arc<CachedStage>],
     lag_store: &LagStore,
 ) -> Option<String> {
-    let others = stages.iter().filter_map(|cached| cached.0.as_ref().ok());
+    let others = readable(stages);
     let cluster_id = |stage: &StageSummary| lag_store.cluster_id(&stage.reference());
     winning_stage(this, others, cluster_id)
         .map(|other| format!("{}/{}", other.namespace().unwrap_or_default(), other.name()))

@@ -160,8 +160,8 @@ fn decide_external(settings: &ScalingSettings, input: &ScalingInput<'_>) -> Repl
     }
 }
 
-/// Caps the replicas by the share in the connection budget of the warehouse: exhausting its connections would also lock out every
-/// other user of the database.
+/// Caps the replicas by the share in the connection budget of the warehouse: exhausting its connections would also lock
+/// out every other user of the database.
 fn apply_connection_budget(settings: &ScalingSettings, decision: ReplicaDecision) -> ReplicaDecision {
     let Some(share) = settings.budget_share else {
         return decision;

@@ -5,7 +5,7 @@
 
 pub mod reported_status;
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::sync::Arc;
 
 use crds::StreamStage;
@@ -27,6 +27,11 @@ use crate::scale::ScalingSettings;
 pub type CachedStage = DeserializeGuard<StageSummary>;
 /// Stage reference: namespace and name.
 pub type StageRef = ObjectRef<CachedStage>;
+
+/// Stages that this version can read.
+pub fn readable<C: Borrow<CachedStage>>(stages: &[C]) -> impl Iterator<Item = &StageSummary> + Clone {
+    stages.iter().filter_map(|cached| cached.borrow().0.as_ref().ok())
+}
 
 /// All stages in the watched namespaces: one store for all namespaces, or one for each.
 #[derive(Clone, Debug)]

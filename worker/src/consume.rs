@@ -6,9 +6,10 @@
 //! Consumes the source topic: the first step of a batch.
 //!
 //! A dedicated thread builds batches of the records that `fetch` requests from the brokers, and polls librdkafka, which
-//! maintains the group membership. Each of the lanes has some of the partitions, and builds batches of its own. Partitions start at the position stored in PostgreSQL; offsets are committed to Kafka
-//! only after the PostgreSQL commit. Backpressure: a busy pipeline stops the reading, and with it the requests. The polling
-//! continues, so that a database or Redis outage causes no rebalance.
+//! maintains the group membership. Each of the lanes has some of the partitions, and builds batches of its own. Partitions
+//! start at the position stored in PostgreSQL; offsets are committed to Kafka only after the PostgreSQL commit.
+//! Backpressure: a busy pipeline stops the reading, and with it the requests. The polling continues, so that a database or
+//! Redis outage causes no rebalance.
 
 mod batch_builder;
 mod error;

@@ -12,55 +12,40 @@ use anyhow::Result;
 use procfs::process::{Process, Stat, all_processes};
 use procfs::{CurrentSI as _, KernelStats};
 
-/// The machine, as this process sees it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Machine {
-    cores: f64,
-}
-
 /// CPU time used until an instant.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Usage {
     at: Instant,
     busy: Duration,
     own: Duration,
-    cores: f64,
 }
 
-impl Machine {
-    /// Reads the number of cores.
-    pub(super) fn new() -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "a small number")]
-        let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
-        Self { cores }
-    }
-
+impl Usage {
     /// Reads the CPU time that all programs have used, and that this one has used with its services and workers.
     ///
     /// # Errors
     /// When `/proc` cannot be read.
-    pub(super) fn usage(self) -> Result<Usage> {
+    pub(super) fn read() -> Result<Self> {
         let total = KernelStats::current()?.total;
         let busy = total.user
             + total.nice
             + total.system
             + total.irq.unwrap_or_default()
             + total.softirq.unwrap_or_default();
-        Ok(Usage {
+        Ok(Self {
             at: Instant::now(),
             busy: ticks(busy),
             own: tree_cpu_time(std::process::id())?,
-            cores: self.cores,
         })
     }
-}
 
-impl Usage {
     /// Share of the machine that other programs took since `start`.
     pub(super) fn foreign_share(&self, start: &Self) -> f64 {
         let busy = self.busy.saturating_sub(start.busy);
         let own = self.own.saturating_sub(start.own);
-        let elapsed = (self.at - start.at).as_secs_f64() * self.cores;
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+        let elapsed = (self.at - start.at).as_secs_f64() * cores;
         busy.saturating_sub(own).as_secs_f64() / elapsed.max(0.001)
     }
 }

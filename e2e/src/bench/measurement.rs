@@ -12,7 +12,7 @@ use serde::Serialize;
 use sqlx::PgPool;
 
 use super::machine;
-use crate::pipeline::{Pipeline, Worker};
+use crate::pipeline::Pipeline;
 
 /// Interval between two reads of the positions.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -45,10 +45,13 @@ impl Measurement {
     }
 }
 
-/// Median of the rounds, by records per second.
-pub(super) fn median(mut rounds: Vec<Measurement>) -> Result<Measurement> {
+/// Median of the rounds, by `rate`.
+///
+/// # Errors
+/// When there is no round.
+pub(super) fn median<T: Copy>(mut rounds: Vec<T>, rate: impl Fn(&T) -> f64) -> Result<T> {
     ensure!(!rounds.is_empty(), "no round");
-    rounds.sort_by(|a, b| a.rate().total_cmp(&b.rate()));
+    rounds.sort_by(|a, b| rate(a).total_cmp(&rate(b)));
     Ok(rounds[rounds.len() / 2])
 }
 
@@ -121,7 +124,10 @@ pub(super) async fn measure_stage(pipeline: &Pipeline, stage: &str) -> Result<Me
     let first = wait_beyond(pipeline, stage, before).await?;
     let start = Counters::read(pipeline.pool(), Some(worker.pid())).await?;
     wait_beyond(pipeline, stage, end - 1.0).await?;
-    let measured = finish(pipeline, &worker, &start, end - first).await?;
+    let finish = Counters::read(pipeline.pool(), Some(worker.pid())).await?;
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
+    let peak_rss_bytes = worker.peak_rss_bytes()? as f64;
+    let measured = start.cost_until(&finish, end - first, peak_rss_bytes);
     ensure!(worker.stop().await?.success(), "the worker of {stage} failed");
     Ok(measured)
 }
@@ -133,22 +139,6 @@ pub(super) async fn measure_stage(pipeline: &Pipeline, stage: &str) -> Result<Me
 pub(super) fn end_of(pipeline: &Pipeline, stage: &str) -> Result<f64> {
     let ends = pipeline.end_offsets(pipeline.input_topic(stage)?)?;
     Ok(total(ends.into_values()))
-}
-
-/// Reads the counters at the end of a run.
-///
-/// # Errors
-/// When PostgreSQL does not answer, or the worker has exited.
-pub(super) async fn finish(
-    pipeline: &Pipeline,
-    worker: &Worker,
-    start: &Counters,
-    records: f64,
-) -> Result<Measurement> {
-    let end = Counters::read(pipeline.pool(), Some(worker.pid())).await?;
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
-    let peak = worker.peak_rss_bytes()? as f64;
-    Ok(start.cost_until(&end, records, peak))
 }
 
 /// Waits until the positions of a stage are beyond `position` in total, and returns them.

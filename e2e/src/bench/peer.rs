@@ -1,10 +1,6 @@
 //! A loader in Python, as a careful user would write it: one statement per batch, offsets committed after the rows.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "edge: installs and runs a Python program"
-)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,6 +8,7 @@ use serde::Deserialize;
 
 use super::measurement::Measurement;
 use crate::pipeline::Pipeline;
+use crate::services::cache_folder;
 
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/python_loader.py");
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/requirements.txt");
@@ -63,11 +60,7 @@ pub(super) async fn load(pipeline: &Pipeline) -> Result<Measurement> {
 
 /// Installs the pinned packages into an environment in the cache, once; returns its Python.
 fn install() -> Result<PathBuf> {
-    let cache = std::env::var("XDG_CACHE_HOME").map_or_else(
-        |_| std::env::var("HOME").map(|home| Path::new(&home).join(".cache")),
-        |cache| Ok(PathBuf::from(cache)),
-    )?;
-    let folder = cache.join("streamstage/bench-python");
+    let folder = cache_folder()?.join("bench-python");
     let (python, marker) = (folder.join("bin/python"), folder.join("requirements.txt"));
     let wanted = std::fs::read(REQUIREMENTS)?;
     if std::fs::read(&marker).is_ok_and(|installed| installed == wanted) {

@@ -89,7 +89,7 @@ pub(super) async fn measure_stages(
     }
     let medians: BTreeMap<&str, Measurement> = results
         .into_iter()
-        .map(|(name, rounds)| Ok((name, median(rounds)?)))
+        .map(|(name, rounds)| Ok((name, median(rounds, Measurement::rate)?)))
         .collect::<Result<_>>()?;
     report_stages(&medians, report);
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52 messages")]
@@ -176,11 +176,8 @@ pub(super) async fn measure_pipeline(
             worker?.stop().await?;
         }
     }
-    let middle = |mut rates: Vec<f64>| {
-        rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
-    };
-    let (alone, together) = (middle(alone), middle(together));
+    let rate = |rate: &f64| *rate;
+    let (alone, together) = (median(alone, rate)?, median(together, rate)?);
     report.add_row("slowest stage alone, records/s", alone, Goal::default());
     report.add_row("three stages at once, records/s", together, Goal::default());
     report.add_row(

@@ -47,7 +47,10 @@ pub(super) async fn find_programs() -> Result<Programs> {
 }
 
 /// `$XDG_CACHE_HOME/streamstage`, or `~/.cache/streamstage`.
-fn cache_folder() -> Result<PathBuf> {
+///
+/// # Errors
+/// When neither is known.
+pub(crate) fn cache_folder() -> Result<PathBuf> {
     let configured = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute());

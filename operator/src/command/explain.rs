@@ -36,7 +36,7 @@ use crate::scale::budget::BudgetShare;
 use crate::scale::gate::Rollout;
 use crate::scale::state::ScalingState;
 use crate::scale::{ScalingInput, ScalingSettings, decide_by_lag};
-use crate::stage_summary::{CachedStage, StageSummary};
+use crate::stage_summary::{CachedStage, StageSummary, readable};
 
 /// Timeout of a request to Kafka.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
@@ -113,7 +113,7 @@ async fn budget_share(stage: &StreamStage, client: Client) -> Option<BudgetShare
     let stages: Api<CachedStage> = Api::namespaced(client, stage.namespace());
     let stages = stages.list(&ListParams::default()).await;
     let stages = stages.map(|list| list.items).unwrap_or_default();
-    let readable = stages.iter().filter_map(|stage| stage.0.as_ref().ok());
+    let readable = readable(&stages);
     share_of(&StageSummary::from(stage.clone()), readable)
 }
 

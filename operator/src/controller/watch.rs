@@ -19,7 +19,7 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
 use crate::owned::{FIELD_MANAGER, MANAGED_BY_LABEL};
-use crate::stage_summary::{CachedStage, StageRef};
+use crate::stage_summary::{CachedStage, StageRef, readable};
 
 /// Objects per page of a list: a page is in memory at once, for every watch.
 const LIST_PAGE_SIZE: u32 = 50;
@@ -122,7 +122,7 @@ where
 fn stages_referencing(stages: &Store<CachedStage>, secret: &PartialObjectMeta<Secret>) -> Vec<StageRef> {
     let (namespace, name) = (secret.namespace(), secret.name_any());
     let cached = stages.state();
-    let readable = cached.iter().filter_map(|stage| stage.0.as_ref().ok());
+    let readable = readable(&cached);
     readable
         .filter(|stage| stage.namespace() == namespace)
         .filter(|stage| stage.secrets.contains(&name))

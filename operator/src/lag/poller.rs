@@ -32,7 +32,7 @@ use crate::kafka::limits::{ClientLimits, MAX_CLIENTS_PER_NAMESPACE};
 use crate::kafka::{Cluster, GroupState};
 use crate::metrics::Metrics;
 use crate::scale::decide_replicas;
-use crate::stage_summary::{CachedStage, StageRef, StageStore, StageSummary};
+use crate::stage_summary::{CachedStage, StageRef, StageStore, StageSummary, readable};
 use crate::status::{status_difference, would_scale};
 
 /// Timeout of one call of [`Cluster`], and so of one poll round.
@@ -93,7 +93,7 @@ pub async fn run(
 /// Shares of all stages in the connection budgets of their warehouses.
 fn current_shares(stages: &StageStore) -> Arc<BudgetShares> {
     let stages = stages.state();
-    let stages = stages.iter().filter_map(|cached| cached.0.as_ref().ok());
+    let stages = readable(&stages);
     Arc::new(BudgetShares::new(stages))
 }
 
@@ -205,7 +205,7 @@ impl PollRound {
             return;
         }
         let stages = self.stages.state();
-        let stages = stages.iter().filter_map(|cached| cached.0.as_ref().ok());
+        let stages = readable(&stages);
         for stage in affected_stages(&changed, stages) {
             self.request_reconcile(stage);
         }

@@ -131,9 +131,11 @@ impl Poller {
             if self.last_poll.elapsed() >= POLL_INTERVAL {
                 self.poll()?;
             }
-            let has_more = self.take_fetched(self.poll_timeout())?;
+            // The state of the pipeline matters only once all fetched records are taken.
+            let has_more = self.take_fetched(Duration::ZERO)? || self.take_fetched(self.poll_timeout())?;
+            let now = Instant::now();
             for lane in 0..self.lanes.count() {
-                if self.is_complete(lane, has_more) {
+                if self.is_complete(lane, has_more, now) {
                     self.send_batch(lane)?;
                 }
             }
@@ -154,8 +156,8 @@ impl Poller {
     }
 
     /// Returns true if the batch of a lane is due, or if the pipeline waits for it and no record is at hand.
-    fn is_complete(&self, lane: usize, has_more: bool) -> bool {
-        let (batch, now) = (self.lanes.batch(lane), Instant::now());
+    fn is_complete(&self, lane: usize, has_more: bool, now: Instant) -> bool {
+        let batch = self.lanes.batch(lane);
         batch.is_due(now) || !has_more && batch.is_awaited(now, self.in_flight.ready_at(lane))
     }
 
@@ -195,7 +197,7 @@ impl Poller {
         Ok(())
     }
 
-    /// Adds the next fetched record to the batch; waits for at most `timeout`. Returns false if there is no record.
+    /// Adds the next fetched record to the batch; waits for at most `timeout`. Returns false without a record.
     fn take_fetched(&mut self, timeout: Duration) -> Result<bool, ConsumeError> {
         match self.fetcher.next(timeout) {
             Some(Fetched::Record(mut record)) => {

@@ -58,11 +58,7 @@ pub fn hash_key(name: &str, business_keys: &[BusinessKey<'_>]) -> Uuid {
 /// have the same attributes.
 #[must_use]
 pub fn hash_diff<T: AsRef<str>>(attributes: impl IntoIterator<Item = T>) -> Uuid {
-    let mut digest = Sha256::new();
-    for attribute in attributes {
-        add_part(&mut digest, attribute.as_ref());
-    }
-    into_uuid(truncate(digest))
+    into_uuid(statement_digest(attributes, &[]))
 }
 
 /// Returns a digest of what a row states: its attributes, and the keys of the links whose effectivity it states.

@@ -89,7 +89,7 @@ impl User {
         Ok(Self {
             name: user.name,
             login: user.login,
-            update_ts: user.update_ts.filter(|time| time.len() <= MAX_TIME_BYTES),
+            update_ts: bounded_time(user.update_ts),
         })
     }
 }
@@ -113,7 +113,7 @@ impl Restaurant {
         } = parse_strictly(text, &without_products, check)?;
         let mut restaurant = Self {
             name,
-            update_ts: update_ts.filter(|time| time.len() <= MAX_TIME_BYTES),
+            update_ts: bounded_time(update_ts),
             products: HashMap::with_capacity(menu.len()),
             unidentified: Vec::new(),
         };
@@ -155,6 +155,11 @@ impl Restaurant {
             + self.products.iter().map(product).sum::<usize>()
             + self.unidentified.iter().map(String::len).sum::<usize>()
     }
+}
+
+/// Drops a text that is too long for a time, so that the cache does not hold it.
+fn bounded_time(text: Option<String>) -> Option<String> {
+    text.filter(|time| time.len() <= MAX_TIME_BYTES)
 }
 
 /// Id of a product whose other fields may be malformed.
