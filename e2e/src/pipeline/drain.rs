@@ -28,7 +28,8 @@ const POSITIONS_QUERY: &str = "SELECT partition, next_offset FROM streamstage.po
     WHERE consumer_group = $1 AND topic = $2 ORDER BY partition";
 
 impl Pipeline {
-    /// Waits until every stage has applied all records of its source topic, and no order is pending.
+    /// Waits until every stage has applied all records of its source topic, and no order is pending. `timeout` is the
+    /// maximum time without progress, because the time for all records depends on the machine.
     ///
     /// # Errors
     /// When the timeout expires; the message has the remaining lag and the end of every worker's log.
@@ -42,14 +43,16 @@ impl Pipeline {
     /// As [`Pipeline::wait_drained`].
     pub async fn wait_stages_drained(&self, stages: &[&str], timeout: Duration) -> Result<()> {
         let consumer = Arc::new(self.offset_consumer()?);
-        let deadline = Instant::now() + timeout;
+        let (mut progress, mut deadline) = (String::new(), Instant::now() + timeout);
         loop {
             let remaining = self.describe_remaining(&consumer, stages).await?;
             if remaining.is_empty() {
                 return Ok(());
             }
-            if Instant::now() > deadline {
-                bail!("not drained within {timeout:?}\n{remaining}{}", self.log_tails()?);
+            if remaining != progress {
+                (progress, deadline) = (remaining, Instant::now() + timeout);
+            } else if Instant::now() > deadline {
+                bail!("no progress within {timeout:?}\n{progress}{}", self.log_tails()?);
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }

@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::load;
 
-const ORDERS: usize = 50_000;
+const ORDERS: usize = 30_000;
 /// Orders immediately before the outage.
 const ORDERS_BEFORE_OUTAGE: usize = 10_000;
 

@@ -29,8 +29,8 @@ const SECRET_NAME: &str = "orders-postgres";
 const ORDERS_PER_TICK: usize = 20;
 /// Interval between two ticks of [`Story::produce_during`].
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
-/// Timeout until all orders of a story are in the marts.
-const DRAIN_TIMEOUT: Duration = Duration::from_mins(3);
+/// Maximum time without progress until all orders of a story are in the marts.
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// A user story on the cluster, with its own namespace and pipeline.
 pub struct Story {
