@@ -6,7 +6,8 @@
 //!
 //! - [`stage`]: spec of the custom resource `StreamStage`, with its bounds, its CEL rules and the same checks in Rust
 //! - [`status`]: its status, written by the operator: lag, scaling decisions, conditions
-//! - [`document`]: YAML files with one or several `StreamStage` resources, the input of the worker
+//! - [`model`]: spec of the custom resource `StreamModel`: records, versions, lookups and the Data Vault, and its check
+//! - [`document`]: YAML files with `StreamStage` or `StreamModel` resources, the input of the worker
 //! - [`kafka`]: settings of a Kafka client, derived from a Secret
 //! - [`secret`]: text of the keys of a Secret
 //! - [`contract`]: JSON messages of the source, between the stages, and of the reference data
@@ -15,11 +16,13 @@
 pub mod contract;
 pub mod document;
 pub mod kafka;
+pub mod model;
 mod schema;
 pub mod secret;
 pub mod stage;
 pub mod status;
 pub mod timestamp;
 
+pub use model::{StreamModel, StreamModelSpec};
 pub use stage::{StreamStage, StreamStageSpec};
 pub use status::StreamStageStatus;

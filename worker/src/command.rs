@@ -3,6 +3,7 @@
 pub mod check;
 pub mod dead_letters;
 pub mod migrate;
+pub mod plan;
 pub mod republish;
 pub mod reset_offsets;
 pub mod reset_plan;
@@ -19,7 +20,7 @@ use clap::{Parser, Subcommand};
 ///
 /// First steps: `migrate` creates the schemas, `check` tests every dependency, `run` consumes the topics until it is
 /// stopped. Later, `dead-letters` lists and redrives rejected records, `reset-offsets` resets the positions of a stage,
-/// `republish` produces lost messages again, and `verify` compares the layers.
+/// `republish` produces lost messages again, and `verify` compares the layers. `plan` prints the tables of a model.
 #[derive(Debug, Parser)]
 #[command(
     name = "worker",
@@ -79,6 +80,18 @@ Examples:
 Then grant the role of the workers to their login:
   GRANT streamstage_worker TO orders_login;")]
     Migrate(migrate::Migrate),
+    /// Check a model, and print its tables
+    ///
+    /// A model is a YAML document: what a record is, what orders its versions, what is looked up, and
+    /// the Data Vault that comes of it. Changes nothing and connects to nothing. Exit code 1 if the model is not valid;
+    /// every violation has its line, its field, the cause and the remedy.
+    #[command(after_help = "\
+Examples:
+  worker plan                          the tables of the built-in model
+  worker plan --sql                    their SQL
+  worker plan --model > model.yaml     the built-in model as a document
+  worker plan -f model.yaml")]
+    Plan(plan::PlanFlags),
     /// Validate the file and test every dependency, one line per check
     ///
     /// Changes nothing. Tests the topics, Redis and PostgreSQL with the credentials of the stage. Exit code 1 if a check

@@ -25,6 +25,7 @@ pub mod output;
 pub mod output_size;
 pub mod panic_guard;
 pub mod pipeline;
+pub mod plan;
 pub mod position;
 pub mod position_store;
 pub mod postgres_host;

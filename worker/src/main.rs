@@ -1,7 +1,9 @@
 //! Entry point of the worker: parses the command line and runs the command.
 
 use clap::Parser as _;
-use worker::command::{Cli, Command, check, dead_letters, migrate, republish, reset_offsets, run, verify};
+use worker::command::{
+    Cli, Command, check, dead_letters, migrate, plan, republish, reset_offsets, run, verify,
+};
 
 /// A batch allocates and frees many small objects, on two threads.
 #[global_allocator]
@@ -27,6 +29,7 @@ async fn run_command(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(flags) => run::run(flags).await,
         Command::Migrate(flags) => migrate::migrate(flags).await,
+        Command::Plan(flags) => plan::plan(&flags),
         Command::Check(flags) => check::check(flags).await,
         Command::DeadLetters(flags) => Box::pin(dead_letters::run(flags)).await,
         Command::ResetOffsets(flags) => Box::pin(reset_offsets::reset(flags)).await,

@@ -2,5 +2,6 @@
 
 mod contract;
 mod document;
+mod model;
 mod reference;
 mod resource;

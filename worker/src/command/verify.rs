@@ -33,6 +33,7 @@ use self::reader::Reader;
 use self::report::Report;
 use super::stage_selection::StageSelection;
 use crate::connect::Secrets;
+use crate::plan::ORDERS;
 use crate::stage;
 use crate::warehouse::Warehouse;
 
@@ -113,8 +114,8 @@ async fn run(snapshot: &mut PgConnection, check: Check, report: &mut Report) -> 
     Ok(match check {
         Check::Query(query) => Findings::query(snapshot, &query).await?,
         Check::Hub(hub) => vault::check_hub(snapshot, hub).await?,
-        Check::Link(link) => vault::check_link(snapshot, link).await?,
-        Check::Satellite(satellite) => vault::check_satellite(snapshot, satellite).await?,
+        Check::Link(link) => vault::check_link(snapshot, link, &ORDERS.vault).await?,
+        Check::Satellite(satellite) => vault::check_satellite(snapshot, satellite, &ORDERS.vault).await?,
         Check::OrderEvents(settings) => {
             report.extend(staging::count(snapshot).await?);
             execute(snapshot, JOIN_ROWS).await?;

@@ -10,6 +10,7 @@
 
 pub mod decode;
 mod fact;
+mod row;
 pub mod stored;
 mod write;
 

@@ -1,4 +1,4 @@
-//! Generates the definitions of a model: tables, views, ghost records and grants. The migrations contain them.
+//! Generates the definitions of a vault: tables, views, ghost records and grants. The migrations contain them.
 //!
 //! It omits foreign keys. They double the cost of a write, and they are not needed: keys are functions of business
 //! keys, and one statement writes both ends of a reference.
@@ -7,21 +7,21 @@ use std::fmt::Write as _;
 
 use uuid::Uuid;
 
-use super::kind::Kind;
-use super::model::{Hub, Model};
 use super::sql::join;
-use super::table::Table;
+use super::table::{Table, tables};
 use super::views::view_definitions;
+use crate::plan::kind::Kind;
+use crate::plan::vault::{Hub, VaultPlan};
 
-/// Returns the definitions of the model as SQL: tables, views, ghost records. A migration that changes the model contains
+/// Returns the definitions of a vault as SQL: tables, views, ghost records. A migration that changes the vault contains
 /// those that it adds, and the grants for them.
 #[must_use]
-pub fn definitions(model: &Model) -> Vec<String> {
-    let tables = model.tables();
+pub fn definitions(plan: &VaultPlan) -> Vec<String> {
+    let tables = tables(plan);
     let tables = tables.iter().map(table_definition);
-    let ghost_records = model.hubs.iter().map(|hub| ghost_record(hub));
+    let ghost_records = plan.hubs.iter().map(ghost_record);
     tables
-        .chain(view_definitions(model))
+        .chain(view_definitions(plan))
         .chain(ghost_records)
         .collect()
 }
@@ -57,21 +57,20 @@ fn table_definition(table: &Table) -> String {
 
 /// Returns the ghost record of a hub: what a blank business key leads to.
 fn ghost_record(hub: &Hub) -> String {
-    let (name, column, ghost) = (hub.name, hub.business_key.column, Uuid::nil());
-    let business_key = if hub.business_key.field.kind() == Kind::Text {
-        "''"
-    } else {
-        "-1"
-    };
+    let (name, ghost) = (&hub.name, Uuid::nil());
+    let columns = join(&hub.business_key, ", ", |key| key.column.clone());
+    let business_key = join(&hub.business_key, ", ", |key| {
+        if key.kind == Kind::Text { "''" } else { "-1" }.to_owned()
+    });
     format!(
-        "INSERT INTO dds.{name} ({name}_pk, {column}, load_src) VALUES ('{ghost}', {business_key}, 'system');\n"
+        "INSERT INTO dds.{name} ({name}_pk, {columns}, load_src) VALUES ('{ghost}', {business_key}, 'system');\n"
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::MODEL;
     use super::*;
+    use crate::plan::ORDERS;
 
     /// Migrations that define tables and views of the vault, in order.
     const MIGRATIONS: [&str; 3] = [
@@ -83,7 +82,7 @@ mod tests {
     #[test]
     fn the_migrations_contain_the_definitions_of_the_model() {
         let migrations = MIGRATIONS.concat();
-        for definition in definitions(&MODEL) {
+        for definition in definitions(&ORDERS.vault) {
             let (subject, _) = definition.split_once('\n').expect("a line");
             // The last definition of a name is the one that is in force.
             let latest = migrations.rfind(subject).map(|start| &migrations[start..]);

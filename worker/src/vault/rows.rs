@@ -1,6 +1,6 @@
-//! Rows of a batch: the rows of its orders in every table, without duplicates.
+//! Rows of a batch: the rows of its records in every table, without duplicates.
 //!
-//! The result depends only on the set of orders. Rows are sorted by primary key, so that concurrent workers lock in the
+//! The result depends only on the set of records. Rows are sorted by primary key, so that concurrent workers lock in the
 //! same order. A row with unchanged attributes is never omitted, because after a late-arriving version the current
 //! row would be wrong.
 
@@ -15,8 +15,8 @@ mod tests;
 use self::hub::HubRows;
 use self::link::LinkRows;
 use self::satellite::SatelliteRows;
-use super::model::Model;
-use super::order::{Scope, Source, VaultOrder};
+use super::row::{Row, Source};
+use crate::plan::vault::{Scope, VaultPlan};
 use crate::version::Version;
 
 pub use self::column::Column;
@@ -25,40 +25,37 @@ pub use self::column::Column;
 #[derive(Debug)]
 pub struct VaultRows<'a> {
     hubs: Vec<HubRows<'a>>,
-    links: Vec<LinkRows>,
+    links: Vec<LinkRows<'a>>,
     satellites: Vec<SatelliteRows<'a>>,
 }
 
 impl<'a> VaultRows<'a> {
     /// Creates an empty collector.
     #[must_use]
-    pub fn new(model: &Model) -> Self {
+    pub fn new(plan: &'a VaultPlan) -> Self {
         Self {
-            hubs: model.hubs.iter().map(|hub| HubRows::new(hub)).collect(),
-            links: model
-                .links
-                .iter()
-                .map(|link| LinkRows::new(link, model))
-                .collect(),
-            satellites: model
-                .satellites
-                .iter()
-                .map(|satellite| SatelliteRows::new(satellite, model))
-                .collect(),
+            hubs: plan.hubs.iter().map(HubRows::new).collect(),
+            links: plan.links.iter().map(LinkRows::new).collect(),
+            satellites: plan.satellites.iter().map(SatelliteRows::new).collect(),
         }
     }
 
-    /// Adds the rows of one version of an order.
+    /// Adds the rows of one version of a record.
     ///
-    /// If lines of one version contradict each other (a product with two names), the first line is used.
-    pub fn push(&mut self, order: &VaultOrder<'a>, version: &Version) {
-        self.add_rows(Scope::Order, Source { order, line: None }, version);
-        for line in order.numbered_lines() {
-            let source = Source {
-                order,
-                line: Some(line),
-            };
-            self.add_rows(Scope::Line, source, version);
+    /// If elements of one version contradict each other (a product with two names), the first element is used.
+    pub fn push(&mut self, row: &Row<'a>, version: &Version) {
+        self.satellites.iter_mut().for_each(SatelliteRows::begin_record);
+        let record = Source {
+            row,
+            scope: Scope::Record,
+            element: &[],
+        };
+        self.add_rows(record, version);
+        for (array, elements) in row.arrays.iter().enumerate() {
+            for element in elements.values.chunks_exact(elements.width.max(1)) {
+                let scope = Scope::Element(array);
+                self.add_rows(Source { row, scope, element }, version);
+            }
         }
     }
 
@@ -80,8 +77,9 @@ impl<'a> VaultRows<'a> {
         columns
     }
 
-    /// Adds the rows of one scope. A line refers to the hubs of its order, which were added before.
-    fn add_rows(&mut self, scope: Scope, source: Source<'_, 'a>, version: &Version) {
+    /// Adds the rows of one scope. An element refers to the hubs of its record, which were added before.
+    fn add_rows(&mut self, source: Source<'_, 'a>, version: &Version) {
+        let scope = source.scope;
         for rows in self.hubs.iter_mut().filter(|rows| rows.scope() == scope) {
             rows.add(source);
         }

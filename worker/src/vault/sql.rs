@@ -8,17 +8,17 @@
 //! The rows of each table are sorted by primary key. Therefore workers that write the same keys concurrently wait for
 //! each other and do not deadlock. It also makes new rows about 10 % faster.
 
-use super::kind::Kind;
-use super::model::Model;
-use super::table::{Table, TableColumn};
+use super::table::{Table, TableColumn, tables};
+use crate::plan::kind::Kind;
+use crate::plan::vault::VaultPlan;
 
 /// Returns the statement for a batch: parameter `$1` is the record source (`text`), the others are those of
 /// [`VaultRows::into_columns`](super::VaultRows::into_columns).
 ///
 /// The statement returns no row counts, because counting the inserted rows would add about 10 % to its cost.
 #[must_use]
-pub fn insert_statement(model: &Model) -> String {
-    let tables = model.tables();
+pub fn insert_statement(plan: &VaultPlan) -> String {
+    let tables = tables(plan);
     let tables: Vec<_> = tables.iter().zip(parameters(&tables)).collect();
     let inserts = join(&tables, ",\n", |(table, parameters)| {
         insert_clause(table, parameters)
@@ -31,7 +31,9 @@ fn parameters(tables: &[Table]) -> Vec<Vec<usize>> {
     let mut next = 2..;
     let mut numbers: Vec<Vec<usize>> = Vec::with_capacity(tables.len());
     for table in tables {
-        let satellite = tables.iter().position(|other| Some(other.name) == table.rows_of);
+        let satellite = tables
+            .iter()
+            .position(|other| Some(&other.name) == table.rows_of.as_ref());
         let shared = satellite.map_or(&[][..], |index| &numbers[index][..table.shared_columns()]);
         let own = next.by_ref().take(table.own_columns().len());
         numbers.push(shared.iter().copied().chain(own).collect());
@@ -40,7 +42,7 @@ fn parameters(tables: &[Table]) -> Vec<Vec<usize>> {
 }
 
 fn insert_clause(table: &Table, parameters: &[usize]) -> String {
-    let name = table.name;
+    let name = &table.name;
     let columns = join(&table.columns, ", ", |column| column.name.clone());
     let values = join(&table.columns, ",\n        ", value_expression);
     let arrays = table.columns.iter().zip(parameters);
@@ -83,20 +85,19 @@ pub(super) fn join<T>(items: &[T], separator: &str, item: impl FnMut(&T) -> Stri
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::{Attribute, H_ORDER, MODEL, Parent, Satellite};
-    use super::super::order::{Field, VersionedBy};
     use super::super::rows::VaultRows;
     use super::*;
+    use crate::plan::{ORDERS, ORDERS_MODEL, Plan};
 
     #[test]
     fn the_statement_is_unchanged() {
-        insta::assert_snapshot!(insert_statement(&MODEL));
+        insta::assert_snapshot!(insert_statement(&ORDERS.vault));
     }
 
     #[test]
     fn every_parameter_is_used_and_postgresql_accepts_their_number() {
-        let statement = insert_statement(&MODEL);
-        let parameters = VaultRows::new(&MODEL).into_columns().len();
+        let statement = insert_statement(&ORDERS.vault);
+        let parameters = VaultRows::new(&ORDERS.vault).into_columns().len();
         assert!(parameters < 1000);
         for number in 2..2 + parameters {
             assert!(statement.contains(&format!("${number}::")), "${number}");
@@ -106,31 +107,15 @@ mod tests {
 
     #[test]
     fn an_additional_attribute_is_one_additional_parameter() {
-        static ATTRIBUTES: [Attribute; 2] = [
-            Attribute {
-                column: "status",
-                field: Field::Status,
-            },
-            Attribute {
-                column: "restaurant",
-                field: Field::RestaurantName,
-            },
-        ];
-        static SATELLITE: Satellite = Satellite {
-            name: "s_order_status",
-            parent: Parent::Hub(&H_ORDER),
-            versioned_by: VersionedBy::Record,
-            multi_active: None,
-            driving_key: None,
-            attributes: &ATTRIBUTES,
-            effectivities: &[],
-        };
-        static SATELLITES: [&Satellite; 1] = [&SATELLITE];
-        let model = Model {
-            satellites: &SATELLITES,
-            ..MODEL
-        };
-        assert!(insert_statement(&model).contains("$31::text[], $32::uuid[]\n    ) AS new (h_order_pk"));
-        assert_eq!(VaultRows::new(&model).into_columns().len(), 31);
+        let status = "{column: status, field: status}";
+        assert!(ORDERS_MODEL.contains(status));
+        let model = ORDERS_MODEL.replace(status, &format!("{status}, {{column: paid, field: payment}}"));
+        let plan = Plan::compile(&crds::document::parse_model(&model).unwrap());
+        let parameters = |plan: &VaultPlan| VaultRows::new(plan).into_columns().len();
+        assert_eq!(parameters(&plan.vault), parameters(&ORDERS.vault) + 1);
+        assert!(
+            insert_statement(&plan.vault)
+                .contains("(h_order_pk, version, update_ts, status, paid, hash_diff, load_src)")
+        );
     }
 }

@@ -3,26 +3,26 @@
 //! A satellite has a row for every version, even if the attributes are unchanged; the views collapse equal neighbors.
 //! They order by version, never by load date, so that a late-arriving version gets its correct place.
 
-use super::model::{DrivingKey, Effectivity, Link, Model, Satellite};
 use super::sql::join;
 use super::table::{Table, key_column_name};
+use crate::plan::vault::{DrivingKey, Effectivity, Link, Satellite, VaultPlan};
 
 /// Returns the definitions of all views, in the order of the model.
-pub(super) fn view_definitions(model: &Model) -> Vec<String> {
-    let satellites = model
+pub(super) fn view_definitions(plan: &VaultPlan) -> Vec<String> {
+    let satellites = plan
         .satellites
         .iter()
-        .flat_map(|satellite| match &satellite.driving_key {
-            None => [current_view(satellite), timeline_view(satellite)],
+        .flat_map(|satellite| match satellite.driving_key {
+            None => [current_view(satellite, plan), timeline_view(satellite, plan)],
             Some(driving_key) => [
-                driven_current_view(satellite, driving_key),
-                driven_timeline_view(satellite, driving_key),
+                driven_current_view(satellite, driving_key, plan),
+                driven_timeline_view(satellite, driving_key, plan),
             ],
         });
-    let effectivities = model.effectivities().flat_map(|(satellite, effectivity)| {
+    let effectivities = plan.effectivities().flat_map(|(satellite, effectivity)| {
         [
-            effectivity_current_view(satellite, effectivity),
-            effectivity_timeline_view(satellite, effectivity),
+            effectivity_current_view(satellite, effectivity, plan),
+            effectivity_timeline_view(satellite, effectivity, plan),
         ]
     });
     satellites.chain(effectivities).collect()
@@ -34,11 +34,11 @@ fn view_names(satellite: &str) -> [String; 2] {
 }
 
 /// Returns the current view: the row of the latest version of each parent.
-fn current_view(satellite: &Satellite) -> String {
+fn current_view(satellite: &Satellite, plan: &VaultPlan) -> String {
     let Satellite { name, .. } = satellite;
-    let [view, _] = view_names(satellite.name);
-    let key = key_column_name(satellite.parent.name());
-    let columns = all_columns(satellite).join(", ");
+    let [view, _] = view_names(name);
+    let key = key_column_name(plan.parent_name(satellite.parent));
+    let columns = all_columns(satellite, plan).join(", ");
     format!(
         "\
 CREATE VIEW dds.{view} AS
@@ -51,13 +51,16 @@ ORDER BY {key}, version DESC;
 }
 
 /// Returns the current view with a driving key: the rows of the latest version of the driving hub.
-fn driven_current_view(satellite: &Satellite, driving_key: &DrivingKey) -> String {
+fn driven_current_view(satellite: &Satellite, driving_key: DrivingKey, plan: &VaultPlan) -> String {
     let Satellite { name, .. } = satellite;
-    let [view, _] = view_names(satellite.name);
-    let link = satellite.parent.name();
-    let (key, hub_key) = (key_column_name(link), key_column_name(driving_key.hub.name));
-    let [newest, _] = view_names(driving_key.versions.name);
-    let columns = join(&all_columns(satellite), ",\n    ", |column| {
+    let [view, _] = view_names(name);
+    let link = plan.parent_name(satellite.parent);
+    let (key, hub_key) = (
+        key_column_name(link),
+        key_column_name(&plan.hubs[driving_key.hub].name),
+    );
+    let [newest, _] = view_names(&plan.satellites[driving_key.versions].name);
+    let columns = join(&all_columns(satellite, plan), ",\n    ", |column| {
         format!("satellite.{column}")
     });
     format!(
@@ -77,10 +80,10 @@ JOIN dds.{newest} AS newest
 ///
 /// The end is exclusive, and null for the current row. Of several versions at the same instant, all but the last one
 /// have an empty range.
-fn timeline_view(satellite: &Satellite) -> String {
+fn timeline_view(satellite: &Satellite, plan: &VaultPlan) -> String {
     let Satellite { name, .. } = satellite;
-    let [_, view] = view_names(satellite.name);
-    let key = key_column_name(satellite.parent.name());
+    let [_, view] = view_names(name);
+    let key = key_column_name(plan.parent_name(satellite.parent));
     let attributes = attribute_list(satellite);
     format!(
         "\
@@ -102,18 +105,20 @@ WHERE earlier_hash_diff IS DISTINCT FROM hash_diff;
 /// Returns the timeline view with a driving key: a row also ends if the next version of the driving hub omits it.
 ///
 /// Equal rows are collapsed only if their versions are neighbors among all versions of the driving hub.
-fn driven_timeline_view(satellite: &Satellite, driving_key: &DrivingKey) -> String {
+fn driven_timeline_view(satellite: &Satellite, driving_key: DrivingKey, plan: &VaultPlan) -> String {
     let Satellite { name, .. } = satellite;
-    let [_, view] = view_names(satellite.name);
-    let link = satellite.parent.name();
-    let (key, hub_key) = (key_column_name(link), key_column_name(driving_key.hub.name));
-    let versions = driving_key.versions.name;
+    let [_, view] = view_names(name);
+    let link = plan.parent_name(satellite.parent);
+    let (key, hub_key) = (
+        key_column_name(link),
+        key_column_name(&plan.hubs[driving_key.hub].name),
+    );
+    let versions = &plan.satellites[driving_key.versions].name;
     let attributes = attribute_list(satellite);
-    let columns = Table::from_satellite(satellite).columns;
+    let columns = Table::from_satellite(satellite, plan).columns;
     let same = join(&columns, ", ", |column| column.name.clone());
-    let active = satellite
-        .multi_active
-        .map_or(String::new(), |column| format!(", {}", column.column));
+    let active = satellite.multi_active.as_ref();
+    let active = active.map_or(String::new(), |column| format!(", {column}"));
     format!(
         "\
 CREATE VIEW dds.{view} AS
@@ -153,14 +158,14 @@ WHERE is_first;
 
 /// Returns the current view of an effectivity satellite: the row of the link that the latest version of each driving hub
 /// states.
-fn effectivity_current_view(satellite: &Satellite, effectivity: &Effectivity) -> String {
-    let Effectivity { name, link } = effectivity;
+fn effectivity_current_view(satellite: &Satellite, effectivity: &Effectivity, plan: &VaultPlan) -> String {
+    let (name, link) = (&effectivity.name, &plan.links[effectivity.link]);
     let [view, _] = view_names(name);
     let (driving_key, link_key) = (
-        key_column_name(satellite.parent.name()),
-        key_column_name(link.name),
+        key_column_name(plan.parent_name(satellite.parent)),
+        key_column_name(&link.name),
     );
-    let (link, hubs) = (link.name, hub_keys(link, &driving_key));
+    let (link, hubs) = (&link.name, hub_keys(link, &driving_key, plan));
     format!(
         "\
 CREATE VIEW dds.{view} AS
@@ -176,14 +181,14 @@ JOIN dds.{link} AS link USING ({link_key});
 }
 
 /// Returns the timeline view of an effectivity satellite: the partners of each driving hub, one after the other.
-fn effectivity_timeline_view(satellite: &Satellite, effectivity: &Effectivity) -> String {
-    let Effectivity { name, link } = effectivity;
+fn effectivity_timeline_view(satellite: &Satellite, effectivity: &Effectivity, plan: &VaultPlan) -> String {
+    let (name, link) = (&effectivity.name, &plan.links[effectivity.link]);
     let [_, view] = view_names(name);
     let (driving_key, link_key) = (
-        key_column_name(satellite.parent.name()),
-        key_column_name(link.name),
+        key_column_name(plan.parent_name(satellite.parent)),
+        key_column_name(&link.name),
     );
-    let (link, hubs) = (link.name, hub_keys(link, &driving_key));
+    let (link, hubs) = (&link.name, hub_keys(link, &driving_key, plan));
     format!(
         "\
 CREATE VIEW dds.{view} AS
@@ -206,17 +211,18 @@ JOIN dds.{link} AS link USING ({link_key});
 
 /// Returns the hash keys of the hubs that a link joins, separated by commas. The driving key is that of the satellite, so
 /// that a condition on it restricts the rows before they are sorted by version.
-fn hub_keys(link: &Link, driving_key: &str) -> String {
-    join(link.hubs, ", ", |hub| {
-        let key = key_column_name(hub.name);
+fn hub_keys(link: &Link, driving_key: &str, plan: &VaultPlan) -> String {
+    let keys = plan.hubs_of(link).map(|hub| {
+        let key = key_column_name(&hub.name);
         let table = if key == driving_key { "satellite" } else { "link" };
         format!("{table}.{key}")
-    })
+    });
+    keys.collect::<Vec<_>>().join(", ")
 }
 
 /// Returns every column of the satellite, with the load date and the record source.
-fn all_columns(satellite: &Satellite) -> Vec<String> {
-    let filled = Table::from_satellite(satellite)
+fn all_columns(satellite: &Satellite, plan: &VaultPlan) -> Vec<String> {
+    let filled = Table::from_satellite(satellite, plan)
         .columns
         .into_iter()
         .map(|column| column.name);
@@ -225,7 +231,5 @@ fn all_columns(satellite: &Satellite) -> Vec<String> {
 
 /// Returns the descriptive columns, separated by commas.
 fn attribute_list(satellite: &Satellite) -> String {
-    join(satellite.attributes, ", ", |attribute| {
-        attribute.column.to_owned()
-    })
+    join(&satellite.attributes, ", ", |attribute| attribute.column.clone())
 }

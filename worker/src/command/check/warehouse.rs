@@ -9,10 +9,11 @@ use super::finding::Finding;
 use crate::command::migrate::MIGRATOR;
 use crate::connect::Secrets;
 use crate::encoding;
+use crate::plan::ORDERS;
 use crate::session::{connect_sqlstate, with_deadline};
 use crate::stage;
 use crate::statement;
-use crate::vault::MODEL;
+use crate::vault::tables;
 use crate::warehouse::TRANSACTION_TIMEOUT;
 
 const SERVER: &str = "\
@@ -165,7 +166,7 @@ fn wanted_privileges(layer: Layer) -> Vec<(String, &'static str)> {
         ],
     };
     let vault = if layer == Layer::Dds {
-        MODEL.tables()
+        tables(&ORDERS.vault)
     } else {
         Vec::new()
     };

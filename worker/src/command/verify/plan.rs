@@ -6,8 +6,9 @@ use crds::stage::Layer;
 use super::gaps::{GAPS, Gap};
 use super::{marts, positions, staging, vault};
 use crate::decode::DecodeSettings;
+use crate::plan::ORDERS;
+use crate::plan::vault::{Hub, Link, Satellite};
 use crate::stage::{self, StageError};
-use crate::vault::{Hub, Link, MODEL, Satellite};
 
 /// Checks with one result.
 pub(super) struct Group {
@@ -76,12 +77,10 @@ pub(super) fn plan(stages: &[StreamStage]) -> Result<Vec<Group>, StageError> {
 }
 
 fn vault_groups() -> [Group; 3] {
-    let hubs = MODEL.hubs.iter().map(|hub| Check::Hub(hub));
-    let links = MODEL.links.iter().map(|link| Check::Link(link));
-    let satellites = MODEL
-        .satellites
-        .iter()
-        .map(|satellite| Check::Satellite(satellite));
+    let plan = &ORDERS.vault;
+    let hubs = plan.hubs.iter().map(Check::Hub);
+    let links = plan.links.iter().map(Check::Link);
+    let satellites = plan.satellites.iter().map(Check::Satellite);
     [
         Group {
             title: "hash keys agree, and no row of the vault is an orphan",
@@ -89,11 +88,11 @@ fn vault_groups() -> [Group; 3] {
         },
         queries(
             "every version of the vault is complete",
-            vault::completeness_queries(&MODEL),
+            vault::completeness_queries(plan),
         ),
         queries(
             "current rows = open rows of the timeline",
-            vault::view_queries(&MODEL),
+            vault::view_queries(plan),
         ),
     ]
 }

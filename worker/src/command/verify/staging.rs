@@ -18,12 +18,14 @@ use crate::decode::DecodeSettings;
 use crate::layer::stg::Order;
 use crate::layer::stg::stored;
 use crate::layer::stored::{VersionFilter, VersionKey, split_page};
+use crate::plan::ORDERS;
+use crate::plan::kind::Kind;
+use crate::plan::vault::{Attribute, Hub, Link, Parent, PlannedField, Satellite, VersionedBy};
 use crate::record::Item;
 use crate::record_columns::bind_columns;
 use crate::statement;
 use crate::vault::{
-    Attribute, BusinessKey, Column, Field, Hub, Kind, Link, MODEL, Parent, Satellite, Table, TableColumn,
-    VaultLine, VaultOrder, VaultRows, VersionedBy, hash_key,
+    BusinessKey, Column, Elements, Row, Table, TableColumn, Value, VaultRows, hash_key, tables,
 };
 
 /// Maximum number of keys per page.
@@ -140,10 +142,10 @@ async fn compare_chunk(
     items: &[Item<Order>],
 ) -> Result<Findings, sqlx::Error> {
     let in_vault = versions_in_vault(connection, items).await?;
-    let mut rows = VaultRows::new(&MODEL);
+    let mut rows = VaultRows::new(&ORDERS.vault);
     for Item { value, .. } in items {
         if in_vault.contains(value.version.as_bytes()) {
-            rows.push(&vault_order(value), &value.version);
+            rows.push(&row_of(value), &value.version);
         }
     }
     let mut columns = rows.into_columns().into_iter();
@@ -177,31 +179,37 @@ async fn versions_in_vault(
     Ok(in_vault.into_iter().collect())
 }
 
-/// Maps an order event to the input of the vault, without the names and categories.
-fn vault_order(order: &Order) -> VaultOrder<'_> {
-    let payload = &order.event.payload;
-    let lines = payload.order_items.iter().map(|line| VaultLine {
-        product_id: &line.id,
-        line_name: &line.name,
-        product_name: "",
-        category: "",
-        price: line.price.0,
-        quantity: line.quantity,
+/// Maps an order event to its row, without the names and categories.
+fn row_of(order: &Order) -> Row<'_> {
+    let (plan, payload) = (&ORDERS.vault, &order.event.payload);
+    let record = |field: &PlannedField| match field.name.as_str() {
+        "order_id" => Value::BigInt(order.event.object_id),
+        "placed" => Value::Micros(order.date.as_microsecond()),
+        "cost" => Value::money(payload.cost.0),
+        "payment" => Value::money(payload.payment.0),
+        "status" => Value::text(&payload.final_status),
+        "user_id" => Value::text(&payload.user.id),
+        "restaurant_id" => Value::text(&payload.restaurant.id),
+        _ => Value::text(""),
+    };
+    let lines = payload.order_items.iter().flat_map(|line| {
+        plan.element_fields[0]
+            .iter()
+            .map(move |field| match field.name.as_str() {
+                "product_id" => Value::text(&line.id),
+                "line_name" => Value::text(&line.name),
+                "price" => Value::money(line.price.0),
+                "quantity" => Value::Integer(line.quantity),
+                _ => Value::text(""),
+            })
     });
-    VaultOrder {
-        order_id: order.event.object_id,
-        order_date: order.date.as_microsecond(),
-        cost: payload.cost.0,
-        payment: payload.payment.0,
-        status: &payload.final_status,
-        user_id: &payload.user.id,
-        user_name: "",
-        user_login: "",
-        user_update_ts: None,
-        restaurant_id: &payload.restaurant.id,
-        restaurant_name: "",
-        restaurant_update_ts: None,
-        lines: lines.collect(),
+    Row {
+        record: plan.record_fields.iter().map(record).collect(),
+        arrays: vec![Elements {
+            width: plan.element_fields[0].len(),
+            values: lines.collect(),
+        }],
+        entry_times: vec![None; 2],
     }
 }
 
@@ -213,16 +221,14 @@ struct TableComparison {
     statement: Option<String>,
 }
 
-/// One comparison per table of the model, in the order of its columns.
+/// One comparison per table of the vault, in the order of its columns.
 static COMPARISONS: LazyLock<Vec<TableComparison>> = LazyLock::new(|| {
-    let hubs = MODEL.hubs.iter().map(|hub| is_hub_known(hub).then(Vec::new));
-    let links = MODEL.links.iter().map(|link| is_link_known(link).then(Vec::new));
-    let satellites = MODEL
-        .satellites
-        .iter()
-        .map(|satellite| unknown_columns(satellite));
+    let plan = &ORDERS.vault;
+    let hubs = plan.hubs.iter().map(|hub| is_hub_known(hub).then(Vec::new));
+    let links = plan.links.iter().map(|link| is_link_known(link).then(Vec::new));
+    let satellites = plan.satellites.iter().map(unknown_columns);
     let unknown = hubs.chain(links).chain(satellites);
-    let tables = MODEL.tables();
+    let tables = tables(plan);
     let comparisons = tables
         .iter()
         .zip(unknown)
@@ -234,40 +240,28 @@ static COMPARISONS: LazyLock<Vec<TableComparison>> = LazyLock::new(|| {
 });
 
 fn is_link_known(link: &Link) -> bool {
-    link.hubs.iter().all(|hub| is_hub_known(hub))
+    ORDERS.vault.hubs_of(link).all(is_hub_known)
 }
 
 fn is_hub_known(hub: &Hub) -> bool {
-    is_known(&hub.business_key)
+    !hub.business_key.iter().any(|key| key.is_looked_up)
 }
 
 /// Columns of a satellite whose content is not in the order event; `None` if those include its key.
-fn unknown_columns(satellite: &Satellite) -> Option<Vec<&'static str>> {
+fn unknown_columns(satellite: &Satellite) -> Option<Vec<&str>> {
     let is_parent_known = match satellite.parent {
-        Parent::Hub(hub) => is_hub_known(hub),
-        Parent::Link(link) => is_link_known(link),
+        Parent::Hub(hub) => is_hub_known(&ORDERS.vault.hubs[hub]),
+        Parent::Link(link) => is_link_known(&ORDERS.vault.links[link]),
     };
     if !is_parent_known || satellite.versioned_by != VersionedBy::Record {
         return None;
     }
-    let unknown = satellite.attributes.iter().filter(|column| !is_known(column));
-    let mut unknown: Vec<&str> = unknown.map(|attribute| attribute.column).collect();
+    let unknown = satellite.attributes.iter().filter(|column| column.is_looked_up);
+    let mut unknown: Vec<&str> = unknown.map(|Attribute { column, .. }| column.as_str()).collect();
     if !unknown.is_empty() {
         unknown.push("hash_diff");
     }
     Some(unknown)
-}
-
-/// Returns true for a column whose content is in the order event.
-fn is_known(attribute: &Attribute) -> bool {
-    !matches!(
-        attribute.field,
-        Field::UserName
-            | Field::UserLogin
-            | Field::RestaurantName
-            | Field::ProductName
-            | Field::ProductCategory
-    )
 }
 
 /// Condition for a row of `stored` whose column differs from that of `expected`.
@@ -282,7 +276,7 @@ fn is_different(TableColumn { name, kind }: &TableColumn) -> String {
 
 /// Expected rows that the table lacks, or has with other content in the columns that are not `unknown`.
 fn difference_query(table: &Table, unknown: &[&str]) -> String {
-    let name = table.name;
+    let name = &table.name;
     let list = |separator: &str, format: &dyn Fn(&str) -> String| {
         let columns = table.key().iter().map(|column| format(&column.name));
         columns.collect::<Vec<_>>().join(separator)

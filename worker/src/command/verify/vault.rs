@@ -9,11 +9,12 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::finding::{Finding, Findings};
-use crate::statement;
-use crate::vault::{
-    Attribute, BusinessKey, Effectivity, Hub, Kind, Link, Model, Parent, Satellite, Scope, VersionedBy,
-    hash_diff, hash_key,
+use crate::plan::kind::Kind;
+use crate::plan::vault::{
+    Attribute, Effectivity, Hub, Link, Parent, Satellite, Scope, VaultPlan, VersionedBy,
 };
+use crate::statement;
+use crate::vault::{BusinessKey, hash_diff, hash_key};
 use crate::version::{to_hex, update_ts_of};
 
 /// Satellite with a row for every version of every order.
@@ -23,60 +24,59 @@ const FETCH_ROWS: u32 = 5_000;
 
 /// Compares every row of a hub with its hash key.
 pub(super) async fn check_hub(connection: &mut PgConnection, hub: &Hub) -> Result<Findings, sqlx::Error> {
-    let (name, column) = (hub.name, text_expression("hub", &hub.business_key));
-    let query = format!("SELECT hub.{name}_pk, {column} FROM dds.{name} AS hub");
+    let name = &hub.name;
+    let query = format!(
+        "SELECT hub.{name}_pk, ARRAY[{}] FROM dds.{name} AS hub",
+        text_expressions("hub", &hub.business_key)
+    );
     let check = |row: &PgRow| {
-        let (key, business_key): (Uuid, String) = (row.try_get(0)?, row.try_get(1)?);
+        let (key, stored): (Uuid, Vec<String>) = (row.try_get(0)?, row.try_get(1)?);
+        let business_keys = stored_keys(hub.business_key.iter(), &stored);
         // The ghost record has the key of a blank business key.
-        if key.is_nil() || key == hash_key(name, &[stored_key(hub, &business_key)]) {
+        if key.is_nil() || key == hash_key(name, &business_keys) {
             return Ok(None);
         }
+        let columns = hub.business_key.iter().zip(&stored);
+        let columns: Vec<String> = columns
+            .map(|(key, text)| format!("{} {text:?}", key.column))
+            .collect();
         Ok(Some(Finding {
             table: format!("dds.{name}"),
             key: format!("{name}_pk {key}"),
-            detail: format!(
-                "{} {business_key:?} has another hash key",
-                hub.business_key.column
-            ),
+            detail: format!("{} has another hash key", columns.join(", ")),
         }))
     };
     check_rows(connection, &query, check).await
 }
 
 /// Compares every row of a link with its hash key, and searches links without a hub.
-pub(super) async fn check_link(connection: &mut PgConnection, link: &Link) -> Result<Findings, sqlx::Error> {
-    let name = link.name;
-    let columns = link
-        .hubs
-        .iter()
-        .map(|hub| text_expression(hub.name, &hub.business_key));
-    let joins = link.hubs.iter().map(|hub| {
-        let hub = hub.name;
-        format!("LEFT JOIN dds.{hub} ON {hub}.{hub}_pk = link.{hub}_pk")
-    });
-    let hub_keys = link.hubs.iter().map(|hub| format!("link.{}_pk", hub.name));
+pub(super) async fn check_link(
+    connection: &mut PgConnection,
+    link: &Link,
+    plan: &VaultPlan,
+) -> Result<Findings, sqlx::Error> {
+    let (name, hubs) = (&link.name, plan.hubs_of(link));
+    let list =
+        |expression: &dyn Fn(&Hub) -> String| hubs.clone().map(expression).collect::<Vec<_>>().join(", ");
+    let joins = hubs
+        .clone()
+        .map(|Hub { name: hub, .. }| format!("LEFT JOIN dds.{hub} ON {hub}.{hub}_pk = link.{hub}_pk"));
     let query = format!(
-        "SELECT link.{name}_pk, ARRAY[{}], ARRAY[{}] FROM dds.{name} AS link {}",
-        columns.collect::<Vec<_>>().join(", "),
-        hub_keys.collect::<Vec<_>>().join(", "),
+        "SELECT link.{name}_pk, ARRAY[{}], ARRAY[{}], ARRAY[{}] FROM dds.{name} AS link {}",
+        list(&|hub| text_expressions(&hub.name, &hub.business_key)),
+        list(&|hub| format!("link.{}_pk", hub.name)),
+        list(&|hub| format!("{0}.{0}_pk IS NULL", hub.name)),
         joins.collect::<Vec<_>>().join(" ")
     );
     let check = |row: &PgRow| {
-        let (key, business_keys): (Uuid, Vec<Option<String>>) = (row.try_get(0)?, row.try_get(1)?);
-        if let Some(missing) = business_keys.iter().position(Option::is_none) {
-            let hub_keys: Vec<Uuid> = row.try_get(2)?;
-            return Ok(Some(missing_parent(
-                link.hubs[missing].name,
-                hub_keys[missing],
-                name,
-            )));
+        let (key, stored): (Uuid, Vec<Option<String>>) = (row.try_get(0)?, row.try_get(1)?);
+        let is_missing: Vec<bool> = row.try_get(3)?;
+        if let Some(missing) = is_missing.iter().position(|is_missing| *is_missing) {
+            let (hub, keys): (_, Vec<Uuid>) = (&plan.hubs[link.hubs[missing]], row.try_get(2)?);
+            return Ok(Some(missing_parent(&hub.name, keys[missing], name)));
         }
-        let business_keys: Vec<BusinessKey<'_>> = link
-            .hubs
-            .iter()
-            .zip(business_keys.iter().flatten())
-            .map(|(hub, business_key)| stored_key(hub, business_key))
-            .collect();
+        let stored: Vec<String> = stored.into_iter().flatten().collect();
+        let business_keys = stored_keys(hubs.clone().flat_map(|hub| &hub.business_key), &stored);
         if key == hash_key(name, &business_keys) {
             return Ok(None);
         }
@@ -93,17 +93,14 @@ pub(super) async fn check_link(connection: &mut PgConnection, link: &Link) -> Re
 pub(super) async fn check_satellite(
     connection: &mut PgConnection,
     satellite: &Satellite,
+    plan: &VaultPlan,
 ) -> Result<Findings, sqlx::Error> {
-    let (name, parent) = (satellite.name, satellite.parent.name());
-    let columns = satellite
-        .attributes
-        .iter()
-        .map(|attribute| text_expression("satellite", attribute));
+    let (name, parent) = (&satellite.name, plan.parent_name(satellite.parent));
     let query = format!(
         "SELECT satellite.{parent}_pk, satellite.version, satellite.hash_diff, parent.{parent}_pk IS NULL,
             (extract(epoch FROM satellite.update_ts) * 1000000)::bigint, ARRAY[{}]::text[]
         FROM dds.{name} AS satellite LEFT JOIN dds.{parent} AS parent ON parent.{parent}_pk = satellite.{parent}_pk",
-        columns.collect::<Vec<_>>().join(", ")
+        text_expressions("satellite", &satellite.attributes)
     );
     let check = |row: &PgRow| {
         let (key, version): (Uuid, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
@@ -166,27 +163,32 @@ async fn check_rows(
     Ok(findings)
 }
 
-/// Business key of a hub from the text of its column.
-fn stored_key<'t>(hub: &Hub, text: &'t str) -> BusinessKey<'t> {
-    match text.parse() {
-        Ok(number) if hub.business_key.field.kind() == Kind::BigInt => BusinessKey::Number(number),
+/// Business keys from the texts of their columns.
+fn stored_keys<'t, 'p>(
+    columns: impl Iterator<Item = &'p Attribute>,
+    texts: &'t [String],
+) -> Vec<BusinessKey<'t>> {
+    let keys = columns.zip(texts).map(|(column, text)| match text.parse() {
+        Ok(number) if column.kind != Kind::Text => BusinessKey::Number(number),
         _ => BusinessKey::Text(text),
-    }
+    });
+    keys.collect()
 }
 
-/// Expression for the text of a column, as the hash functions use it.
-fn text_expression(table: &str, Attribute { column, field }: &Attribute) -> String {
-    match field.kind() {
+/// Expressions for the texts of columns, as the hash functions use them.
+fn text_expressions(table: &str, columns: &[Attribute]) -> String {
+    let expressions = columns.iter().map(|Attribute { column, kind, .. }| match kind {
         Kind::Numeric => format!("trim_scale({table}.{column})::text"),
         Kind::Timestamp => format!("(extract(epoch FROM {table}.{column}) * 1000000)::bigint::text"),
         _ => format!("{table}.{column}::text"),
-    }
+    });
+    expressions.collect::<Vec<_>>().join(", ")
 }
 
 /// Queries for versions and references that are not complete: every version of an order is in each of its satellites, and
 /// every hub that is looked up has a name.
-pub(super) fn completeness_queries(model: &Model) -> Vec<String> {
-    let Some(versions) = model
+pub(super) fn completeness_queries(plan: &VaultPlan) -> Vec<String> {
+    let Some(versions) = plan
         .satellites
         .iter()
         .find(|satellite| satellite.name == VERSIONS)
@@ -194,36 +196,40 @@ pub(super) fn completeness_queries(model: &Model) -> Vec<String> {
         return Vec::new();
     };
     let mut queries = Vec::new();
-    for satellite in model.satellites {
+    for satellite in &plan.satellites {
         match (satellite.versioned_by, satellite.parent) {
             (VersionedBy::Record, _) if satellite.name == versions.name => {}
             (VersionedBy::Record, _) => {
-                queries.push(versions_missing(satellite, versions));
-                if satellite.scope() == Scope::Order {
-                    queries.push(versions_missing(versions, satellite));
+                queries.push(versions_missing(satellite, versions, plan));
+                if satellite.scope == Scope::Record {
+                    queries.push(versions_missing(versions, satellite, plan));
                 }
             }
-            (VersionedBy::User | VersionedBy::Restaurant, Parent::Hub(hub)) => {
-                queries.push(names_missing(hub, satellite));
+            (VersionedBy::Entry(_), Parent::Hub(hub)) => {
+                queries.push(names_missing(&plan.hubs[hub].name, &satellite.name));
             }
-            (VersionedBy::User | VersionedBy::Restaurant, Parent::Link(_)) => {}
+            (VersionedBy::Entry(_), Parent::Link(_)) => {}
         }
         if let Parent::Link(link) = satellite.parent {
-            let hubs = link.hubs.iter();
-            let described = hubs.filter_map(|hub| Some((hub, hub_satellite(model, hub)?)));
-            queries.extend(described.map(|(hub, of_hub)| hub_versions_missing(satellite, link, hub, of_hub)));
+            let hubs = plan.links[link].hubs.iter();
+            let described = hubs.filter_map(|&hub| Some((hub, hub_satellite(plan, hub)?)));
+            queries.extend(described.map(|(hub, of_hub)| hub_versions_missing(satellite, hub, of_hub, plan)));
         }
         let effectivities = satellite.effectivities.iter();
-        queries.extend(effectivities.flat_map(|effectivity| effectivity_queries(satellite, effectivity)));
+        queries
+            .extend(effectivities.flat_map(|effectivity| effectivity_queries(satellite, effectivity, plan)));
     }
     queries
 }
 
 /// Rows of an effectivity satellite whose link is missing or has another driving hub, and versions that only one of it and
 /// its satellite has.
-fn effectivity_queries(satellite: &Satellite, effectivity: &Effectivity) -> [String; 4] {
-    let (satellite, driving, link) = (satellite.name, satellite.parent.name(), effectivity.link.name);
-    let name = effectivity.name;
+fn effectivity_queries(satellite: &Satellite, effectivity: &Effectivity, plan: &VaultPlan) -> [String; 4] {
+    let (driving, link) = (
+        plan.parent_name(satellite.parent),
+        &plan.links[effectivity.link].name,
+    );
+    let (satellite, name) = (&satellite.name, &effectivity.name);
     let keys = |table: &str| format!("SELECT {driving}_pk, version FROM dds.{table}");
     let missing = |having: &str, lacking: &str| {
         format!(
@@ -254,18 +260,18 @@ fn effectivity_queries(satellite: &Satellite, effectivity: &Effectivity) -> [Str
 }
 
 /// Queries for rows that only one of the two views of a satellite has: current rows, and rows without an end.
-pub(super) fn view_queries(model: &Model) -> Vec<String> {
-    let queries = model.satellites.iter().map(|satellite| {
-        let (name, parent) = (satellite.name, satellite.parent.name());
-        let columns = satellite.multi_active.iter().chain(satellite.attributes);
-        let columns: Vec<String> = columns.map(|column| format!(", {}", column.column)).collect();
+pub(super) fn view_queries(plan: &VaultPlan) -> Vec<String> {
+    let queries = plan.satellites.iter().map(|satellite| {
+        let (name, parent) = (&satellite.name, plan.parent_name(satellite.parent));
+        let attributes = satellite.attributes.iter().map(|attribute| &attribute.column);
+        let columns = satellite.multi_active.iter().chain(attributes);
+        let columns: Vec<String> = columns.map(|column| format!(", {column}")).collect();
         view_query(name, &format!("{parent}_pk{}", columns.concat()))
     });
-    let effectivities = model.satellites.iter().flat_map(|satellite| {
-        let keys = satellite.effectivities.iter();
-        keys.map(|effectivity| (effectivity.name, format!("{}_pk", effectivity.link.name)))
+    let effectivities = plan.effectivities().map(|(_, effectivity)| {
+        let key = format!("{}_pk", plan.links[effectivity.link].name);
+        view_query(&effectivity.name, &key)
     });
-    let effectivities = effectivities.map(|(name, key)| view_query(name, &key));
     queries.chain(effectivities).collect()
 }
 
@@ -284,18 +290,16 @@ fn view_query(name: &str, columns: &str) -> String {
 }
 
 /// First satellite of a hub with a row for every version of the record.
-fn hub_satellite<'m>(model: &'m Model, hub: &Hub) -> Option<&'m Satellite> {
-    let of_hub =
-        |satellite: &&&Satellite| matches!(satellite.parent, Parent::Hub(parent) if parent.name == hub.name);
-    let mut satellites = model.satellites.iter().filter(of_hub);
-    satellites
-        .find(|satellite| satellite.versioned_by == VersionedBy::Record)
-        .copied()
+fn hub_satellite(plan: &VaultPlan, hub: usize) -> Option<&Satellite> {
+    plan.satellites.iter().find(|satellite| {
+        satellite.parent == Parent::Hub(hub) && satellite.versioned_by == VersionedBy::Record
+    })
 }
 
 /// Rows of `having` whose version is not in `lacking`.
-fn versions_missing(having: &Satellite, lacking: &Satellite) -> String {
-    let (having, parent, lacking) = (having.name, having.parent.name(), lacking.name);
+fn versions_missing(having: &Satellite, lacking: &Satellite, plan: &VaultPlan) -> String {
+    let parent = plan.parent_name(having.parent);
+    let (having, lacking) = (&having.name, &lacking.name);
     format!(
         "SELECT 'dds.{lacking}', format('version %s', stored.version),
             format('missing, but dds.{having} has it, {parent}_pk %s', stored.{parent}_pk)
@@ -305,8 +309,7 @@ fn versions_missing(having: &Satellite, lacking: &Satellite) -> String {
 }
 
 /// Keys of a hub without a row in a satellite that every message fills.
-fn names_missing(hub: &Hub, satellite: &Satellite) -> String {
-    let (hub, satellite) = (hub.name, satellite.name);
+fn names_missing(hub: &str, satellite: &str) -> String {
     format!(
         "SELECT 'dds.{satellite}', format('{hub}_pk %s', hub.{hub}_pk), 'missing, but dds.{hub} has the key'
         FROM dds.{hub} AS hub
@@ -316,8 +319,9 @@ fn names_missing(hub: &Hub, satellite: &Satellite) -> String {
 }
 
 /// Versions of a hub that are in the satellite of a link with it, and not in that of the hub.
-fn hub_versions_missing(satellite: &Satellite, link: &Link, hub: &Hub, of_hub: &Satellite) -> String {
-    let (satellite, link, hub, of_hub) = (satellite.name, link.name, hub.name, of_hub.name);
+fn hub_versions_missing(satellite: &Satellite, hub: usize, of_hub: &Satellite, plan: &VaultPlan) -> String {
+    let (link, hub) = (plan.parent_name(satellite.parent), &plan.hubs[hub].name);
+    let (satellite, of_hub) = (&satellite.name, &of_hub.name);
     format!(
         "SELECT 'dds.{of_hub}', format('{hub}_pk %s, version %s', missing.{hub}_pk, missing.version),
             'missing, but dds.{satellite} has it'

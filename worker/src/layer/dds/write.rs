@@ -7,16 +7,18 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::fact::OrderWithFact;
+use super::row::row_of;
 use crate::chunks::split_by_weight;
 use crate::layer::interface::Effects;
+use crate::plan::ORDERS;
 use crate::record::Item;
 use crate::record_columns::bind_columns;
 use crate::statement;
-use crate::vault::{BusinessKey, MODEL, VaultLine, VaultOrder, VaultRows, hash_key, insert_statement};
+use crate::vault::{BusinessKey, VaultRows, hash_key, insert_statement};
 use crate::version::Version;
 
-/// Statement that is generated once from the model. It contains only names of the model, never a value.
-static INSERT: LazyLock<String> = LazyLock::new(|| insert_statement(&MODEL));
+/// Statement that is generated once from the plan. It contains only names of the model, never a value.
+static INSERT: LazyLock<String> = LazyLock::new(|| insert_statement(&ORDERS.vault));
 
 /// Send times of versions whose message does not carry them, because a former version of the worker produced it.
 ///
@@ -66,9 +68,9 @@ async fn insert_rows(
     record_source: &str,
     orders: &[VersionedOrder<'_>],
 ) -> Result<(), sqlx::Error> {
-    let mut rows = VaultRows::new(&MODEL);
+    let mut rows = VaultRows::new(&ORDERS.vault);
     for (item, version) in orders {
-        rows.push(&vault_order(item), version);
+        rows.push(&row_of(&item.value.order), version);
     }
     let query = statement::query(AssertSqlSafe(INSERT.as_str())).bind(record_source);
     let query = bind_columns(query, rows.into_columns());
@@ -108,33 +110,4 @@ async fn find_sent(
         *version = version.with_sent_bytes(row.try_get("sent")?);
     }
     Ok(())
-}
-
-/// Maps an order to the input of the vault.
-fn vault_order(item: &Item<OrderWithFact>) -> VaultOrder<'_> {
-    let order = &item.value.order;
-    let payload = &order.message.payload;
-    let lines = payload.products.iter().map(|line| VaultLine {
-        product_id: &line.id,
-        line_name: &line.name,
-        product_name: line.menu_name.as_deref().unwrap_or(&line.name),
-        category: &line.category,
-        price: line.price.0,
-        quantity: line.quantity,
-    });
-    VaultOrder {
-        order_id: order.message.object_id,
-        order_date: order.date,
-        cost: payload.cost.0,
-        payment: payload.payment.0,
-        status: &payload.status,
-        user_id: &payload.user.id,
-        user_name: &payload.user.name,
-        user_login: &payload.user.login,
-        user_update_ts: order.user_update_ts,
-        restaurant_id: &payload.restaurant.id,
-        restaurant_name: &payload.restaurant.name,
-        restaurant_update_ts: order.restaurant_update_ts,
-        lines: lines.collect(),
-    }
 }

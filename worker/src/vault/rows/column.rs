@@ -3,8 +3,8 @@
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use crate::vault::kind::Kind;
-use crate::vault::order::Value;
+use crate::plan::kind::Kind;
+use crate::vault::row::Value;
 
 /// Parameter of the statement: one column of a table, with one value per row.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub enum Column {
     Integer(Vec<i32>),
     /// Amounts of money.
     Numeric(Vec<Decimal>),
-    /// Versions of orders.
+    /// Versions.
     Bytes(Vec<Vec<u8>>),
     /// Times in microseconds since the Unix epoch; bound as 64-bit integers.
     Micros(Vec<i64>),

@@ -7,44 +7,44 @@ use crds::contract::normalize;
 use uuid::Uuid;
 
 use super::column::Column;
+use crate::plan::vault::{Hub, Scope};
 use crate::vault::hash::{BusinessKey, hash_key};
-use crate::vault::model::Hub;
-use crate::vault::order::{Scope, Source, Value};
+use crate::vault::row::{Source, Value};
 
 /// Collector of the rows of one hub.
 #[derive(Debug)]
 pub(super) struct HubRows<'a> {
-    hub: &'static Hub,
-    scope: Scope,
+    hub: &'a Hub,
     /// Index in `rows` of each business key in its original encoding. Different encodings of one key have equal rows,
     /// of which only one is written.
-    indices: HashMap<Value<'a>, usize>,
+    indices: HashMap<Box<[Value<'a>]>, usize>,
     rows: Vec<HubRow<'a>>,
     /// Index in `rows` of the key that was added last.
     current: usize,
+    /// Business key that was added last. A field, so that its memory is reused.
+    business_key: Vec<Value<'a>>,
 }
 
 #[derive(Debug)]
 struct HubRow<'a> {
     key: Uuid,
     /// Normalized, because a row must not depend on the encoding that arrived first.
-    business_key: Value<'a>,
+    business_key: Box<[Value<'a>]>,
 }
 
 impl<'a> HubRows<'a> {
-    pub(super) fn new(hub: &'static Hub) -> Self {
-        let scope = hub.business_key.field.scope();
+    pub(super) fn new(hub: &'a Hub) -> Self {
         Self {
             hub,
-            scope,
             indices: HashMap::new(),
             rows: Vec::new(),
             current: 0,
+            business_key: Vec::new(),
         }
     }
 
     pub(super) fn scope(&self) -> Scope {
-        self.scope
+        self.hub.scope
     }
 
     /// Hash key that was added last.
@@ -53,25 +53,28 @@ impl<'a> HubRows<'a> {
     }
 
     /// Business key that was added last, normalized.
-    pub(super) fn current_business_key(&self) -> &Value<'a> {
+    pub(super) fn current_business_key(&self) -> &[Value<'a>] {
         &self.rows[self.current].business_key
     }
 
-    /// Adds the business key of the source, unless the hub is one per line and the source is the order itself.
+    /// Adds the business key of the source.
     pub(super) fn add(&mut self, source: Source<'_, 'a>) {
-        let Some(value) = source.value(self.hub.business_key.field) else {
-            return;
-        };
-        if let Some(&index) = self.indices.get(&value) {
+        self.business_key.clear();
+        let columns = self.hub.business_key.iter();
+        self.business_key
+            .extend(columns.map(|column| source.value(column.slot).clone()));
+        if let Some(&index) = self.indices.get(self.business_key.as_slice()) {
             self.current = index;
             return;
         }
         self.current = self.rows.len();
+        let business_keys: Vec<BusinessKey<'_>> = self.business_key.iter().map(value_key).collect();
         self.rows.push(HubRow {
-            key: hash_key(self.hub.name, &[value_key(&value)]),
-            business_key: normalize_value(&value),
+            key: hash_key(&self.hub.name, &business_keys),
+            business_key: self.business_key.iter().map(normalize_value).collect(),
         });
-        self.indices.insert(value, self.current);
+        self.indices
+            .insert(self.business_key.as_slice().into(), self.current);
     }
 
     /// Appends the rows, sorted by hash key and distinct.
@@ -79,11 +82,10 @@ impl<'a> HubRows<'a> {
         self.rows.sort_unstable_by_key(|row| row.key);
         self.rows.dedup_by_key(|row| row.key);
         columns.push(Column::Uuid(self.rows.iter().map(|row| row.key).collect()));
-        let kind = self.hub.business_key.field.kind();
-        columns.push(Column::from_values(
-            kind,
-            self.rows.iter().map(|row| &row.business_key),
-        ));
+        for (index, column) in self.hub.business_key.iter().enumerate() {
+            let values = self.rows.iter().map(|row| &row.business_key[index]);
+            columns.push(Column::from_values(column.kind, values));
+        }
     }
 }
 

@@ -6,17 +6,13 @@ use uuid::Uuid;
 
 use super::column::Column;
 use super::hub::{HubRows, value_key};
+use crate::plan::vault::{Link, Scope};
 use crate::vault::hash::{BusinessKey, hash_key};
-use crate::vault::model::{Hub, Link, Model};
-use crate::vault::order::Scope;
 
 /// Collector of the rows of one link.
 #[derive(Debug)]
-pub(super) struct LinkRows {
-    link: &'static Link,
-    scope: Scope,
-    /// Indices in the model of the joined hubs.
-    hubs: Vec<usize>,
+pub(super) struct LinkRows<'a> {
+    link: &'a Link,
     /// Hash key of the link by combination of hub keys.
     keys: HashMap<Vec<Uuid>, Uuid>,
     /// Combination that was added last. A field, so that its memory is reused.
@@ -25,12 +21,10 @@ pub(super) struct LinkRows {
     current: Uuid,
 }
 
-impl LinkRows {
-    pub(super) fn new(link: &'static Link, model: &Model) -> Self {
+impl<'a> LinkRows<'a> {
+    pub(super) fn new(link: &'a Link) -> Self {
         Self {
             link,
-            scope: link.scope(),
-            hubs: link.hubs.iter().map(|hub| hub_index(hub, model)).collect(),
             keys: HashMap::new(),
             combination: Vec::new(),
             current: Uuid::nil(),
@@ -38,7 +32,7 @@ impl LinkRows {
     }
 
     pub(super) fn scope(&self) -> Scope {
-        self.scope
+        self.link.scope
     }
 
     /// Hash key that was added last.
@@ -49,18 +43,17 @@ impl LinkRows {
     /// Links the hub keys that were added last.
     pub(super) fn add(&mut self, hubs: &[HubRows<'_>]) {
         self.combination.clear();
-        self.combination
-            .extend(self.hubs.iter().map(|&hub| hubs[hub].current_key()));
+        let joined = self.link.hubs.iter().map(|&hub| &hubs[hub]);
+        self.combination.extend(joined.clone().map(HubRows::current_key));
         if let Some(&key) = self.keys.get(self.combination.as_slice()) {
             self.current = key;
             return;
         }
-        let business_keys: Vec<BusinessKey<'_>> = self
-            .hubs
-            .iter()
-            .map(|&hub| value_key(hubs[hub].current_business_key()))
+        let business_keys: Vec<BusinessKey<'_>> = joined
+            .flat_map(HubRows::current_business_key)
+            .map(value_key)
             .collect();
-        self.current = hash_key(self.link.name, &business_keys);
+        self.current = hash_key(&self.link.name, &business_keys);
         self.keys.insert(self.combination.clone(), self.current);
     }
 
@@ -69,17 +62,8 @@ impl LinkRows {
         let mut rows: Vec<(Uuid, Vec<Uuid>)> = self.keys.into_iter().map(|(hubs, key)| (key, hubs)).collect();
         rows.sort_unstable();
         columns.push(Column::Uuid(rows.iter().map(|(key, _)| *key).collect()));
-        for hub in 0..self.hubs.len() {
+        for hub in 0..self.link.hubs.len() {
             columns.push(Column::Uuid(rows.iter().map(|(_, hubs)| hubs[hub]).collect()));
         }
     }
-}
-
-/// Returns the index of a hub in its model.
-pub(super) fn hub_index(hub: &Hub, model: &Model) -> usize {
-    model
-        .hubs
-        .iter()
-        .position(|other| other.name == hub.name)
-        .expect("a model contains the hubs that its links join")
 }

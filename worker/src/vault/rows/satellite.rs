@@ -1,37 +1,30 @@
 //! Rows of one satellite: one per parent and version, or several if it is multi-active. Its effectivity satellites have
 //! the same rows, each with a link key. A row that an entry of the reference data versions is stated by many orders.
 
+use std::collections::HashMap;
+
 use uuid::Uuid;
 
 use super::column::Column;
 use super::hub::HubRows;
-use super::link::{LinkRows, hub_index};
+use super::link::LinkRows;
 use super::row_version::RowVersion;
+use crate::plan::vault::{Parent, Satellite, Scope};
 use crate::vault::hash::{hash_diff, statement_digest};
-use crate::vault::model::{Link, Model, Parent, Satellite};
-use crate::vault::order::{Scope, Source, Value};
+use crate::vault::row::{Source, Value};
 use crate::version::Version;
 
 /// Collector of the rows of one satellite.
 #[derive(Debug)]
 pub(super) struct SatelliteRows<'a> {
-    satellite: &'static Satellite,
-    scope: Scope,
-    parent: ParentIndex,
+    satellite: &'a Satellite,
     keys: Vec<RowKey>,
     /// Attributes of all rows, row by row.
     values: Vec<Value<'a>>,
-    /// Indices in the model of the links whose effectivity the rows state.
-    links: Vec<usize>,
-    /// Keys of these links of all rows, row by row.
+    /// Keys of the links whose effectivity the rows state, row by row.
     link_keys: Vec<Uuid>,
-}
-
-/// Index of the parent in the model.
-#[derive(Debug)]
-enum ParentIndex {
-    Hub(usize),
-    Link(usize),
+    /// Number of elements of the present record by parent, if the satellite is multi-active.
+    occurrences: HashMap<Uuid, i32>,
 }
 
 /// Primary key of a row, followed by its number, so that the first of several rows with the same key is used.
@@ -44,62 +37,48 @@ struct RowKey {
 }
 
 impl<'a> SatelliteRows<'a> {
-    pub(super) fn new(satellite: &'static Satellite, model: &Model) -> Self {
-        let parent = match satellite.parent {
-            Parent::Hub(hub) => ParentIndex::Hub(hub_index(hub, model)),
-            Parent::Link(link) => ParentIndex::Link(link_index(link, model)),
-        };
+    pub(super) fn new(satellite: &'a Satellite) -> Self {
         Self {
             satellite,
-            scope: satellite.scope(),
-            parent,
             keys: Vec::new(),
             values: Vec::new(),
-            links: satellite
-                .effectivities
-                .iter()
-                .map(|effectivity| link_index(effectivity.link, model))
-                .collect(),
             link_keys: Vec::new(),
+            occurrences: HashMap::new(),
         }
     }
 
     pub(super) fn scope(&self) -> Scope {
-        self.scope
+        self.satellite.scope
+    }
+
+    /// Begins the rows of another record.
+    pub(super) fn begin_record(&mut self) {
+        self.occurrences.clear();
     }
 
     /// Adds a row for the hub key or link key that was added last.
     pub(super) fn add(
         &mut self,
         hubs: &[HubRows<'a>],
-        links: &[LinkRows],
+        links: &[LinkRows<'a>],
         source: Source<'_, 'a>,
         version: &Version,
     ) {
-        let parent = match self.parent {
-            ParentIndex::Hub(hub) => hubs[hub].current_key(),
-            ParentIndex::Link(link) => links[link].current_key(),
+        let parent = match self.satellite.parent {
+            Parent::Hub(hub) => hubs[hub].current_key(),
+            Parent::Link(link) => links[link].current_key(),
         };
-        let active = match self
-            .satellite
-            .multi_active
-            .and_then(|column| source.value(column.field))
-        {
-            Some(Value::Integer(number)) => number,
-            _ => 0,
-        };
+        let active = self.number_of(parent);
         let (first_value, first_link) = (self.values.len(), self.link_keys.len());
-        self.values.extend(
-            self.satellite
-                .attributes
-                .iter()
-                .filter_map(|column| source.value(column.field)),
-        );
+        let attributes = self.satellite.attributes.iter();
+        self.values
+            .extend(attributes.map(|column| source.value(column.slot).clone()));
+        let effectivities = self.satellite.effectivities.iter();
         self.link_keys
-            .extend(self.links.iter().map(|&link| links[link].current_key()));
+            .extend(effectivities.map(|effectivity| links[effectivity.link].current_key()));
         let version = match source.entry_time(self.satellite.versioned_by) {
             Some(update_ts) => {
-                let attributes = self.values[first_value..].iter().map(Value::text);
+                let attributes = self.values[first_value..].iter().map(Value::hashed_text);
                 RowVersion::of_entry(
                     update_ts,
                     statement_digest(attributes, &self.link_keys[first_link..]),
@@ -113,6 +92,20 @@ impl<'a> SatelliteRows<'a> {
             active,
             row: self.keys.len(),
         });
+    }
+
+    /// Returns the number of a row among those of the record with the same parent, from 1; 0 unless the satellite is
+    /// multi-active.
+    ///
+    /// An element has no ID. Its position would identify another element as soon as one before it is removed. Its parent and
+    /// its number among the elements with this parent, by position, do not depend on other elements.
+    fn number_of(&mut self, parent: Uuid) -> i32 {
+        if self.satellite.multi_active.is_none() {
+            return 0;
+        }
+        let occurrence = self.occurrences.entry(parent).or_default();
+        *occurrence += 1;
+        *occurrence
     }
 
     /// Appends the rows, sorted by primary key and distinct. The link keys are appended to `effectivities`, one column
@@ -137,16 +130,17 @@ impl<'a> SatelliteRows<'a> {
         let width = self.satellite.attributes.len();
         for (index, attribute) in self.satellite.attributes.iter().enumerate() {
             let values = self.keys.iter().map(|key| &self.values[key.row * width + index]);
-            columns.push(Column::from_values(attribute.field.kind(), values));
+            columns.push(Column::from_values(attribute.kind, values));
         }
         let rows = self
             .keys
             .iter()
             .map(|key| &self.values[key.row * width..][..width]);
         columns.push(Column::Uuid(
-            rows.map(|row| hash_diff(row.iter().map(Value::text))).collect(),
+            rows.map(|row| hash_diff(row.iter().map(Value::hashed_text)))
+                .collect(),
         ));
-        let width = self.links.len();
+        let width = self.satellite.effectivities.len();
         for index in 0..width {
             let keys = self
                 .keys
@@ -155,13 +149,4 @@ impl<'a> SatelliteRows<'a> {
             effectivities.push(Column::Uuid(keys.collect()));
         }
     }
-}
-
-/// Returns the index of a link in its model.
-fn link_index(link: &Link, model: &Model) -> usize {
-    model
-        .links
-        .iter()
-        .position(|other| other.name == link.name)
-        .expect("a model contains the links that its satellites describe")
 }

@@ -1,23 +1,26 @@
 //! Tests of the rows of a batch: no duplicates, no orphans, and independence of the order of arrival.
 
+mod order;
+
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
+use self::order::{Line, Order};
 use super::*;
+use crate::plan::ORDERS;
 use crate::vault::hash::{BusinessKey, hash_diff, hash_key};
-use crate::vault::model::{MODEL, Satellite};
-use crate::vault::order::VaultLine;
+use crate::vault::table::tables;
 use crate::version::digest;
 
 const CATEGORIES: [&str; 4] = ["Роллы", "Йогурт", "И\u{306}огурт", " Роллы "];
 
-fn golden() -> VaultOrder<'static> {
-    VaultOrder {
-        order_id: 322_519,
-        order_date: 1_708_775_892_000_000,
+fn golden() -> Order {
+    Order {
+        id: 322_519,
+        placed: 1_708_775_892_000_000,
         cost: Decimal::from(360),
         payment: Decimal::new(36000, 2),
         status: "CLOSED",
@@ -32,11 +35,11 @@ fn golden() -> VaultOrder<'static> {
     }
 }
 
-fn line<'a>(product_id: &'a str, category: &'a str, price: i64, quantity: i32) -> VaultLine<'a> {
-    VaultLine {
+fn line(product_id: &'static str, category: &'static str, price: i64, quantity: i32) -> Line {
+    Line {
         product_id,
-        line_name: "РОЛЛ С ТОФУ",
-        product_name: "РОЛЛ С ТОФУ И ВЯЛЕНЫМИ ТОМАТАМИ",
+        name: "РОЛЛ С ТОФУ",
+        menu_name: "РОЛЛ С ТОФУ И ВЯЛЕНЫМИ ТОМАТАМИ",
         category,
         price: Decimal::from(price),
         quantity,
@@ -47,10 +50,10 @@ fn version(update_ts: i64, status: &str) -> Version {
     Version::new(update_ts, status, Some(update_ts), digest(status.as_bytes()))
 }
 
-fn columns_of<'a>(orders: impl IntoIterator<Item = &'a (VaultOrder<'static>, Version)>) -> Vec<Column> {
-    let mut rows = VaultRows::new(&MODEL);
+fn columns_of<'a>(orders: impl IntoIterator<Item = &'a (Order, Version)>) -> Vec<Column> {
+    let mut rows = VaultRows::new(&ORDERS.vault);
     for (order, version) in orders {
-        rows.push(order, version);
+        rows.push(&order.row(), version);
     }
     rows.into_columns()
 }
@@ -77,7 +80,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The columns of one table, by name.
 fn table(columns: &[Column], name: &str) -> Vec<(String, Vec<String>)> {
-    let tables = MODEL.tables();
+    let tables = tables(&ORDERS.vault);
     let index = tables
         .iter()
         .position(|table| table.name == name)
@@ -86,7 +89,7 @@ fn table(columns: &[Column], name: &str) -> Vec<(String, Vec<String>)> {
         .iter()
         .map(|table| table.own_columns().len())
         .sum();
-    let mut rows = tables[index].rows_of.map_or_else(Vec::new, |satellite| {
+    let mut rows = tables[index].rows_of.as_ref().map_or_else(Vec::new, |satellite| {
         let mut shared = self::table(columns, satellite);
         shared.truncate(tables[index].columns.len() - 1);
         shared
@@ -107,9 +110,9 @@ fn rows_in(columns: &[Column], name: &str) -> usize {
 fn the_golden_order_has_these_rows() {
     let columns = columns_of(&[(golden(), version(1_708_776_000_000_000, "CLOSED"))]);
     let mut text = String::new();
-    for vault_table in MODEL.tables() {
+    for vault_table in tables(&ORDERS.vault) {
         let _ = writeln!(text, "{}", vault_table.name);
-        for (name, rows) in table(&columns, vault_table.name) {
+        for (name, rows) in table(&columns, &vault_table.name) {
             let _ = writeln!(text, "    {name} = {}", rows.join(", "));
         }
     }
@@ -119,7 +122,7 @@ fn the_golden_order_has_these_rows() {
 #[test]
 fn an_order_without_lines_has_a_status_and_no_item() {
     let columns = columns_of(&[(
-        VaultOrder {
+        Order {
             lines: Vec::new(),
             ..golden()
         },
@@ -165,7 +168,7 @@ fn occurrences(columns: &[Column]) -> Vec<(String, String)> {
 fn a_voided_line_does_not_change_the_key_of_another_product() {
     let items = |products: &[&'static str]| {
         let lines = products.iter().map(|product| line(product, "Роллы", 180, 1));
-        let order = VaultOrder {
+        let order = Order {
             lines: lines.collect(),
             ..golden()
         };
@@ -219,26 +222,26 @@ fn the_first_of_two_product_names_in_one_version_is_used() {
     order.restaurant_update_ts = None;
     order.lines = vec![
         line("a", "Роллы", 180, 1),
-        VaultLine {
-            product_name: "БОРЩ",
+        Line {
+            menu_name: "БОРЩ",
             ..line("a", "Роллы", 90, 1)
         },
     ];
     let columns = columns_of(&[(order, version(0, "OPEN"))]);
     assert_eq!(
         table(&columns, "s_product_names")[3].1,
-        [format!("{:?}", golden().lines[0].product_name)]
+        [format!("{:?}", golden().lines[0].menu_name)]
     );
 }
 
 #[test]
 fn a_name_has_a_row_for_each_change_of_its_entry() {
-    let order = |name, user_update_ts| VaultOrder {
+    let order = |name, user_update_ts| Order {
         user_name: name,
         user_update_ts,
         ..golden()
     };
-    let names = |orders: [VaultOrder<'static>; 2]| {
+    let names = |orders: [Order; 2]| {
         let [first, second] = orders;
         let columns = columns_of(&[(first, version(1, "OPEN")), (second, version(2, "CLOSED"))]);
         table(&columns, "s_user_names")
@@ -255,7 +258,7 @@ fn a_name_has_a_row_for_each_change_of_its_entry() {
 
 #[test]
 fn a_menu_states_the_restaurant_and_the_category_of_a_product() {
-    let order = |restaurant, category| VaultOrder {
+    let order = |restaurant, category| Order {
         restaurant_id: restaurant,
         lines: vec![line("a", category, 1, 1)],
         ..golden()
@@ -282,7 +285,7 @@ fn a_menu_states_the_restaurant_and_the_category_of_a_product() {
 fn encodings_of_a_category_are_one_row_with_the_normalized_name() {
     let order = |category| {
         (
-            VaultOrder {
+            Order {
                 lines: vec![line("a", category, 1, 1)],
                 ..golden()
             },
@@ -294,33 +297,19 @@ fn encodings_of_a_category_are_one_row_with_the_normalized_name() {
     assert_eq!(rows_in(&both, "l_product_category"), 1);
 }
 
-#[test]
-fn every_value_has_the_kind_of_its_field() {
-    let order = &golden();
-    let columns = |satellite: &&'static Satellite| satellite.attributes.iter().chain(&satellite.multi_active);
-    for column in MODEL.satellites.iter().flat_map(columns) {
-        let value = |line| Source { order, line }.value(column.field);
-        let in_line = value(Some((1, &order.lines[0]))).expect("a value");
-        let kind = column.field.kind();
-        assert_eq!(Column::from_values(kind, [in_line].iter()).texts().len(), 1);
-        let is_of_line = column.field.scope() == Scope::Line;
-        assert_eq!(value(None).is_none(), is_of_line, "{:?}", column.field);
-    }
-}
-
-fn any_order() -> impl Strategy<Value = (VaultOrder<'static>, Version)> {
+fn any_order() -> impl Strategy<Value = (Order, Version)> {
     let ids = prop::sample::select(vec!["a", "b", "c"]);
     let category = prop::sample::select(CATEGORIES.to_vec());
     let lines = prop::collection::vec((ids.clone(), category, 0..3_i64, 1..3_i32), 0..4);
     let status = prop::sample::select(vec!["OPEN", "CLOSED", "CANCELLED"]);
     let entry_times = prop::array::uniform2(prop::option::of(0..3_i64));
     (0..4_i64, ids.clone(), ids, status, lines, 0..3_i64, entry_times).prop_map(
-        |(order_id, user, restaurant, status, lines, at, [user_update_ts, restaurant_update_ts])| {
+        |(id, user, restaurant, status, lines, at, [user_update_ts, restaurant_update_ts])| {
             let lines = lines
                 .into_iter()
                 .map(|(id, category, price, quantity)| line(id, category, price, quantity));
-            let order = VaultOrder {
-                order_id,
+            let order = Order {
+                id,
                 user_id: user,
                 user_login: user,
                 user_update_ts,
@@ -348,8 +337,8 @@ proptest! {
     #[test]
     fn every_table_is_sorted_by_its_key_without_duplicates(orders in prop::collection::vec(any_order(), 0..8)) {
         let columns = columns_of(&orders);
-        for vault_table in MODEL.tables() {
-            let keys = &table(&columns, vault_table.name)[..vault_table.key_length];
+        for vault_table in tables(&ORDERS.vault) {
+            let keys = &table(&columns, &vault_table.name)[..vault_table.key_length];
             let rows: Vec<Vec<&String>> = (0..keys[0].1.len()).map(|row| keys.iter().map(|key| &key.1[row]).collect()).collect();
             prop_assert!(rows.is_sorted_by(|a, b| a < b), "{} {:?}", vault_table.name, rows);
         }
@@ -359,12 +348,12 @@ proptest! {
     fn hash_keys_and_hash_diffs_can_be_recomputed_from_the_rows(orders in prop::collection::vec(any_order(), 1..8)) {
         let columns = columns_of(&orders);
         let unquoted = |text: &String| text.trim_matches('"').to_owned();
-        for hub in MODEL.hubs {
-            let rows = table(&columns, hub.name);
+        for hub in &ORDERS.vault.hubs {
+            let rows = table(&columns, &hub.name);
             for (key, business_key) in rows[0].1.iter().zip(&rows[1].1) {
                 let text = unquoted(business_key);
                 let business_key = text.parse().map_or(BusinessKey::Text(&text), BusinessKey::Number);
-                prop_assert_eq!(key, &hash_key(hub.name, &[business_key]).to_string());
+                prop_assert_eq!(key, &hash_key(&hub.name, &[business_key]).to_string());
             }
         }
         let items = table(&columns, "s_order_item");
@@ -377,14 +366,14 @@ proptest! {
     #[test]
     fn links_and_satellites_have_no_orphans(orders in prop::collection::vec(any_order(), 1..8)) {
         let columns = columns_of(&orders);
-        let tables = MODEL.tables();
+        let tables = tables(&ORDERS.vault);
         let keys: Vec<(String, HashSet<String>)> = tables
             .iter()
             .filter(|parent| !parent.name.starts_with("s_"))
-            .map(|parent| (format!("{}_pk", parent.name), table(&columns, parent.name).remove(0).1.into_iter().collect()))
+            .map(|parent| (format!("{}_pk", parent.name), table(&columns, &parent.name).remove(0).1.into_iter().collect()))
             .collect();
         for child in &tables {
-            for (name, rows) in table(&columns, child.name) {
+            for (name, rows) in table(&columns, &child.name) {
                 if let Some((_, parents)) = keys.iter().find(|(key, _)| *key == name) {
                     prop_assert!(rows.iter().all(|row| parents.contains(row)), "{}.{name}", child.name);
                 }

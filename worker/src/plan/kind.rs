@@ -1,14 +1,14 @@
 //! Types of the vault's columns, in PostgreSQL and as parameters of the statement.
 
 /// Number of decimal places of an amount of money in the vault.
-pub(super) const MONEY_SCALE: u32 = 5;
+pub const MONEY_SCALE: u32 = 5;
 
 /// Type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Hash key or hash diff.
     Uuid,
-    /// Version of an order.
+    /// Version.
     Bytes,
     /// Text of any length.
     Text,
