@@ -23,6 +23,7 @@ pub use self::{
     enriched_order::{EnrichedOrder, EnrichedPayload, EnrichedProduct, EnrichedRestaurant, EnrichedUser},
     id::{deserialize as deserialize_id, normalize},
     money::{Money, MoneyError},
+    number::integer_from_json,
     order_event::{
         EntityRef, MAX_ITEMS, ORDER_OBJECT_TYPE, OrderEvent, OrderItem, OrderPayload, StatusChange,
     },

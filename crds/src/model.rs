@@ -7,6 +7,7 @@
 mod check;
 mod field;
 mod lookup;
+mod message;
 mod record;
 mod spec;
 mod vault;
@@ -15,7 +16,8 @@ pub use self::{
     check::check,
     field::{Field, FieldOrigin, FieldScope, FieldType, ModelField},
     lookup::{Lookup, LookupIndex, LookupVersion},
-    record::{Array, RecordModel, VersionPart},
+    message::{ItemPart, MessagePart, Messages},
+    record::{Accept, Array, RecordModel, VersionPart},
     spec::{StreamModel, StreamModelSpec},
     vault::{Attribute, Hub, Link, Satellite, Vault, effectivity_name},
 };

@@ -81,7 +81,7 @@ pub(crate) const START_PATTERN: &str = concat!(
 );
 
 /// Date and time at a UTC offset: an instant, and how the source writes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timestamp {
     local: DateTime,
     offset: Offset,

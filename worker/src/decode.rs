@@ -1,8 +1,8 @@
 //! Decodes a record into a typed message and checks the rules that a type cannot express.
 //!
-//! All layers share these steps: the strict scan, the typed parse with a JSON pointer on failure, and the checks of
-//! identifiers, amounts and timestamps. Never reads a clock: the caller passes the time. Second step of a batch,
-//! after consume.
+//! [`crate::reader`] reads a message into a row; the entries of the reference data and the facts are scanned strictly, and
+//! parsed into types with a JSON pointer on failure. Never reads a clock: the caller passes the time. Second step of a
+//! batch, after consume.
 
 use std::fmt::Display;
 
@@ -37,9 +37,16 @@ impl DecodeSettings {
     /// Returns the record's value as text that is one JSON object.
     ///
     /// # Errors
-    /// `Undecodable`, `Tombstone`, `TooLarge`, `ContractViolation` for a header name that is not UTF-8, or the codes of
-    /// [`strict::check`].
+    /// Those of [`Self::value`], or the codes of [`strict::check`].
     pub fn json_text<'r>(&self, record: &'r Record) -> Result<&'r str, Rejection> {
+        strict::check(self.value(record)?)
+    }
+
+    /// Returns the record's value.
+    ///
+    /// # Errors
+    /// `Undecodable`, `Tombstone`, `TooLarge`, or `ContractViolation` for a header name that is not UTF-8.
+    pub fn value<'r>(&self, record: &'r Record) -> Result<&'r [u8], Rejection> {
         if let Some(omission) = &record.omission {
             return Err(omission.rejection());
         }
@@ -64,7 +71,7 @@ impl DecodeSettings {
             );
             return Err(Rejection::new(Code::TooLarge, detail));
         }
-        strict::check(value)
+        Ok(value)
     }
 
     /// Parses a timestamp of the source, which has no UTC offset, in the time zone of the stage.
@@ -108,7 +115,7 @@ impl DecodeSettings {
     }
 }
 
-fn invalid_timestamp(pointer: &str, cause: impl Display) -> Rejection {
+pub(crate) fn invalid_timestamp(pointer: &str, cause: impl Display) -> Rejection {
     Rejection::new(Code::InvalidTimestamp, format!("{pointer}: {cause}"))
 }
 
@@ -152,7 +159,7 @@ fn diagnose<'t, T: Deserialize<'t>>(text: &'t str) -> Rejection {
 }
 
 /// Formats a path of serde's as a JSON pointer (RFC 6901).
-fn json_pointer(path: &serde_path_to_error::Path) -> String {
+pub(crate) fn json_pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     let segment = |segment: &Segment| match segment {
         Segment::Seq { index } => format!("/{index}"),
@@ -228,14 +235,14 @@ pub fn message_version(
     record: &Record,
     update_ts: i64,
     status: &str,
-    value: &str,
+    value: &[u8],
 ) -> Result<Version, Rejection> {
     if let Some(header) = record.header(VERSION_HEADER) {
         return Version::from_header(header).ok_or_else(|| invalid_header(VERSION_HEADER, VERSION_LENGTH));
     }
     let digest = match record.header(DIGEST_HEADER) {
         // Another producer: its value takes the place of the source record's.
-        None => version::digest(value.as_bytes()),
+        None => version::digest(value),
         Some(header) => version::from_hex(header).ok_or_else(|| invalid_header(DIGEST_HEADER, 32))?,
     };
     Ok(Version::new(update_ts, status, None, digest))
@@ -449,7 +456,7 @@ mod tests {
                 headers: headers.collect(),
                 ..Record::default()
             };
-            message_version(&record, 5, "OPEN", "{}").map_err(|rejection| rejection.code)
+            message_version(&record, 5, "OPEN", b"{}").map_err(|rejection| rejection.code)
         };
         let digest = "07".repeat(32);
         let sent = Version::new(6, "CLOSED", Some(8), [9; 32]);

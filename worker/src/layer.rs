@@ -6,6 +6,7 @@
 pub mod cdm;
 pub mod dds;
 pub mod interface;
+mod order_fields;
 pub mod stg;
 pub mod stored;
 

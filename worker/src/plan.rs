@@ -3,6 +3,10 @@
 //! The other modules know a model only by its plan. The built-in model is `models/orders.yaml`.
 
 pub mod kind;
+pub mod layout;
+pub mod message;
+pub mod record;
+pub mod slots;
 pub mod vault;
 
 use std::sync::LazyLock;
@@ -10,6 +14,10 @@ use std::sync::LazyLock;
 use crds::StreamModel;
 use crds::document::parse_model;
 
+use self::layout::PointerConflict;
+use self::message::{ReadPlan, WrittenObject};
+use self::record::RecordPlan;
+use self::slots::Slots;
 use self::vault::VaultPlan;
 
 /// Text of the built-in model.
@@ -24,6 +32,16 @@ pub static ORDERS: LazyLock<Plan> = LazyLock::new(|| {
 /// Compiled model.
 #[derive(Debug)]
 pub struct Plan {
+    /// Slots of a row.
+    pub slots: Slots,
+    /// Record of the source topic.
+    pub record: RecordPlan,
+    /// Plan by which DDS reads the message of STG.
+    pub enriched: ReadPlan,
+    /// Message that STG writes.
+    pub enriched_message: WrittenObject,
+    /// Message that DDS writes.
+    pub fact_message: WrittenObject,
     /// Tables of the Data Vault, and the fields that fill them.
     pub vault: VaultPlan,
 }
@@ -35,8 +53,19 @@ impl Plan {
     /// If a name is not declared, which the check rejects.
     #[must_use]
     pub fn compile(model: &StreamModel) -> Self {
+        let (spec, slots) = (&model.spec, Slots::new(&model.spec));
+        let messages = &spec.messages;
         Self {
-            vault: VaultPlan::compile(&model.spec),
+            record: RecordPlan::compile(spec, &slots).unwrap_or_else(pointer_conflict),
+            enriched: ReadPlan::compile(&messages.enriched, spec, &slots).unwrap_or_else(pointer_conflict),
+            enriched_message: WrittenObject::compile(&messages.enriched, spec, &slots),
+            fact_message: WrittenObject::compile(&messages.fact, spec, &slots),
+            vault: VaultPlan::compile(spec, &slots),
+            slots,
         }
     }
+}
+
+fn pointer_conflict<T>(_: PointerConflict) -> T {
+    unreachable!("the check has found two values at one pointer")
 }

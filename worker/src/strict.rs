@@ -70,12 +70,17 @@ fn syntax_rejection(text: &str, error: &serde_json::Error) -> Rejection {
 
 /// Visitor of one value at `depth`. It returns a rejection through the cell, because serde's errors carry only text.
 #[derive(Clone, Copy)]
-struct Scan<'v> {
+pub(crate) struct Scan<'v> {
     rejection: &'v RefCell<Option<Rejection>>,
     depth: usize,
 }
 
-impl Scan<'_> {
+impl<'v> Scan<'v> {
+    /// Creates a scan of a value within `depth` arrays and objects.
+    pub(crate) fn at_depth(depth: usize, rejection: &'v RefCell<Option<Rejection>>) -> Self {
+        Self { rejection, depth }
+    }
+
     fn reject<E: serde::de::Error>(self, code: Code, detail: String) -> E {
         *self.rejection.borrow_mut() = Some(Rejection::new(code, detail));
         E::custom(code)
@@ -162,7 +167,7 @@ impl<'de> Visitor<'de> for Scan<'_> {
 }
 
 /// Deserializer of a key, which is borrowed unless it contains an escape sequence.
-struct KeySeed;
+pub(crate) struct KeySeed;
 
 impl<'de> DeserializeSeed<'de> for KeySeed {
     type Value = Cow<'de, str>;
@@ -190,14 +195,14 @@ impl<'de> Visitor<'de> for KeySeed {
 
 /// Keys of one object: a list up to [`HASHED_KEYS_MIN_COUNT`], a set for the rest.
 #[derive(Default)]
-struct ObjectKeys<'de> {
+pub(crate) struct ObjectKeys<'de> {
     listed: Vec<Cow<'de, str>>,
     hashed: HashSet<Cow<'de, str>>,
 }
 
 impl<'de> ObjectKeys<'de> {
     /// Adds a key; returns false if the object already has it.
-    fn insert(&mut self, key: Cow<'de, str>) -> bool {
+    pub(crate) fn insert(&mut self, key: Cow<'de, str>) -> bool {
         if self.listed.len() < HASHED_KEYS_MIN_COUNT {
             let is_new = !self.listed.contains(&key);
             self.listed.push(key);

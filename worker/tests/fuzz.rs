@@ -74,7 +74,7 @@ struct Target {
     parse: fn(&[u8]),
 }
 
-const TARGETS: [Target; 7] = [
+const TARGETS: [Target; 8] = [
     Target {
         name: "order of the source",
         seeds: &[include_bytes!("fuzz/order_event.json")],
@@ -127,6 +127,11 @@ const TARGETS: [Target; 7] = [
         name: "stage file",
         seeds: &[include_bytes!("fuzz/stages.yaml")],
         parse: |bytes| drop(crds::document::parse(&String::from_utf8_lossy(bytes))),
+    },
+    Target {
+        name: "model",
+        seeds: &[include_bytes!("../../models/orders.yaml")],
+        parse: |bytes| drop(crds::document::parse_model(&String::from_utf8_lossy(bytes))),
     },
 ];
 

@@ -84,6 +84,19 @@ where
     T::try_from(integer).map_err(|_| de::Error::custom("number out of range: the integer is too large"))
 }
 
+/// Reads an integer from the text of a JSON value, in any spelling of its value.
+///
+/// # Errors
+/// The cause; that of a number beyond 64 bits begins with `number out of range`.
+pub fn integer_from_json(text: &str) -> Result<i64, &'static str> {
+    // Almost every integer is written in this way, and has few digits.
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.len() <= 18 && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().map_err(|_| "expected an integer");
+    }
+    Number::from_json(text).ok_or("expected an integer")?.to_integer()
+}
+
 /// Schema of an order number.
 pub(super) fn order_id_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "integer", "minimum": 0, "maximum": i64::MAX})

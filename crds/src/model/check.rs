@@ -4,7 +4,9 @@
 mod keywords;
 mod known_fields;
 mod lookups;
+mod messages;
 mod names;
+mod pointers;
 mod record;
 mod tables;
 mod violations;
@@ -26,6 +28,7 @@ pub fn check(model: &StreamModelSpec) -> Result<(), Vec<Violation>> {
     record::check(&model.record, &fields, &mut violations);
     lookups::check(model, &fields, &mut violations);
     tables::check(model, &fields, &mut violations);
+    messages::check(model, &fields, &mut violations);
     if violations.0.is_empty() {
         Ok(())
     } else {

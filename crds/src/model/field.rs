@@ -28,6 +28,10 @@ pub struct Field {
     #[serde(rename = "type")]
     pub type_: FieldType,
 
+    /// Smallest value, for the types `bigint` and `integer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<i64>,
+
     /// Meaning of the field, for the reader of the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1000))]

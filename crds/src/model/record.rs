@@ -9,6 +9,11 @@ use super::field::{Field, FieldScope, MAX_NAME_LENGTH, MAX_POINTER_LENGTH, NAME_
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RecordModel {
+    /// Texts that decide which records of the topic are processed. Default: all records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    pub accept: Vec<Accept>,
+
     /// Field that identifies what the record describes. Records with one key are versions of one thing.
     #[schemars(length(min = 1, max = MAX_NAME_LENGTH))]
     pub key: String,
@@ -38,6 +43,20 @@ impl RecordModel {
     }
 }
 
+/// Text that decides whether a record is processed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Accept {
+    /// JSON pointer of the text within the record.
+    #[schemars(length(min = 1, max = MAX_POINTER_LENGTH), regex(pattern = POINTER_PATTERN))]
+    pub pointer: String,
+
+    /// Texts of the records that are processed. Any other record becomes a dead letter.
+    #[serde(rename = "in")]
+    #[schemars(length(min = 1, max = 50), inner(length(min = 1, max = 200)))]
+    pub texts: Vec<String>,
+}
+
 /// One of the values that order the versions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -64,7 +83,16 @@ pub struct Array {
     #[schemars(length(min = 1, max = MAX_POINTER_LENGTH), regex(pattern = POINTER_PATTERN))]
     pub pointer: String,
 
+    /// Maximum number of elements. A record with more becomes a dead letter. 1 to 10000. Default: 10000.
+    #[serde(default = "default_max_items")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_items: u32,
+
     /// Fields with one value per element; their pointers begin at the element.
     #[schemars(length(min = 1, max = 100))]
     pub fields: Vec<Field>,
+}
+
+fn default_max_items() -> u32 {
+    10_000
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::field::{Field, FieldOrigin, FieldScope, ModelField};
 use super::lookup::Lookup;
+use super::message::Messages;
 use super::record::RecordModel;
 use super::vault::Vault;
 use crate::schema::make_structural;
@@ -37,6 +38,9 @@ pub struct StreamModelSpec {
 
     /// Tables of the Data Vault.
     pub vault: Vault,
+
+    /// Messages between the stages.
+    pub messages: Messages,
 }
 
 impl StreamModelSpec {

@@ -67,6 +67,28 @@ spec:
         drivingHub: h_repair
         versions: s_repair
         attributes: [{column: minutes, field: minutes}]
+  messages:
+    enriched:
+      - {pointer: /repair, field: repair_id}
+      - {pointer: /changed, field: changed}
+      - {pointer: /state, field: state}
+      - {pointer: /customer/id, field: customer_id}
+      - {pointer: /customer/name, field: customer_name}
+      - {pointer: /customer/changed, versionOf: customer}
+      - {pointer: /price, field: fee}
+      - pointer: /parts
+        array: part
+        items: [{pointer: /code, field: part_code}, {pointer: /minutes, field: minutes}]
+      - pointer: /authors
+        array: note
+        items: [{pointer: /name, field: author}]
+    fact:
+      - {pointer: /repair, field: repair_id}
+      - {pointer: /customer, hub: h_customer}
+      - pointer: /parts
+        array: part
+        distinct: h_part
+        items: [{pointer: /part, hub: h_part}]
 ";
 
 /// Smallest useful model: it must fit in 20 lines.
@@ -87,6 +109,9 @@ spec:
       - {name: h_sensor, businessKey: [{column: sensor, field: id}]}
     satellites:
       - {name: s_reading, parent: h_sensor, attributes: [{column: value, field: value}]}
+  messages:
+    enriched: [{pointer: /id, field: id}, {pointer: /at, field: at}, {pointer: /value, field: value}]
+    fact: [{pointer: /id, field: id}]
 ";
 
 /// Changes of [`MODEL`], each of which makes it invalid.
@@ -136,8 +161,8 @@ const INVALID: &[(&str, &str, &str)] = &[
     ),
     (
         "an unknown field in the version",
-        "field: changed",
-        "field: updated",
+        "- field: changed\n",
+        "- field: updated\n",
     ),
     (
         "a version that does not begin with a time",
@@ -338,6 +363,98 @@ const INVALID: &[(&str, &str, &str)] = &[
         "a driving hub of a satellite of a hub",
         "        parent: h_customer\n",
         "        parent: h_customer\n        drivingHub: h_repair\n",
+    ),
+    (
+        "a message with a part of two contents",
+        "{pointer: /price, field: fee}",
+        "{pointer: /price, field: fee, constant: x}",
+    ),
+    (
+        "a message with a part without content",
+        "{pointer: /price, field: fee}",
+        "{pointer: /price}",
+    ),
+    (
+        "an unknown field in a message",
+        "{pointer: /price, field: fee}",
+        "{pointer: /price, field: cost}",
+    ),
+    (
+        "a message without a field of the vault",
+        "      - {pointer: /price, field: fee}\n",
+        "",
+    ),
+    (
+        "a field of an array outside of it",
+        "{pointer: /price, field: fee}",
+        "{pointer: /price, field: minutes}",
+    ),
+    (
+        "two values at one pointer of a message",
+        "{pointer: /price, field: fee}",
+        "{pointer: /state, field: fee}",
+    ),
+    (
+        "a value of a message within another one",
+        "{pointer: /price, field: fee}",
+        "{pointer: /state/fee, field: fee}",
+    ),
+    (
+        "a fallback of another type",
+        "{pointer: /price, field: fee}",
+        "{pointer: /price, field: fee, fallback: state}",
+    ),
+    (
+        "a hash key in the message to the vault",
+        "{pointer: /customer/changed, versionOf: customer}",
+        "{pointer: /customer/key, hub: h_customer}",
+    ),
+    (
+        "a time of a lookup without a version",
+        "versionOf: customer}",
+        "versionOf: shop}",
+    ),
+    (
+        "a time of an unknown lookup",
+        "versionOf: customer}",
+        "versionOf: owner}",
+    ),
+    ("an unknown array in a message", "array: note\n", "array: notes\n"),
+    (
+        "an item of another array",
+        "[{pointer: /name, field: author}]",
+        "[{pointer: /name, field: minutes}]",
+    ),
+    (
+        "an array of a message without items",
+        "[{pointer: /name, field: author}]",
+        "[]",
+    ),
+    (
+        "an item with a field and a hub",
+        "[{pointer: /part, hub: h_part}]",
+        "[{pointer: /part, hub: h_part, field: minutes}]",
+    ),
+    (
+        "a hub of another array in a message",
+        "hub: h_part}",
+        "hub: h_author}",
+    ),
+    (
+        "elements that differ by an unknown hub",
+        "distinct: h_part",
+        "distinct: h_tool",
+    ),
+    (
+        "a minimum of a text",
+        "{name: state, pointer: /state, type: text}",
+        "{name: state, pointer: /state, type: text, min: 1}",
+    ),
+    ("two fields at one pointer", "pointer: /fee,", "pointer: /state,"),
+    (
+        "too many elements",
+        "        pointer: /notes\n",
+        "        pointer: /notes\n        maxItems: 20000\n",
     ),
 ];
 

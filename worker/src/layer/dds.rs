@@ -10,7 +10,6 @@
 
 pub mod decode;
 mod fact;
-mod row;
 pub mod stored;
 mod write;
 
@@ -47,7 +46,7 @@ impl Layer for Dds {
     }
 
     fn enrich(&self, order: Order, (): &()) -> Result<OrderWithFact, Rejection> {
-        let fact = fact::build_fact(&order)?;
+        let fact = fact::build_fact(&order);
         Ok(OrderWithFact { order, fact })
     }
 

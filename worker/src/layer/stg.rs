@@ -58,11 +58,11 @@ impl Layer for Stg {
     }
 
     fn find_outage(&self, items: &[Item<Order>], lookup: &LookupResult) -> Option<String> {
-        lookup.find_outage(items.iter().map(|item| &item.value.event))
+        lookup.find_outage(items.iter().map(|item| &item.value.row))
     }
 
     fn enrich(&self, order: Order, lookup: &LookupResult) -> Result<Enriched, Rejection> {
-        enrich::enrich_order(&self.settings, order, lookup)
+        Ok(enrich::enrich_order(&self.settings, order, lookup))
     }
 
     async fn write(

@@ -1,32 +1,20 @@
 //! Plan of the Data Vault: hubs, links and satellites with the slots that fill their columns. Rows, statement and tables
 //! are generated from it.
 
-use crds::model::{self, FieldOrigin, FieldScope, FieldType, ModelField, StreamModelSpec, effectivity_name};
+use crds::model::{self, FieldOrigin, FieldType, StreamModelSpec, effectivity_name};
 
 use super::kind::Kind;
+use super::slots::{Scope, Slot, Slots};
 
 /// Complete plan of a vault.
 #[derive(Debug)]
 pub struct VaultPlan {
-    /// Fields of the record that fill columns, by slot.
-    pub record_fields: Vec<PlannedField>,
-    /// Fields of the elements that fill columns, by array and slot.
-    pub element_fields: Vec<Vec<PlannedField>>,
     /// Hubs: the business entities.
     pub hubs: Vec<Hub>,
     /// Links: relationships between hubs.
     pub links: Vec<Link>,
     /// Satellites: descriptive attributes of hubs and links, by version.
     pub satellites: Vec<Satellite>,
-}
-
-/// Field that fills a column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedField {
-    /// Name in the model.
-    pub name: String,
-    /// Type of the column.
-    pub kind: Kind,
 }
 
 /// Business entity, identified by its business key. A hub has no other attribute.
@@ -129,23 +117,11 @@ pub struct Attribute {
     pub is_looked_up: bool,
 }
 
-/// Position of a value in a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// Record, or array.
-    pub scope: Scope,
-    /// Index of the slot in the record or the element.
-    pub index: usize,
-}
-
-/// Number of values that a record has for a field, and number of rows that it adds to a table with that field.
-pub type Scope = FieldScope;
-
 impl VaultPlan {
     /// Compiles the vault of a checked model.
-    pub(super) fn compile(spec: &StreamModelSpec) -> Self {
-        let slots = Slots::new(spec);
-        let hubs: Vec<Hub> = spec.vault.hubs.iter().map(|hub| slots.hub(hub)).collect();
+    pub(super) fn compile(spec: &StreamModelSpec, slots: &Slots) -> Self {
+        let compiler = Compiler(slots);
+        let hubs: Vec<Hub> = spec.vault.hubs.iter().map(|hub| compiler.hub(hub)).collect();
         let links: Vec<Link> = spec
             .vault
             .links
@@ -156,13 +132,9 @@ impl VaultPlan {
             .vault
             .satellites
             .iter()
-            .map(|satellite| slots.satellite(satellite, spec, &hubs, &links));
+            .map(|satellite| compiler.satellite(satellite, spec, &hubs, &links));
         let satellites = satellites.collect();
         Self {
-            record_fields: slots.planned(Scope::Record),
-            element_fields: (0..spec.record.arrays.len())
-                .map(|array| slots.planned(Scope::Element(array)))
-                .collect(),
             hubs,
             links,
             satellites,
@@ -192,45 +164,16 @@ impl VaultPlan {
     }
 }
 
-/// Fields that fill columns, in the order of their slots.
-struct Slots<'m>(Vec<ModelField<'m>>);
+/// Compiles hubs and satellites.
+struct Compiler<'c>(&'c Slots);
 
-impl<'m> Slots<'m> {
-    fn new(spec: &'m StreamModelSpec) -> Self {
-        let hubs = spec.vault.hubs.iter().flat_map(|hub| &hub.business_key);
-        let satellites = spec.vault.satellites.iter();
-        let satellites = satellites.flat_map(|satellite| &satellite.attributes);
-        let used: Vec<&str> = hubs
-            .chain(satellites)
-            .map(|column| column.field.as_str())
-            .collect();
-        let mut fields = spec.fields();
-        fields.retain(|field| used.contains(&field.field.name.as_str()));
-        Self(fields)
-    }
-
-    fn planned(&self, scope: Scope) -> Vec<PlannedField> {
-        let fields = self.0.iter().filter(|field| field.scope == scope);
-        let planned = fields.map(|field| PlannedField {
-            name: field.field.name.clone(),
-            kind: column_kind(field.field.type_),
-        });
-        planned.collect()
-    }
-
+impl Compiler<'_> {
     fn attribute(&self, attribute: &model::Attribute) -> Attribute {
-        let field = self.0.iter().find(|field| field.field.name == attribute.field);
-        let field = field.unwrap_or_else(|| unreachable!("the check has found {}", attribute.field));
-        let same_scope = self.0.iter().filter(|other| other.scope == field.scope);
+        let field = self.0.field(&attribute.field);
         Attribute {
             column: attribute.column.clone(),
-            slot: Slot {
-                scope: field.scope,
-                index: same_scope
-                    .take_while(|other| other.field.name != attribute.field)
-                    .count(),
-            },
-            kind: column_kind(field.field.type_),
+            slot: field.slot,
+            kind: column_kind(field.type_),
             is_looked_up: field.origin != FieldOrigin::Record,
         }
     }
@@ -355,28 +298,6 @@ mod tests {
         assert_eq!(scope("l_order_user"), Scope::Record);
         assert_eq!(scope("s_product_names"), Scope::Element(0));
         assert_eq!(scope("s_order_status"), Scope::Record);
-    }
-
-    #[test]
-    fn only_fields_that_fill_columns_have_slots() {
-        let names =
-            |fields: &[PlannedField]| fields.iter().map(|field| field.name.clone()).collect::<Vec<_>>();
-        let record = names(&ORDERS.vault.record_fields);
-        assert!(
-            record.contains(&"placed".to_owned()) && !record.contains(&"sent".to_owned()),
-            "{record:?}"
-        );
-        assert_eq!(
-            names(&ORDERS.vault.element_fields[0]),
-            [
-                "product_id",
-                "line_name",
-                "price",
-                "quantity",
-                "menu_name",
-                "category"
-            ]
-        );
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 
+use crds::timestamp::Timestamp;
 use rust_decimal::{Decimal, RoundingStrategy};
 
+use super::hash::BusinessKey;
 use crate::plan::kind::MONEY_SCALE;
-use crate::plan::vault::{Scope, Slot, VersionedBy};
+use crate::plan::slots::{Scope, Slot};
+use crate::plan::vault::VersionedBy;
 
 /// Values of one version of a record, in the slots of a [`crate::plan::vault::VaultPlan`].
 #[derive(Clone, Debug, Default)]
@@ -14,8 +17,8 @@ pub struct Row<'a> {
     pub record: Vec<Value<'a>>,
     /// Values of the elements, by array.
     pub arrays: Vec<Elements<'a>>,
-    /// Time of the last change of each looked-up entry, in microseconds since the Unix epoch; `None` if it is not known.
-    pub entry_times: Vec<Option<i64>>,
+    /// Time of the last change of each looked-up entry; `None` if it is not known.
+    pub entry_times: Vec<Option<Timestamp>>,
 }
 
 /// Values of the elements of one array, element by element, in the order of the record.
@@ -25,6 +28,36 @@ pub struct Elements<'a> {
     pub width: usize,
     /// Values of all elements.
     pub values: Vec<Value<'a>>,
+}
+
+impl<'a> Elements<'a> {
+    /// Values of each element.
+    #[must_use]
+    pub fn elements(&self) -> impl ExactSizeIterator<Item = &[Value<'a>]> {
+        self.values.chunks_exact(self.width.max(1))
+    }
+
+    /// As [`Self::elements`], to fill them.
+    pub fn elements_mut(&mut self) -> impl ExactSizeIterator<Item = &mut [Value<'a>]> {
+        self.values.chunks_exact_mut(self.width.max(1))
+    }
+}
+
+impl<'v> From<&'v Value<'_>> for BusinessKey<'v> {
+    /// Returns a value as a business key.
+    ///
+    /// # Panics
+    /// If the value is an amount or a time, which the check of a model rejects as a business key.
+    fn from(value: &'v Value<'_>) -> Self {
+        match value {
+            Value::Text(text) => Self::Text(text),
+            Value::BigInt(number) => Self::Number(*number),
+            Value::Integer(number) => Self::Number((*number).into()),
+            Value::Numeric(_) | Value::Time(_) | Value::Null => {
+                unreachable!("no hub has an amount or a time as its business key")
+            }
+        }
+    }
 }
 
 /// Value of a field, as stored.
@@ -38,8 +71,10 @@ pub enum Value<'a> {
     Integer(i32),
     /// Amount of money, rounded to the scale of the column.
     Numeric(Decimal),
-    /// Point in time, in microseconds since the Unix epoch.
-    Micros(i64),
+    /// Point in time.
+    Time(Timestamp),
+    /// No value: the field is absent.
+    Null,
 }
 
 impl<'a> Value<'a> {
@@ -47,6 +82,19 @@ impl<'a> Value<'a> {
     #[must_use]
     pub fn text(text: &'a str) -> Self {
         Self::Text(Cow::Borrowed(text))
+    }
+
+    /// Returns the value with its text borrowed.
+    #[must_use]
+    pub fn borrowed(&self) -> Value<'_> {
+        match self {
+            Self::Text(text) => Value::Text(Cow::Borrowed(text)),
+            Self::BigInt(number) => Value::BigInt(*number),
+            Self::Integer(number) => Value::Integer(*number),
+            Self::Numeric(amount) => Value::Numeric(*amount),
+            Self::Time(time) => Value::Time(*time),
+            Self::Null => Value::Null,
+        }
     }
 
     /// Creates the value of an amount: rounded like PostgreSQL (half away from zero), without trailing zeros. Therefore
@@ -62,7 +110,9 @@ impl<'a> Value<'a> {
     pub fn hashed_text(&self) -> Cow<'_, str> {
         match self {
             Self::Text(text) => Cow::Borrowed(text),
-            Self::BigInt(number) | Self::Micros(number) => Cow::Owned(number.to_string()),
+            Self::BigInt(number) => Cow::Owned(number.to_string()),
+            Self::Time(time) => Cow::Owned(time.as_microsecond().to_string()),
+            Self::Null => Cow::Borrowed(""),
             Self::Integer(number) => Cow::Owned(number.to_string()),
             Self::Numeric(number) => Cow::Owned(number.to_string()),
         }
@@ -83,12 +133,16 @@ impl<'s, 'a> Source<'s, 'a> {
     pub(super) fn entry_time(&self, versioned_by: VersionedBy) -> Option<i64> {
         match versioned_by {
             VersionedBy::Record => None,
-            VersionedBy::Entry(lookup) => self.row.entry_times[lookup],
+            VersionedBy::Entry(lookup) => self.row.entry_times[lookup].map(|time| time.as_microsecond()),
         }
     }
 
     /// Returns the value of a slot of the record, or of the element.
-    pub(super) fn value(&self, slot: Slot) -> &'s Value<'a> {
+    pub(super) fn value(&self, slot: Slot) -> Value<'s> {
+        self.slot(slot).borrowed()
+    }
+
+    fn slot(&self, slot: Slot) -> &'s Value<'a> {
         match slot.scope {
             Scope::Record => &self.row.record[slot.index],
             Scope::Element(_) => &self.element[slot.index],

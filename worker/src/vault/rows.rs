@@ -16,7 +16,8 @@ use self::hub::HubRows;
 use self::link::LinkRows;
 use self::satellite::SatelliteRows;
 use super::row::{Row, Source};
-use crate::plan::vault::{Scope, VaultPlan};
+use crate::plan::slots::Scope;
+use crate::plan::vault::VaultPlan;
 use crate::version::Version;
 
 pub use self::column::Column;
@@ -43,7 +44,7 @@ impl<'a> VaultRows<'a> {
     /// Adds the rows of one version of a record.
     ///
     /// If elements of one version contradict each other (a product with two names), the first element is used.
-    pub fn push(&mut self, row: &Row<'a>, version: &Version) {
+    pub fn push(&mut self, row: &'a Row<'_>, version: &Version) {
         self.satellites.iter_mut().for_each(SatelliteRows::begin_record);
         let record = Source {
             row,
@@ -52,7 +53,7 @@ impl<'a> VaultRows<'a> {
         };
         self.add_rows(record, version);
         for (array, elements) in row.arrays.iter().enumerate() {
-            for element in elements.values.chunks_exact(elements.width.max(1)) {
+            for element in elements.elements() {
                 let scope = Scope::Element(array);
                 self.add_rows(Source { row, scope, element }, version);
             }
@@ -78,7 +79,7 @@ impl<'a> VaultRows<'a> {
     }
 
     /// Adds the rows of one scope. An element refers to the hubs of its record, which were added before.
-    fn add_rows(&mut self, source: Source<'_, 'a>, version: &Version) {
+    fn add_rows(&mut self, source: Source<'a, '_>, version: &Version) {
         let scope = source.scope;
         for rows in self.hubs.iter_mut().filter(|rows| rows.scope() == scope) {
             rows.add(source);

@@ -1,26 +1,30 @@
-//! Names and pointers: their form, and that each is declared once.
+//! Names: their form, and that each is declared once.
 
 use std::collections::BTreeMap;
 
 use super::violations::Violations;
-use crate::model::field::{MAX_NAME_LENGTH, MAX_POINTER_LENGTH, ModelField};
+use crate::model::field::{FieldType, MAX_NAME_LENGTH, ModelField};
 use crate::model::spec::StreamModelSpec;
 use crate::model::vault::{MAX_TABLE_NAME_LENGTH, effectivity_name};
 
-/// Checks every declared name and every pointer.
+/// Checks every declared name.
 pub(super) fn check(model: &StreamModelSpec, fields: &[ModelField<'_>], violations: &mut Violations) {
     let mut declared = Declared::default();
     for field in fields {
         let path = &field.path;
         check_name(&field.field.name, &format!("{path}.name"), violations);
-        check_pointer(&field.field.pointer, &format!("{path}.pointer"), violations);
         declared.add(&field.field.name, &format!("{path}.name"), violations);
+        let is_integer = matches!(field.field.type_, FieldType::Bigint | FieldType::Integer);
+        violations.require(
+            field.field.min.is_none() || is_integer,
+            &format!("{path}.min"),
+            || "is for the types bigint and integer: remove it".to_owned(),
+        );
     }
     let mut arrays = Declared::default();
     for (index, array) in model.record.arrays.iter().enumerate() {
         let path = format!("spec.record.arrays[{index}]");
         check_name(&array.name, &format!("{path}.name"), violations);
-        check_pointer(&array.pointer, &format!("{path}.pointer"), violations);
         arrays.add(&array.name, &format!("{path}.name"), violations);
     }
     let mut lookups = Declared::default();
@@ -28,13 +32,6 @@ pub(super) fn check(model: &StreamModelSpec, fields: &[ModelField<'_>], violatio
         let path = format!("spec.lookups[{number}]");
         check_name(&lookup.name, &format!("{path}.name"), violations);
         lookups.add(&lookup.name, &format!("{path}.name"), violations);
-        if let Some(version) = &lookup.version {
-            check_pointer(&version.pointer, &format!("{path}.version.pointer"), violations);
-        }
-        if let Some(index) = &lookup.index {
-            check_pointer(&index.pointer, &format!("{path}.index.pointer"), violations);
-            check_pointer(&index.by, &format!("{path}.index.by"), violations);
-        }
     }
     check_tables(model, violations);
 }
@@ -109,21 +106,4 @@ pub(super) fn is_name(name: &str) -> bool {
 
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'
-}
-
-fn check_pointer(pointer: &str, path: &str, violations: &mut Violations) {
-    let is_escaped = pointer
-        .split('~')
-        .skip(1)
-        .all(|rest| rest.starts_with(['0', '1']));
-    violations.require(
-        pointer.starts_with('/') && is_escaped && pointer.chars().count() <= MAX_POINTER_LENGTH,
-        path,
-        || {
-            format!(
-                "`{pointer}` is not a JSON pointer: begin with `/`, write `~0` for `~` and `~1` for `/` within a key, at most \
-                 {MAX_POINTER_LENGTH} characters"
-            )
-        },
-    );
 }

@@ -3,12 +3,17 @@
 use std::collections::BTreeSet;
 
 use super::known_fields::{KnownField, KnownFields};
+use super::pointers::Pointers;
 use super::violations::Violations;
 use crate::model::field::{FieldOrigin, FieldScope, FieldType};
 use crate::model::record::RecordModel;
 
-/// Checks the key and the version of the record.
+/// Maximum number of elements of an array.
+const MAX_ITEMS: u32 = 10_000;
+
+/// Checks the pointers, the key and the version of the record.
 pub(super) fn check(record: &RecordModel, fields: &KnownFields, violations: &mut Violations) {
+    check_pointers(record, violations);
     let path = "spec.record.key";
     if let Some(key) = fields.get(&record.key, path, violations, is_of_record) {
         violations.require(
@@ -50,6 +55,42 @@ pub(super) fn check(record: &RecordModel, fields: &KnownFields, violations: &mut
             });
         }
         check_rank(&path, &part.rank, field.type_, violations);
+    }
+}
+
+fn check_pointers(record: &RecordModel, violations: &mut Violations) {
+    let mut pointers = Pointers::default();
+    let path = "spec.record";
+    for (index, accept) in record.accept.iter().enumerate() {
+        let path = format!("{path}.accept[{index}]");
+        pointers.add(&accept.pointer, &format!("{path}.pointer"), violations);
+        violations.require(!accept.texts.is_empty(), &format!("{path}.in"), || {
+            "is empty: list the texts of the records that are processed".to_owned()
+        });
+    }
+    for (index, field) in record.fields.iter().enumerate() {
+        pointers.add(
+            &field.pointer,
+            &format!("{path}.fields[{index}].pointer"),
+            violations,
+        );
+    }
+    for (index, array) in record.arrays.iter().enumerate() {
+        let path = format!("{path}.arrays[{index}]");
+        pointers.add(&array.pointer, &format!("{path}.pointer"), violations);
+        let mut elements = Pointers::default();
+        for (index, field) in array.fields.iter().enumerate() {
+            elements.add(
+                &field.pointer,
+                &format!("{path}.fields[{index}].pointer"),
+                violations,
+            );
+        }
+        violations.require(
+            (1..=MAX_ITEMS).contains(&array.max_items),
+            &format!("{path}.maxItems"),
+            || format!("is out of range: must be between 1 and {MAX_ITEMS}"),
+        );
     }
 }
 

@@ -20,13 +20,13 @@ use crate::layer::stg::stored;
 use crate::layer::stored::{VersionFilter, VersionKey, split_page};
 use crate::plan::ORDERS;
 use crate::plan::kind::Kind;
-use crate::plan::vault::{Attribute, Hub, Link, Parent, PlannedField, Satellite, VersionedBy};
+use crate::plan::vault::{Attribute, Hub, Link, Parent, Satellite, VersionedBy};
 use crate::record::Item;
 use crate::record_columns::bind_columns;
 use crate::statement;
-use crate::vault::{
-    BusinessKey, Column, Elements, Row, Table, TableColumn, Value, VaultRows, hash_key, tables,
-};
+use crate::vault::{BusinessKey, Column, Row, Table, TableColumn, Value, VaultRows, hash_key, tables};
+
+use crate::version::Version;
 
 /// Maximum number of keys per page.
 const PAGE_ROWS: i64 = 2_000;
@@ -142,11 +142,12 @@ async fn compare_chunk(
     items: &[Item<Order>],
 ) -> Result<Findings, sqlx::Error> {
     let in_vault = versions_in_vault(connection, items).await?;
+    let stored = items.iter().map(|item| &item.value);
+    let stored = stored.filter(|order| in_vault.contains(order.version.as_bytes()));
+    let stored: Vec<(Row<'_>, Version)> = stored.map(|order| (row_of(order), order.version)).collect();
     let mut rows = VaultRows::new(&ORDERS.vault);
-    for Item { value, .. } in items {
-        if in_vault.contains(value.version.as_bytes()) {
-            rows.push(&row_of(value), &value.version);
-        }
+    for (row, version) in &stored {
+        rows.push(row, version);
     }
     let mut columns = rows.into_columns().into_iter();
     let mut findings = Findings::default();
@@ -168,7 +169,7 @@ async fn versions_in_vault(
 ) -> Result<HashSet<Vec<u8>>, sqlx::Error> {
     let orders = items
         .iter()
-        .map(|item| BusinessKey::Number(item.value.event.object_id));
+        .map(|item| BusinessKey::Number(item.value.row.order_id()));
     let keys: Vec<Uuid> = orders.map(|order| hash_key("h_order", &[order])).collect();
     let versions: Vec<&[u8]> = items.iter().map(|item| item.value.version.as_bytes()).collect();
     let in_vault: Vec<Vec<u8>> = statement::query_scalar(VERSIONS_IN_VAULT)
@@ -179,38 +180,16 @@ async fn versions_in_vault(
     Ok(in_vault.into_iter().collect())
 }
 
-/// Maps an order event to its row, without the names and categories.
+/// Returns the row of an order event, with empty texts for the names and categories, which are looked up.
 fn row_of(order: &Order) -> Row<'_> {
-    let (plan, payload) = (&ORDERS.vault, &order.event.payload);
-    let record = |field: &PlannedField| match field.name.as_str() {
-        "order_id" => Value::BigInt(order.event.object_id),
-        "placed" => Value::Micros(order.date.as_microsecond()),
-        "cost" => Value::money(payload.cost.0),
-        "payment" => Value::money(payload.payment.0),
-        "status" => Value::text(&payload.final_status),
-        "user_id" => Value::text(&payload.user.id),
-        "restaurant_id" => Value::text(&payload.restaurant.id),
-        _ => Value::text(""),
-    };
-    let lines = payload.order_items.iter().flat_map(|line| {
-        plan.element_fields[0]
-            .iter()
-            .map(move |field| match field.name.as_str() {
-                "product_id" => Value::text(&line.id),
-                "line_name" => Value::text(&line.name),
-                "price" => Value::money(line.price.0),
-                "quantity" => Value::Integer(line.quantity),
-                _ => Value::text(""),
-            })
-    });
-    Row {
-        record: plan.record_fields.iter().map(record).collect(),
-        arrays: vec![Elements {
-            width: plan.element_fields[0].len(),
-            values: lines.collect(),
-        }],
-        entry_times: vec![None; 2],
+    let mut row = order.row.clone();
+    let elements = row.arrays.iter_mut().flat_map(|array| &mut array.values);
+    for value in row.record.iter_mut().chain(elements) {
+        if *value == Value::Null {
+            *value = Value::text("");
+        }
     }
+    row
 }
 
 /// Comparison of one table of the vault with expected rows.

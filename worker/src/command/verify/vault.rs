@@ -10,9 +10,8 @@ use uuid::Uuid;
 
 use super::finding::{Finding, Findings};
 use crate::plan::kind::Kind;
-use crate::plan::vault::{
-    Attribute, Effectivity, Hub, Link, Parent, Satellite, Scope, VaultPlan, VersionedBy,
-};
+use crate::plan::slots::Scope;
+use crate::plan::vault::{Attribute, Effectivity, Hub, Link, Parent, Satellite, VaultPlan, VersionedBy};
 use crate::statement;
 use crate::vault::{BusinessKey, hash_diff, hash_key};
 use crate::version::{to_hex, update_ts_of};

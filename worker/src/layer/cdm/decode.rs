@@ -34,7 +34,7 @@ pub fn decode_fact(settings: &DecodeSettings, record: &Record, now: i64) -> Resu
     let update_ts = settings
         .parse_timestamp("/payload/update_ts", &payload.update_ts)?
         .as_microsecond();
-    let version = decode::message_version(record, update_ts, &payload.status, text)?;
+    let version = decode::message_version(record, update_ts, &payload.status, text.as_bytes())?;
     settings.check_clock_skew("/payload/update_ts", version.update_ts(), now)?;
 
     let mut names = Vec::with_capacity(1 + payload.products.len() + payload.categories.len());

@@ -7,7 +7,6 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::fact::OrderWithFact;
-use super::row::row_of;
 use crate::chunks::split_by_weight;
 use crate::layer::interface::Effects;
 use crate::plan::ORDERS;
@@ -49,7 +48,10 @@ pub(super) async fn write_orders(
     let mut versions: Vec<Version> = items.iter().map(|item| item.value.order.version).collect();
     find_sent(connection, items, &mut versions).await?;
     let versioned: Vec<VersionedOrder<'_>> = items.iter().copied().zip(versions).collect();
-    let line_count = |(item, _): &VersionedOrder<'_>| item.value.order.message.payload.products.len();
+    let line_count = |(item, _): &VersionedOrder<'_>| {
+        let arrays = item.value.order.row.arrays.iter();
+        arrays.map(|array| array.elements().len()).sum()
+    };
     for chunk in split_by_weight(&versioned, MAX_LINES_PER_STATEMENT, line_count) {
         insert_rows(connection, record_source, chunk).await?;
     }
@@ -70,7 +72,7 @@ async fn insert_rows(
 ) -> Result<(), sqlx::Error> {
     let mut rows = VaultRows::new(&ORDERS.vault);
     for (item, version) in orders {
-        rows.push(&row_of(&item.value.order), version);
+        rows.push(&item.value.order.row, version);
     }
     let query = statement::query(AssertSqlSafe(INSERT.as_str())).bind(record_source);
     let query = bind_columns(query, rows.into_columns());
@@ -91,7 +93,7 @@ async fn find_sent(
     }
     let order_ids: Vec<i64> = unknown
         .iter()
-        .map(|&index| items[index].value.order.message.object_id)
+        .map(|&index| items[index].value.order.row.order_id())
         .collect();
     let keys: Vec<Uuid> = order_ids
         .iter()

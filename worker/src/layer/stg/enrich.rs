@@ -1,16 +1,17 @@
 //! Enriches an order with reference data. Pure: the result of the lookup is passed in.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use crds::contract::{
-    EnrichedOrder, EnrichedPayload, EnrichedProduct, EnrichedRestaurant, EnrichedUser, OrderEvent,
-};
-
 use crate::decode::DecodeSettings;
+use crate::encode::write_message;
+use crate::layer::order_fields::FIELDS;
 use crate::layer::stg::decode::Order;
 use crate::layer::stg::entry::{Entry, Product, Restaurant, User};
-use crate::output::{Output, serialize_output};
+use crate::output::Output;
+use crate::plan::ORDERS;
 use crate::rejection::{Code, Rejection};
+use crate::vault::{Row, Value};
 use crate::version::Version;
 
 /// Maximum number of missing entries that are listed for one order, which may have thousands of lines.
@@ -102,28 +103,22 @@ struct OrderEntries<'l> {
 }
 
 impl LookupResult {
-    /// Finds the entries that `event` needs, or lists those that cannot be used.
-    fn find_entries(&self, event: &OrderEvent) -> Result<OrderEntries<'_>, MissingEntries> {
+    /// Finds the entries that an order needs, or lists those that cannot be used.
+    fn find_entries(&self, order: &Row<'_>) -> Result<OrderEntries<'_>, MissingEntries> {
         let mut missing = MissingEntries::default();
-        let payload = &event.payload;
-        let user = find(&self.users, "user", &payload.user.id, &mut missing);
-        let restaurant = find(
-            &self.restaurants,
-            "restaurant",
-            &payload.restaurant.id,
-            &mut missing,
-        );
+        let restaurant_id = order.text(FIELDS.restaurant_id);
+        let user = find(&self.users, "user", order.text(FIELDS.user_id), &mut missing);
+        let restaurant = find(&self.restaurants, "restaurant", restaurant_id, &mut missing);
         let Some(restaurant) = restaurant else {
             return Err(missing);
         };
-        let mut products = Vec::with_capacity(payload.order_items.len());
-        for line in &payload.order_items {
-            match find_product(restaurant, &line.id) {
+        let mut products = Vec::with_capacity(order.product_ids().len());
+        for product in order.product_ids() {
+            match find_product(restaurant, product) {
                 Ok(product) => products.push(product),
                 Err(defect) => {
-                    let (product, id) = (&line.id, &payload.restaurant.id);
                     missing.add(
-                        format!("product {product} in the menu of restaurant {id}"),
+                        format!("product {product} in the menu of restaurant {restaurant_id}"),
                         defect,
                     );
                 }
@@ -143,27 +138,26 @@ impl LookupResult {
 impl LookupResult {
     /// Returns the cause if most of the users, restaurants and products that these orders need are missing or malformed.
     /// A few entries never are a cause, however many orders need them.
-    pub(super) fn find_outage<'o>(&self, orders: impl Iterator<Item = &'o OrderEvent>) -> Option<String> {
+    pub(super) fn find_outage<'o>(&self, orders: impl Iterator<Item = &'o Row<'static>>) -> Option<String> {
         let (mut total, mut needed, mut missing) = (0_usize, 0_usize, 0_usize);
         let mut missing_entries: HashSet<(&str, &str)> = HashSet::new();
         for order in orders {
-            let payload = &order.payload;
-            let (user, restaurant) = (payload.user.id.as_str(), payload.restaurant.id.as_str());
+            let (user, restaurant) = (order.text(FIELDS.user_id), order.text(FIELDS.restaurant_id));
             total += 1;
-            needed += 2 + payload.order_items.len();
+            needed += 2 + order.product_ids().len();
             if !matches!(self.users.get(user), Some(Entry::Usable(_))) {
                 missing += 1;
                 missing_entries.insert(("user", user));
             }
             let Some(Entry::Usable(entry)) = self.restaurants.get(restaurant) else {
-                missing += 1 + payload.order_items.len();
+                missing += 1 + order.product_ids().len();
                 missing_entries.insert(("restaurant", restaurant));
                 continue;
             };
-            for line in &payload.order_items {
-                if find_product(entry, &line.id).is_err() {
+            for product in order.product_ids() {
+                if find_product(entry, product).is_err() {
                     missing += 1;
-                    missing_entries.insert((restaurant, &line.id));
+                    missing_entries.insert((restaurant, product));
                 }
             }
         }
@@ -182,7 +176,7 @@ impl LookupResult {
 fn find<'l, T>(
     entries: &'l HashMap<String, Entry<T>>,
     kind: &str,
-    id: &String,
+    id: &str,
     missing: &mut MissingEntries,
 ) -> Option<&'l T> {
     let defect = match entries.get(id) {
@@ -196,7 +190,7 @@ fn find<'l, T>(
 
 /// Finds a product. The error is the defect of the product, or of one that could be it; `None` if the product is not on the
 /// menu.
-fn find_product<'l>(restaurant: &'l Restaurant, product: &String) -> Result<&'l Product, Option<&'l str>> {
+fn find_product<'l>(restaurant: &'l Restaurant, product: &str) -> Result<&'l Product, Option<&'l str>> {
     match restaurant.products.get(product) {
         Some(Ok(product)) => Ok(product),
         Some(Err(defect)) => Err(Some(defect)),
@@ -205,75 +199,50 @@ fn find_product<'l>(restaurant: &'l Restaurant, product: &String) -> Result<&'l 
 }
 
 /// Enriches one order, or lists the entries that cannot be used.
-///
-/// # Errors
-/// If the message cannot be represented as JSON.
-pub(super) fn enrich_order(
-    settings: &DecodeSettings,
-    order: Order,
-    lookup: &LookupResult,
-) -> Result<Enriched, Rejection> {
-    let (object_id, sent, version) = (order.event.object_id, order.sent, order.version);
-    let enrichment = match lookup.find_entries(&order.event) {
-        Ok(entries) => Enrichment::Ready(build_output(settings, order, &entries, lookup.looked_up_at)?),
+#[must_use]
+pub(super) fn enrich_order(settings: &DecodeSettings, order: Order, lookup: &LookupResult) -> Enriched {
+    let Order { mut row, version } = order;
+    let (object_id, sent) = (row.order_id(), row.time(FIELDS.sent).as_microsecond());
+    let enrichment = match lookup.find_entries(&row) {
+        Ok(entries) => {
+            fill_lookups(settings, &mut row, &entries, lookup.looked_up_at);
+            Enrichment::Ready(Output {
+                object_id,
+                payload: write_message(&ORDERS.enriched_message, &row),
+                version,
+            })
+        }
         Err(missing) => Enrichment::Missing(missing),
     };
-    Ok(Enriched {
+    Enriched {
         object_id,
         sent,
         version,
         enrichment,
-    })
+    }
 }
 
-/// Builds the message for the next layer.
-fn build_output(
+/// Fills the slots of the looked-up fields.
+fn fill_lookups<'l>(
     settings: &DecodeSettings,
-    order: Order,
-    entries: &OrderEntries<'_>,
+    row: &mut Row<'l>,
+    entries: &OrderEntries<'l>,
     looked_up_at: i64,
-) -> Result<Output, Rejection> {
-    let Order { event, version, .. } = order;
-    let payload = event.payload;
-    let lines = payload.order_items.into_iter().zip(&entries.products);
-    let products = lines.map(|(line, &product)| EnrichedProduct {
-        category: product.category.clone(),
-        menu_name: product.name.clone().filter(|name| *name != line.name),
-        id: line.id,
-        name: line.name,
-        price: line.price,
-        quantity: line.quantity,
-    });
-    let entry_time = |text: &Option<String>| {
-        let time = settings.entry_time(text.as_deref()?, looked_up_at)?;
-        Some(time.to_string())
-    };
-    let enriched = EnrichedOrder {
-        object_id: event.object_id,
-        object_type: event.object_type,
-        payload: EnrichedPayload {
-            id: event.object_id,
-            // With their UTC offset, so that the next layers do not depend on their own time zone.
-            date: order.date.to_string(),
-            update_ts: Some(order.update_ts.to_string()),
-            cost: payload.cost,
-            payment: payload.payment,
-            status: payload.final_status,
-            restaurant: EnrichedRestaurant {
-                id: payload.restaurant.id,
-                name: entries.restaurant.name.clone(),
-                update_ts: entry_time(&entries.restaurant.update_ts),
-            },
-            user: EnrichedUser {
-                id: payload.user.id,
-                name: entries.user.name.clone(),
-                login: entries.user.login.clone(),
-                update_ts: entry_time(&entries.user.update_ts),
-            },
-            products: products.collect(),
-        },
-    };
-    serialize_output(event.object_id, version, &enriched)
+) {
+    let text = |text: &'l str| Value::Text(Cow::Borrowed(text));
+    row.record[FIELDS.user_name] = text(&entries.user.name);
+    row.record[FIELDS.user_login] = text(&entries.user.login);
+    row.record[FIELDS.restaurant_name] = text(&entries.restaurant.name);
+    let lines = row.arrays[0].elements_mut();
+    for (line, product) in lines.zip(&entries.products) {
+        line[FIELDS.category] = text(&product.category);
+        line[FIELDS.menu_name] = product.name.as_deref().map_or(Value::Null, text);
+    }
+    let entry_time = |text: &Option<String>| settings.entry_time(text.as_deref()?, looked_up_at);
+    row.entry_times = vec![
+        entry_time(&entries.user.update_ts),
+        entry_time(&entries.restaurant.update_ts),
+    ];
 }
 
 #[cfg(test)]
@@ -281,34 +250,27 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crds::contract::{EntityRef, Money, OrderItem, OrderPayload};
+    use crate::vault::Elements;
 
-    fn order(user: &str, restaurant: &str, products: &[&str]) -> OrderEvent {
-        let line = |id: &&str| OrderItem {
-            id: (*id).to_owned(),
-            name: "X".into(),
-            price: Money::default(),
-            quantity: 1,
-        };
-        OrderEvent {
-            object_id: 1,
-            object_type: "order".into(),
-            sent_dttm: String::new(),
-            payload: OrderPayload {
-                restaurant: EntityRef {
-                    id: restaurant.into(),
-                },
-                user: EntityRef { id: user.into() },
-                date: String::new(),
-                order_items: products.iter().map(line).collect(),
-                bonus_payment: None,
-                cost: Money::default(),
-                payment: Money::default(),
-                bonus_grant: None,
-                statuses: None,
-                final_status: String::new(),
-                update_ts: String::new(),
-            },
+    fn order(user: &str, restaurant: &str, products: &[&str]) -> Row<'static> {
+        let text = |text: &str| Value::Text(Cow::Owned(text.to_owned()));
+        let slots = &ORDERS.slots;
+        let mut record = vec![Value::Null; slots.record_width];
+        record[FIELDS.user_id] = text(user);
+        record[FIELDS.restaurant_id] = text(restaurant);
+        let width = slots.element_widths[0];
+        let lines = products.iter().flat_map(|product| {
+            let mut line = vec![Value::Null; width];
+            line[FIELDS.product_id] = text(product);
+            line
+        });
+        Row {
+            record,
+            arrays: vec![Elements {
+                width,
+                values: lines.collect(),
+            }],
+            entry_times: Vec::new(),
         }
     }
 
@@ -381,9 +343,9 @@ mod tests {
 
     #[test]
     fn an_outage_is_found_if_most_of_what_the_orders_need_is_missing() {
-        let outage = |orders: &[OrderEvent]| lookup().find_outage(orders.iter()).is_some();
+        let outage = |orders: &[Row<'static>]| lookup().find_outage(orders.iter()).is_some();
         let orders =
-            |count: usize, order: &dyn Fn(usize) -> OrderEvent| (0..count).map(order).collect::<Vec<_>>();
+            |count: usize, order: &dyn Fn(usize) -> Row<'static>| (0..count).map(order).collect::<Vec<_>>();
         let unknown = |number: usize| order(&format!("x{number}"), &format!("y{number}"), &["p1"]);
         let usable = |number: usize| order(&format!("u{}", number % 10), "r", &["p1"]);
         assert!(outage(&orders(100, &unknown)));

@@ -175,7 +175,7 @@ pub async fn requeue(
             Err(_) => others.push(record),
         }
     }
-    let orders = decoded.iter().map(|(_, order)| order.event.object_id);
+    let orders = decoded.iter().map(|(_, order)| order.row.order_id());
     let versions = decoded.iter().map(|(_, order)| order.version.as_bytes());
     let is_stored: Vec<bool> = statement::query_scalar(IS_STORED)
         .bind(orders.collect::<Vec<_>>())
@@ -189,7 +189,7 @@ pub async fn requeue(
     others.extend(new.into_iter().map(|(record, _)| record));
     let unresolved = stored.iter().map(|(record, order)| UnresolvedOrder {
         record,
-        object_id: order.event.object_id,
+        object_id: order.row.order_id(),
         version: &order.version,
         missing_entries: &[],
     });

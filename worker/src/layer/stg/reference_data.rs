@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use moka::sync::Cache;
 
 use crate::layer::interface::LookupError;
+use crate::layer::order_fields::FIELDS;
 use crate::layer::stg::decode::Order;
 use crate::layer::stg::enrich::LookupResult;
 use crate::layer::stg::entry::{Entry, Restaurant, User};
@@ -102,10 +103,12 @@ impl ReferenceDataStore {
         };
         let (mut users, mut restaurants) = (HashSet::new(), HashSet::new());
         for order in orders {
-            let payload = &order.event.payload;
-            self.take_cached_user(&payload.user.id, &mut result, &mut users);
-            let products = payload.order_items.iter().map(|line| &line.id);
-            self.take_cached_restaurant(&payload.restaurant.id, products, &mut result, &mut restaurants);
+            let (user, restaurant) = (
+                order.row.text(FIELDS.user_id),
+                order.row.text(FIELDS.restaurant_id),
+            );
+            self.take_cached_user(user, &mut result, &mut users);
+            self.take_cached_restaurant(restaurant, order.row.product_ids(), &mut result, &mut restaurants);
         }
         let users = users.into_iter().map(|id| (Kind::User, id));
         let restaurants = restaurants.into_iter().map(|id| (Kind::Restaurant, id));
@@ -117,13 +120,13 @@ impl ReferenceDataStore {
     }
 
     /// Copies a user from the cache to the result, or adds its id to `missing`.
-    fn take_cached_user(&self, id: &String, result: &mut LookupResult, missing: &mut HashSet<String>) {
+    fn take_cached_user(&self, id: &str, result: &mut LookupResult, missing: &mut HashSet<String>) {
         if result.users.contains_key(id) || missing.contains(id) {
             return;
         }
         match self.users.get(id) {
-            Some(user) => drop(result.users.insert(id.clone(), Entry::Usable(user))),
-            None => drop(missing.insert(id.clone())),
+            Some(user) => drop(result.users.insert(id.to_owned(), Entry::Usable(user))),
+            None => drop(missing.insert(id.to_owned())),
         }
     }
 
@@ -131,8 +134,8 @@ impl ReferenceDataStore {
     /// on its menu, or is malformed.
     fn take_cached_restaurant<'o>(
         &self,
-        id: &String,
-        mut products: impl Iterator<Item = &'o String>,
+        id: &str,
+        mut products: impl Iterator<Item = &'o str>,
         result: &mut LookupResult,
         missing: &mut HashSet<String>,
     ) {
@@ -146,10 +149,10 @@ impl ReferenceDataStore {
         let has = |restaurant: &Restaurant, product| matches!(restaurant.products.get(product), Some(Ok(_)));
         match restaurant {
             Some(restaurant) if products.all(|product| has(&restaurant, product)) => {
-                let entry = result.restaurants.entry(id.clone());
+                let entry = result.restaurants.entry(id.to_owned());
                 entry.or_insert(Entry::Usable(restaurant));
             }
-            _ => drop(missing.insert(id.clone())),
+            _ => drop(missing.insert(id.to_owned())),
         }
     }
 

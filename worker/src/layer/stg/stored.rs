@@ -96,16 +96,13 @@ impl StoredVersions for StoredOrders {
             .await?;
         let mut missing = Vec::new();
         for Item { value: order, .. } in items {
-            let (order_id, version) = (order.event.object_id, order.version);
-            let outcome = match enrich_order(&self.settings, order, &lookup) {
-                Ok(order) => match order.enrichment {
-                    Enrichment::Ready(output) => RebuildOutcome::Ready(output),
-                    Enrichment::Missing(missing_entries) => {
-                        missing.push((rebuilt.len(), version));
-                        RebuildOutcome::Missing(missing_entries.entries)
-                    }
-                },
-                Err(rejection) => RebuildOutcome::Rejected(rejection),
+            let (order_id, version) = (order.row.order_id(), order.version);
+            let outcome = match enrich_order(&self.settings, order, &lookup).enrichment {
+                Enrichment::Ready(output) => RebuildOutcome::Ready(output),
+                Enrichment::Missing(missing_entries) => {
+                    missing.push((rebuilt.len(), version));
+                    RebuildOutcome::Missing(missing_entries.entries)
+                }
             };
             rebuilt.push(Rebuilt { order_id, outcome });
         }

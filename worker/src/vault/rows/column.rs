@@ -51,7 +51,7 @@ impl Column {
             (Self::BigInt(rows), Value::BigInt(number)) => rows.push(*number),
             (Self::Integer(rows), Value::Integer(number)) => rows.push(*number),
             (Self::Numeric(rows), Value::Numeric(amount)) => rows.push(*amount),
-            (Self::Micros(rows), Value::Micros(time)) => rows.push(*time),
+            (Self::Micros(rows), Value::Time(time)) => rows.push(time.as_microsecond()),
             (column, value) => unreachable!("{value:?} has another kind than {column:?}"),
         }
     }

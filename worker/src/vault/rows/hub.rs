@@ -7,7 +7,8 @@ use crds::contract::normalize;
 use uuid::Uuid;
 
 use super::column::Column;
-use crate::plan::vault::{Hub, Scope};
+use crate::plan::slots::Scope;
+use crate::plan::vault::Hub;
 use crate::vault::hash::{BusinessKey, hash_key};
 use crate::vault::row::{Source, Value};
 
@@ -58,17 +59,17 @@ impl<'a> HubRows<'a> {
     }
 
     /// Adds the business key of the source.
-    pub(super) fn add(&mut self, source: Source<'_, 'a>) {
+    pub(super) fn add(&mut self, source: Source<'a, '_>) {
         self.business_key.clear();
         let columns = self.hub.business_key.iter();
         self.business_key
-            .extend(columns.map(|column| source.value(column.slot).clone()));
+            .extend(columns.map(|column| source.value(column.slot)));
         if let Some(&index) = self.indices.get(self.business_key.as_slice()) {
             self.current = index;
             return;
         }
         self.current = self.rows.len();
-        let business_keys: Vec<BusinessKey<'_>> = self.business_key.iter().map(value_key).collect();
+        let business_keys: Vec<BusinessKey<'_>> = self.business_key.iter().map(BusinessKey::from).collect();
         self.rows.push(HubRow {
             key: hash_key(&self.hub.name, &business_keys),
             business_key: self.business_key.iter().map(normalize_value).collect(),
@@ -85,18 +86,6 @@ impl<'a> HubRows<'a> {
         for (index, column) in self.hub.business_key.iter().enumerate() {
             let values = self.rows.iter().map(|row| &row.business_key[index]);
             columns.push(Column::from_values(column.kind, values));
-        }
-    }
-}
-
-/// Returns a value as a business key.
-pub(super) fn value_key<'v>(value: &'v Value<'_>) -> BusinessKey<'v> {
-    match value {
-        Value::Text(text) => BusinessKey::Text(text),
-        Value::BigInt(number) => BusinessKey::Number(*number),
-        Value::Integer(number) => BusinessKey::Number((*number).into()),
-        Value::Numeric(_) | Value::Micros(_) => {
-            unreachable!("no hub has an amount or a time as its business key")
         }
     }
 }

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::column::Column;
-use super::hub::{HubRows, value_key};
-use crate::plan::vault::{Link, Scope};
+use super::hub::HubRows;
+use crate::plan::slots::Scope;
+use crate::plan::vault::Link;
 use crate::vault::hash::{BusinessKey, hash_key};
 
 /// Collector of the rows of one link.
@@ -51,7 +52,7 @@ impl<'a> LinkRows<'a> {
         }
         let business_keys: Vec<BusinessKey<'_>> = joined
             .flat_map(HubRows::current_business_key)
-            .map(value_key)
+            .map(BusinessKey::from)
             .collect();
         self.current = hash_key(&self.link.name, &business_keys);
         self.keys.insert(self.combination.clone(), self.current);

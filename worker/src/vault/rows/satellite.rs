@@ -9,7 +9,8 @@ use super::column::Column;
 use super::hub::HubRows;
 use super::link::LinkRows;
 use super::row_version::RowVersion;
-use crate::plan::vault::{Parent, Satellite, Scope};
+use crate::plan::slots::Scope;
+use crate::plan::vault::{Parent, Satellite};
 use crate::vault::hash::{hash_diff, statement_digest};
 use crate::vault::row::{Source, Value};
 use crate::version::Version;
@@ -61,7 +62,7 @@ impl<'a> SatelliteRows<'a> {
         &mut self,
         hubs: &[HubRows<'a>],
         links: &[LinkRows<'a>],
-        source: Source<'_, 'a>,
+        source: Source<'a, '_>,
         version: &Version,
     ) {
         let parent = match self.satellite.parent {
@@ -72,7 +73,7 @@ impl<'a> SatelliteRows<'a> {
         let (first_value, first_link) = (self.values.len(), self.link_keys.len());
         let attributes = self.satellite.attributes.iter();
         self.values
-            .extend(attributes.map(|column| source.value(column.slot).clone()));
+            .extend(attributes.map(|column| source.value(column.slot)));
         let effectivities = self.satellite.effectivities.iter();
         self.link_keys
             .extend(effectivities.map(|effectivity| links[effectivity.link].current_key()));

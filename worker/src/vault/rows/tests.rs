@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
-use self::order::{Line, Order};
+use self::order::{Line, Order, at};
 use super::*;
 use crate::plan::ORDERS;
 use crate::vault::hash::{BusinessKey, hash_diff, hash_key};
@@ -20,7 +20,7 @@ const CATEGORIES: [&str; 4] = ["Роллы", "Йогурт", "И\u{306}огур�
 fn golden() -> Order {
     Order {
         id: 322_519,
-        placed: 1_708_775_892_000_000,
+        placed: at(1_708_775_892_000_000),
         cost: Decimal::from(360),
         payment: Decimal::new(36000, 2),
         status: "CLOSED",
@@ -51,9 +51,11 @@ fn version(update_ts: i64, status: &str) -> Version {
 }
 
 fn columns_of<'a>(orders: impl IntoIterator<Item = &'a (Order, Version)>) -> Vec<Column> {
+    let orders = orders.into_iter();
+    let orders: Vec<(Row<'_>, &Version)> = orders.map(|(order, version)| (order.row(), version)).collect();
     let mut rows = VaultRows::new(&ORDERS.vault);
-    for (order, version) in orders {
-        rows.push(&order.row(), version);
+    for (row, version) in &orders {
+        rows.push(row, version);
     }
     rows.into_columns()
 }

@@ -1,16 +1,18 @@
 //! Orders of the tests, and their rows.
 
+use crds::timestamp::Timestamp;
+use jiff::tz::TimeZone;
 use rust_decimal::Decimal;
 
 use crate::plan::ORDERS;
-use crate::plan::vault::PlannedField;
+use crate::plan::slots::{Scope, SlotField};
 use crate::vault::row::{Elements, Row, Value};
 
 /// Order of the built-in model.
 #[derive(Clone, Debug)]
 pub(super) struct Order {
     pub(super) id: i64,
-    pub(super) placed: i64,
+    pub(super) placed: Timestamp,
     pub(super) cost: Decimal,
     pub(super) payment: Decimal,
     pub(super) status: &'static str,
@@ -37,9 +39,9 @@ pub(super) struct Line {
 
 impl Order {
     pub(super) fn row(&self) -> Row<'static> {
-        let record = |field: &PlannedField| match field.name.as_str() {
+        let record = |field: &SlotField| match field.name.as_str() {
             "order_id" => Value::BigInt(self.id),
-            "placed" => Value::Micros(self.placed),
+            "placed" => Value::Time(self.placed),
             "cost" => Value::money(self.cost),
             "payment" => Value::money(self.payment),
             "status" => Value::text(self.status),
@@ -48,9 +50,10 @@ impl Order {
             "user_login" => Value::text(self.user_login),
             "restaurant_id" => Value::text(self.restaurant_id),
             "restaurant_name" => Value::text(self.restaurant_name),
-            other => unreachable!("{other}"),
+            // No column has the other fields.
+            _ => Value::Null,
         };
-        let element = |line: &Line, field: &PlannedField| match field.name.as_str() {
+        let element = |line: &Line, field: &SlotField| match field.name.as_str() {
             "product_id" => Value::text(line.product_id),
             "line_name" => Value::text(line.name),
             "menu_name" => Value::text(line.menu_name),
@@ -59,18 +62,27 @@ impl Order {
             "quantity" => Value::Integer(line.quantity),
             other => unreachable!("{other}"),
         };
-        let plan = &ORDERS.vault;
-        let fields = &plan.element_fields[0];
-        let lines = self.lines.iter();
+        let (slots, lines) = (&ORDERS.slots, self.lines.iter());
+        let values = lines.flat_map(|line| {
+            let fields = slots.of_scope(Scope::Element(0));
+            fields.map(move |field| element(line, field))
+        });
+        let time = |micros: Option<i64>| micros.map(at);
         Row {
-            record: plan.record_fields.iter().map(record).collect(),
+            record: slots.of_scope(Scope::Record).map(record).collect(),
             arrays: vec![Elements {
-                width: fields.len(),
-                values: lines
-                    .flat_map(|line| fields.iter().map(move |field| element(line, field)))
-                    .collect(),
+                width: slots.element_widths[0],
+                values: values.collect(),
             }],
-            entry_times: vec![self.user_update_ts, self.restaurant_update_ts],
+            entry_times: vec![time(self.user_update_ts), time(self.restaurant_update_ts)],
         }
     }
+}
+
+/// Time of these microseconds since the Unix epoch.
+pub(super) fn at(micros: i64) -> Timestamp {
+    let text = jiff::Timestamp::from_microsecond(micros)
+        .expect("a time")
+        .to_string();
+    Timestamp::parse(&text, &TimeZone::UTC).expect("a time")
 }
