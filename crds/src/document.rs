@@ -72,7 +72,7 @@ fn parse_stage(document: &Document<'_>) -> Result<StreamStage, DocumentError> {
 /// Parses a YAML document with one `StreamModel`.
 ///
 /// # Errors
-/// [`DocumentError`] of the first document that is not a valid model; a second one is of an unexpected kind.
+/// [`DocumentError`] if the text is not one valid model.
 pub fn parse_model(text: &str) -> Result<StreamModel, DocumentError> {
     let text = without_byte_order_marks(text);
     let documents = split_documents(&text);

@@ -78,7 +78,7 @@ impl DecodeSettings {
     ///
     /// # Errors
     /// `InvalidTimestamp` unless the text is a date and time of the years 1 to 9999 that exists in the time zone.
-    pub fn parse_source_timestamp(&self, pointer: &str, text: &str) -> Result<Timestamp, Rejection> {
+    pub fn parse_source_timestamp(&self, pointer: impl Display, text: &str) -> Result<Timestamp, Rejection> {
         Timestamp::parse_local(text, &self.timezone).map_err(|cause| invalid_timestamp(pointer, cause))
     }
 
@@ -87,7 +87,7 @@ impl DecodeSettings {
     ///
     /// # Errors
     /// `InvalidTimestamp`, as [`Self::parse_source_timestamp`].
-    pub fn parse_timestamp(&self, pointer: &str, text: &str) -> Result<Timestamp, Rejection> {
+    pub fn parse_timestamp(&self, pointer: impl Display, text: &str) -> Result<Timestamp, Rejection> {
         Timestamp::parse(text, &self.timezone).map_err(|cause| invalid_timestamp(pointer, cause))
     }
 
@@ -115,7 +115,7 @@ impl DecodeSettings {
     }
 }
 
-pub(crate) fn invalid_timestamp(pointer: &str, cause: impl Display) -> Rejection {
+fn invalid_timestamp(pointer: impl Display, cause: impl Display) -> Rejection {
     Rejection::new(Code::InvalidTimestamp, format!("{pointer}: {cause}"))
 }
 
@@ -146,8 +146,12 @@ fn diagnose<'t, T: Deserialize<'t>>(text: &'t str) -> Rejection {
             "rejected by the parser but accepted with path tracking; report this as a bug",
         );
     };
-    let pointer = json_pointer(error.path());
-    let message = error.inner().to_string();
+    located_rejection(error.path(), error.inner())
+}
+
+/// Converts an error of a typed parse at `path` into a rejection.
+pub(crate) fn located_rejection(path: &serde_path_to_error::Path, error: &serde_json::Error) -> Rejection {
+    let (pointer, message) = (json_pointer(path), error.to_string());
     let cause = message.split(" at line ").next().unwrap_or(&message);
     // The integers and amounts of the contract name this cause.
     let code = if cause.starts_with("number out of range") {
@@ -159,7 +163,7 @@ fn diagnose<'t, T: Deserialize<'t>>(text: &'t str) -> Rejection {
 }
 
 /// Formats a path of serde's as a JSON pointer (RFC 6901).
-pub(crate) fn json_pointer(path: &serde_path_to_error::Path) -> String {
+fn json_pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     let segment = |segment: &Segment| match segment {
         Segment::Seq { index } => format!("/{index}"),

@@ -11,4 +11,4 @@ pub mod stg;
 pub mod stored;
 
 #[cfg(test)]
-mod contract_tests;
+pub(crate) mod contract_tests;

@@ -5,7 +5,7 @@
 pub mod kind;
 pub mod layout;
 pub mod message;
-pub mod record;
+mod record;
 pub mod slots;
 pub mod vault;
 
@@ -14,9 +14,9 @@ use std::sync::LazyLock;
 use crds::StreamModel;
 use crds::document::parse_model;
 
-use self::layout::PointerConflict;
+use self::layout::{Layout, PointerConflict};
 use self::message::{ReadPlan, WrittenObject};
-use self::record::RecordPlan;
+use self::record::record_layout;
 use self::slots::Slots;
 use self::vault::VaultPlan;
 
@@ -34,8 +34,8 @@ pub static ORDERS: LazyLock<Plan> = LazyLock::new(|| {
 pub struct Plan {
     /// Slots of a row.
     pub slots: Slots,
-    /// Record of the source topic.
-    pub record: RecordPlan,
+    /// Layout of a record of the source topic.
+    pub record: Layout,
     /// Plan by which DDS reads the message of STG.
     pub enriched: ReadPlan,
     /// Message that STG writes.
@@ -56,7 +56,7 @@ impl Plan {
         let (spec, slots) = (&model.spec, Slots::new(&model.spec));
         let messages = &spec.messages;
         Self {
-            record: RecordPlan::compile(spec, &slots).unwrap_or_else(pointer_conflict),
+            record: record_layout(spec, &slots).unwrap_or_else(pointer_conflict),
             enriched: ReadPlan::compile(&messages.enriched, spec, &slots).unwrap_or_else(pointer_conflict),
             enriched_message: WrittenObject::compile(&messages.enriched, spec, &slots),
             fact_message: WrittenObject::compile(&messages.fact, spec, &slots),

@@ -1,7 +1,7 @@
 //! Reads a message into a row, in one pass over its text.
 //!
-//! The pass finds the defects of [`strict`], too. Only a message with a defect is read again, to report
-//! the same defect as the strict scan and a typed parse would, one after the other.
+//! The pass finds the defects of [`strict`], too. Only a message with a defect is read again, to report the same defect as
+//! the strict scan and a typed parse would, one after the other.
 
 mod seeds;
 mod state;
@@ -13,11 +13,11 @@ use serde::de::DeserializeSeed as _;
 
 use self::seeds::ObjectSeed;
 use self::state::State;
-use crate::decode::{DecodeSettings, json_pointer};
+use crate::decode::{DecodeSettings, located_rejection};
 use crate::plan::layout::{AcceptLayout, Layout, Node, ObjectLayout};
 use crate::plan::message::Fallback;
 use crate::plan::slots::Scope;
-use crate::rejection::{Code, Rejection};
+use crate::rejection::Rejection;
 use crate::strict;
 use crate::vault::{Row, Value};
 
@@ -87,14 +87,7 @@ fn diagnose(text: &str, layout: &Layout, settings: &DecodeSettings, form: Timest
     let Err(error) = ObjectSeed::root(layout, &mut state).deserialize(tracked) else {
         return unexplained();
     };
-    let (pointer, message) = (json_pointer(&track.path()), error.to_string());
-    let cause = message.split(" at line ").next().unwrap_or(&message);
-    let code = if cause.starts_with("number out of range") {
-        Code::NumberOutOfRange
-    } else {
-        Code::ContractViolation
-    };
-    Rejection::new(code, format!("{pointer}: {cause}"))
+    located_rejection(&track.path(), &error)
 }
 
 fn unexplained() -> Rejection {

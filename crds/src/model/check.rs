@@ -19,7 +19,7 @@ use crate::stage::Violation;
 /// Checks all rules of a model.
 ///
 /// # Errors
-/// All violations: first those of the names, then those of the record, the lookups and the vault.
+/// All violations: first those of the names, then those of the record, the lookups, the vault and the messages.
 pub fn check(model: &StreamModelSpec) -> Result<(), Vec<Violation>> {
     let fields = model.fields();
     let mut violations = Violations(Vec::new());

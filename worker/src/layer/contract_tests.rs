@@ -24,7 +24,7 @@ const USER_ENTRY: &str = include_str!("../../tests/fuzz/user_entry.json");
 const RESTAURANT_ENTRY: &str = include_str!("../../tests/fuzz/restaurant_entry.json");
 
 /// JSON texts that are interesting in some field: other spellings of a number, other types, limits, white space.
-const TEXTS: &[&str] = &[
+pub(crate) const TEXTS: &[&str] = &[
     "null",
     "true",
     "[]",
@@ -171,7 +171,7 @@ static CONTRACTS: LazyLock<[Contract; 5]> = LazyLock::new(|| {
 });
 
 /// JSON pointers of all values in a message, including the message itself.
-fn pointers(value: &Value) -> Vec<String> {
+pub(crate) fn pointers(value: &Value) -> Vec<String> {
     let children: Vec<(String, &Value)> = match value {
         Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), value)).collect(),
         Value::Array(items) => (0..).map(|index: usize| index.to_string()).zip(items).collect(),

@@ -2,10 +2,13 @@
 //!
 //! A tree of the keys of the message, so that one pass over the text fills the slots of the row.
 
-use crds::model::FieldType;
+use crds::model::{Array, FieldType};
 
+use super::slots::{SlotField, Slots};
 use crate::rejection::{Code, Rejection};
 
+/// Rank of the defects of timestamps, which are found after those of other values.
+pub(super) const TIMESTAMP_RANK: usize = 1000;
 /// Maximum number of keys that one object of a layout has.
 pub const MAX_MEMBERS: usize = 256;
 
@@ -99,6 +102,57 @@ pub struct AcceptLayout {
     pub pointer: String,
     /// Accepted texts.
     pub texts: Vec<String>,
+}
+
+impl Layout {
+    /// Creates the layout of a message with this outermost object.
+    pub(super) fn new(root: ObjectLayout, slots: &Slots) -> Self {
+        Self {
+            root,
+            record_width: slots.record_width,
+            element_widths: slots.element_widths.clone(),
+            lookup_count: slots.lookup_count,
+        }
+    }
+}
+
+impl ArrayLayout {
+    /// Creates the layout of an array of the model, at a pointer of the message.
+    pub(super) fn new(
+        index: usize,
+        array: &Array,
+        pointer: &str,
+        rank: usize,
+        element: ObjectLayout,
+    ) -> Self {
+        Self {
+            array: index,
+            pointer: pointer.to_owned(),
+            max_items: usize::try_from(array.max_items).unwrap_or(usize::MAX),
+            rank,
+            element,
+        }
+    }
+}
+
+impl ValueLayout {
+    /// Creates the layout of a field of an element, at a pointer within the element.
+    pub(super) fn of_element(field: &SlotField, pointer: &str, rank: usize) -> Self {
+        Self {
+            pointer: pointer.to_owned(),
+            slot: field.slot.index,
+            type_: field.type_,
+            min: field.min,
+            rank,
+        }
+    }
+
+    /// Creates the layout of a field of the record.
+    pub(super) fn of_record(field: &SlotField, pointer: &str, rank: usize) -> Self {
+        let is_time = field.type_ == FieldType::Timestamp;
+        let rank = if is_time { TIMESTAMP_RANK + rank } else { rank };
+        Self::of_element(field, pointer, rank)
+    }
 }
 
 impl ObjectLayout {

@@ -1,14 +1,11 @@
 //! Plan of a message between the stages: how it is written from a row, and read into one.
 
-use crds::model::{FieldType, ItemPart, MessagePart, StreamModelSpec};
+use crds::model::{MessagePart, StreamModelSpec};
 
 use super::layout::{
-    AcceptLayout, ArrayLayout, Layout, Node, ObjectLayout, PointerConflict, ValueLayout, keys,
+    AcceptLayout, ArrayLayout, Layout, Node, ObjectLayout, PointerConflict, TIMESTAMP_RANK, ValueLayout, keys,
 };
-use super::slots::{Slot, Slots};
-
-/// Rank of the defects of timestamps, which are found after those of other values.
-const TIMESTAMP_RANK: usize = 1000;
+use super::slots::{Slot, Slots, index_of};
 
 /// Plan of a message that is read into a row.
 #[derive(Clone, Debug)]
@@ -90,12 +87,7 @@ impl ReadPlan {
             root.insert(&part.pointer, is_required, node)?;
         }
         Ok(Self {
-            layout: Layout {
-                root,
-                record_width: slots.record_width,
-                element_widths: slots.element_widths.clone(),
-                lookup_count: spec.lookups.len(),
-            },
+            layout: Layout::new(root, slots),
             fallbacks,
         })
     }
@@ -128,26 +120,17 @@ fn read_node(
             if let Some(other) = &item.unless_equal_to {
                 fallbacks.push(fallback(name, other, slots));
             }
-            let value = value_layout(name, &item.pointer, rank, slots);
+            let value = ValueLayout::of_element(slots.field(name), &item.pointer, rank);
             element.insert(&item.pointer, item.unless_equal_to.is_none(), Node::Value(value))?;
         }
-        let max_items = usize::try_from(spec.record.arrays[array].max_items).unwrap_or(usize::MAX);
-        return Ok(Node::Elements(ArrayLayout {
-            array,
-            pointer,
-            max_items,
-            rank,
-            element,
-        }));
+        let layout = ArrayLayout::new(array, &spec.record.arrays[array], &pointer, rank, element);
+        return Ok(Node::Elements(layout));
     }
     let name = part.field.as_deref().unwrap_or_default();
     if let Some(other) = &part.fallback {
         fallbacks.push(fallback(name, other, slots));
     }
-    let mut value = value_layout(name, &pointer, rank, slots);
-    if value.type_ == FieldType::Timestamp {
-        value.rank += TIMESTAMP_RANK;
-    }
+    let value = ValueLayout::of_record(slots.field(name), &pointer, rank);
     Ok(Node::Value(value))
 }
 
@@ -155,17 +138,6 @@ fn fallback(field: &str, from: &str, slots: &Slots) -> Fallback {
     Fallback {
         slot: slots.field(field).slot,
         from: slots.field(from).slot.index,
-    }
-}
-
-fn value_layout(field: &str, pointer: &str, rank: usize, slots: &Slots) -> ValueLayout {
-    let field = slots.field(field);
-    ValueLayout {
-        pointer: pointer.to_owned(),
-        slot: field.slot.index,
-        type_: field.type_,
-        min: field.min,
-        rank,
     }
 }
 
@@ -209,8 +181,9 @@ fn written_part(part: &MessagePart, spec: &StreamModelSpec, slots: &Slots) -> Wr
     if let Some(name) = &part.array {
         let mut element = WrittenObject::default();
         for item in &part.items {
-            let node = written_value(item.field.as_ref(), item.hub.as_ref(), spec, slots);
-            element.insert(&item.pointer, with_other(node, item, slots));
+            let other = item.unless_equal_to.as_ref();
+            let node = written_value(item.field.as_ref(), item.hub.as_ref(), other, spec, slots);
+            element.insert(&item.pointer, node);
         }
         return WrittenNode::Elements {
             array: array_index(name, spec),
@@ -218,37 +191,29 @@ fn written_part(part: &MessagePart, spec: &StreamModelSpec, slots: &Slots) -> Wr
             element,
         };
     }
-    written_value(part.field.as_ref(), part.hub.as_ref(), spec, slots)
+    written_value(part.field.as_ref(), part.hub.as_ref(), None, spec, slots)
 }
 
 fn written_value(
     field: Option<&String>,
     hub: Option<&String>,
+    unless_equal_to: Option<&String>,
     spec: &StreamModelSpec,
     slots: &Slots,
 ) -> WrittenNode {
+    let slot = |name: &String| slots.field(name).slot.index;
     match hub {
         Some(hub) => WrittenNode::HubKey(hub_key(hub, spec, slots)),
         None => WrittenNode::Value {
             slot: slots.field(field.map_or("", String::as_str)).slot.index,
-            unless_equal_to: None,
+            unless_equal_to: unless_equal_to.map(slot),
         },
-    }
-}
-
-fn with_other(node: WrittenNode, item: &ItemPart, slots: &Slots) -> WrittenNode {
-    match (node, &item.unless_equal_to) {
-        (WrittenNode::Value { slot, .. }, Some(other)) => WrittenNode::Value {
-            slot,
-            unless_equal_to: Some(slots.field(other).slot.index),
-        },
-        (node, _) => node,
     }
 }
 
 fn hub_key(name: &str, spec: &StreamModelSpec, slots: &Slots) -> HubKey {
-    let hub = spec.vault.hubs.iter().find(|hub| hub.name == name);
-    let hub = hub.unwrap_or_else(|| unreachable!("the check has found {name}"));
+    let hubs = &spec.vault.hubs;
+    let hub = &hubs[index_of(hubs.iter().map(|hub| &hub.name), name)];
     let columns = hub.business_key.iter();
     HubKey {
         hub: hub.name.clone(),
@@ -257,11 +222,9 @@ fn hub_key(name: &str, spec: &StreamModelSpec, slots: &Slots) -> HubKey {
 }
 
 fn lookup_index(name: &str, spec: &StreamModelSpec) -> usize {
-    let index = spec.lookups.iter().position(|lookup| lookup.name == name);
-    index.unwrap_or_else(|| unreachable!("the check has found {name}"))
+    index_of(spec.lookups.iter().map(|lookup| &lookup.name), name)
 }
 
 fn array_index(name: &str, spec: &StreamModelSpec) -> usize {
-    let index = spec.record.arrays.iter().position(|array| array.name == name);
-    index.unwrap_or_else(|| unreachable!("the check has found {name}"))
+    index_of(spec.record.arrays.iter().map(|array| &array.name), name)
 }

@@ -41,6 +41,8 @@ pub struct Slots {
     pub record_width: usize,
     /// Number of slots of an element, by array.
     pub element_widths: Vec<usize>,
+    /// Number of lookups.
+    pub lookup_count: usize,
 }
 
 impl Slots {
@@ -69,6 +71,7 @@ impl Slots {
             element_widths: (0..spec.record.arrays.len())
                 .map(|array| width(Scope::Element(array)))
                 .collect(),
+            lookup_count: spec.lookups.len(),
         }
     }
 
@@ -86,4 +89,10 @@ impl Slots {
     pub fn of_scope(&self, scope: Scope) -> impl Iterator<Item = &SlotField> {
         self.fields.iter().filter(move |field| field.slot.scope == scope)
     }
+}
+
+/// Returns the index of a name that the check of the model has found.
+pub(super) fn index_of<'n>(mut names: impl Iterator<Item = &'n String>, name: &str) -> usize {
+    let index = names.position(|other| other == name);
+    index.unwrap_or_else(|| unreachable!("the check has found {name}"))
 }

@@ -4,7 +4,7 @@
 use crds::model::{self, FieldOrigin, FieldType, StreamModelSpec, effectivity_name};
 
 use super::kind::Kind;
-use super::slots::{Scope, Slot, Slots};
+use super::slots::{Scope, Slot, Slots, index_of};
 
 /// Complete plan of a vault.
 #[derive(Debug)]
@@ -198,24 +198,19 @@ impl Compiler<'_> {
         hubs: &[Hub],
         links: &[Link],
     ) -> Satellite {
-        let hub_names = || hubs.iter().map(|hub| hub.name.as_str());
-        let (parent, scope) = if let Some(hub) = hub_names().position(|hub| hub == satellite.parent) {
+        let hub_names = || hubs.iter().map(|hub| &hub.name);
+        let (parent, scope) = if let Some(hub) = hub_names().position(|hub| *hub == satellite.parent) {
             (Parent::Hub(hub), hubs[hub].scope)
         } else {
-            let link = index_of(links.iter().map(|link| link.name.as_str()), &satellite.parent);
+            let link = index_of(links.iter().map(|link| &link.name), &satellite.parent);
             (Parent::Link(link), links[link].scope)
         };
-        let names = || {
-            spec.vault
-                .satellites
-                .iter()
-                .map(|satellite| satellite.name.as_str())
-        };
+        let names = || spec.vault.satellites.iter().map(|satellite| &satellite.name);
         let driving_key = satellite.driving_hub.as_ref().zip(satellite.versions.as_ref());
         let stated = spec.vault.links.iter().enumerate().filter(|(_, link)| {
             link.driving_hub.is_some() && link.versions.as_ref() == Some(&satellite.name)
         });
-        let lookups = || spec.lookups.iter().map(|lookup| lookup.name.as_str());
+        let lookups = || spec.lookups.iter().map(|lookup| &lookup.name);
         Satellite {
             name: satellite.name.clone(),
             parent,
@@ -247,18 +242,13 @@ impl Compiler<'_> {
 }
 
 fn plan_link(link: &model::Link, hubs: &[Hub]) -> Link {
-    let names = || hubs.iter().map(|hub| hub.name.as_str());
+    let names = || hubs.iter().map(|hub| &hub.name);
     let joined: Vec<usize> = link.hubs.iter().map(|hub| index_of(names(), hub)).collect();
     Link {
         name: link.name.clone(),
         scope: widest(joined.iter().map(|&hub| hubs[hub].scope)),
         hubs: joined,
     }
-}
-
-fn index_of<'n>(mut names: impl Iterator<Item = &'n str>, name: &str) -> usize {
-    let index = names.position(|other| other == name);
-    index.unwrap_or_else(|| unreachable!("the check has found {name}"))
 }
 
 /// Returns the scope of a row with values of these scopes: one row per element if any of the values is one per element.

@@ -5,14 +5,13 @@ use std::fmt;
 
 use crds::contract::{Money, integer_from_json, normalize};
 use crds::model::FieldType;
-use crds::timestamp::Timestamp;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize as _, Deserializer};
 use serde_json::value::RawValue;
 
-use super::state::{RowScope, State, TimestampForm};
+use super::state::{RowScope, State};
 use super::text::{OptionalTextVisitor, TextVisitor};
-use crate::decode::{check_amount, invalid_timestamp};
+use crate::decode::check_amount;
 use crate::plan::layout::{ArrayLayout, Layout, MAX_MEMBERS, Node, ObjectLayout, ValueLayout};
 use crate::rejection::{Code, Rejection};
 use crate::strict::{KeySeed, ObjectKeys, Scan};
@@ -134,13 +133,8 @@ impl<'de> DeserializeSeed<'de> for NodeSeed<'_, '_> {
                 rank,
             } => {
                 if let Some(text) = deserializer.deserialize_option(OptionalTextVisitor)? {
-                    match Timestamp::parse(&text, &self.state.settings.timezone) {
-                        Ok(time) => self.state.row.entry_times[*lookup] = Some(time),
-                        Err(cause) => {
-                            let rejection = invalid_timestamp(pointer, cause);
-                            self.state.add_defect((*rank, 0, 0), rejection);
-                        }
-                    }
+                    self.state.row.entry_times[*lookup] =
+                        self.state.parse_time(pointer, &text, (*rank, 0, 0));
                 }
                 Ok(())
             }
@@ -168,8 +162,7 @@ impl NodeSeed<'_, '_> {
         }
         if value.type_ == FieldType::Money {
             let money = Money::from_json(text).map_err(D::Error::custom)?;
-            let pointer = fmt::from_fn(|formatter| formatter.write_str(&self.scope.pointer(&value.pointer)));
-            match check_amount(pointer, &money) {
+            match check_amount(self.scope.pointer(&value.pointer), &money) {
                 Ok(()) => self.state.fill(self.scope, value.slot, Value::money(money.0)),
                 Err(rejection) => self.state.add_defect(self.scope.rank(value), rejection),
             }
@@ -182,16 +175,15 @@ impl NodeSeed<'_, '_> {
         } else {
             Value::BigInt(integer)
         };
-        if value.min.is_some_and(|min| integer < min) {
-            let rule = match value.min {
-                Some(0) | None => "must not be negative".to_owned(),
-                Some(min) => format!("must be at least {min}"),
+        if let Some(min) = value.min
+            && integer < min
+        {
+            let rule = match min {
+                0 => "must not be negative".to_owned(),
+                min => format!("must be at least {min}"),
             };
-            let pointer = self.scope.pointer(&value.pointer);
-            self.state.add_defect(
-                self.scope.rank(value),
-                Rejection::contract_violation(pointer, &rule),
-            );
+            let rejection = Rejection::contract_violation(self.scope.pointer(&value.pointer), &rule);
+            self.state.add_defect(self.scope.rank(value), rejection);
         }
         self.state.fill(self.scope, value.slot, filled);
         Ok(())
@@ -221,19 +213,10 @@ impl NodeSeed<'_, '_> {
                 Value::Text(Cow::Owned(key.into_owned()))
             }
             FieldType::Timestamp => {
-                let zone = &self.state.settings.timezone;
-                let parsed = match self.state.form {
-                    TimestampForm::Local => Timestamp::parse_local(&text, zone),
-                    TimestampForm::AnyOffset => Timestamp::parse(&text, zone),
-                };
-                match parsed {
-                    Ok(time) => Value::Time(time),
-                    Err(cause) => {
-                        let pointer = self.scope.pointer(&value.pointer);
-                        let rank = self.scope.rank(value);
-                        self.state.add_defect(rank, invalid_timestamp(&pointer, cause));
-                        return Ok(());
-                    }
+                let (pointer, rank) = (self.scope.pointer(&value.pointer), self.scope.rank(value));
+                match self.state.parse_time(pointer, &text, rank) {
+                    Some(time) => Value::Time(time),
+                    None => return Ok(()),
                 }
             }
             _ => Value::Text(Cow::Owned(text.into_owned())),

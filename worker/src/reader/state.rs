@@ -1,6 +1,9 @@
 //! State of the reading: the row under construction, and its defects.
 
 use std::cell::RefCell;
+use std::fmt::{self, Display};
+
+use crds::timestamp::Timestamp;
 
 use crate::decode::DecodeSettings;
 use crate::plan::layout::{ArrayLayout, Layout, ValueLayout};
@@ -58,9 +61,18 @@ impl<'c> State<'c> {
         }
     }
 
+    /// Parses a timestamp in the form of the message; `None` if that is a defect.
+    pub(super) fn parse_time(&mut self, pointer: impl Display, text: &str, rank: Rank) -> Option<Timestamp> {
+        let parsed = match self.form {
+            TimestampForm::Local => self.settings.parse_source_timestamp(pointer, text),
+            TimestampForm::AnyOffset => self.settings.parse_timestamp(pointer, text),
+        };
+        parsed.map_err(|rejection| self.add_defect(rank, rejection)).ok()
+    }
+
     /// Fills a slot, unless another value of the message has filled it.
-    pub(super) fn fill(&mut self, place: RowScope<'_>, slot: usize, value: Value<'static>) {
-        let slot = match place {
+    pub(super) fn fill(&mut self, scope: RowScope<'_>, slot: usize, value: Value<'static>) {
+        let slot = match scope {
             RowScope::Record => &mut self.row.record[slot],
             RowScope::Element { array, first, .. } => &mut self.row.arrays[array.array].values[first + slot],
         };
@@ -83,11 +95,12 @@ pub(super) enum RowScope<'s> {
 }
 
 impl RowScope<'_> {
-    pub(super) fn pointer(self, within: &str) -> String {
-        match self {
-            Self::Record => within.to_owned(),
-            Self::Element { array, index, .. } => format!("{}/{index}{within}", array.pointer),
-        }
+    /// JSON pointer of a value, formatted only for a defect.
+    pub(super) fn pointer(self, within: &str) -> impl Display {
+        fmt::from_fn(move |formatter| match self {
+            Self::Record => formatter.write_str(within),
+            Self::Element { array, index, .. } => write!(formatter, "{}/{index}{within}", array.pointer),
+        })
     }
 
     pub(super) fn rank(self, value: &ValueLayout) -> Rank {

@@ -9,71 +9,32 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::encode::write_message;
+use crate::layer::contract_tests::{TEXTS, pointers};
 use crate::plan::ORDERS;
+use crate::rejection::Code;
 
 const EVENT: &str = include_str!("../../tests/fuzz/order_event.json");
 const ENRICHED: &str = include_str!("../../tests/fuzz/enriched_order.json");
 
-/// JSON texts that are interesting in some field.
-const TEXTS: &[&str] = &[
-    "null",
-    "true",
-    "[]",
-    "{}",
-    "[[]]",
-    "[null]",
-    "[{}]",
-    "[\"x\"]",
-    "{\"id\": \"x\"}",
-    "{\"id\": 7}",
+/// JSON texts that are interesting in some field, beside those of [`TEXTS`].
+const OTHER_TEXTS: &[&str] = &[
     "{\"a\": 1, \"a\": 2}",
-    "\"\"",
-    "\" \"",
-    "\"x\"",
-    "\"order\"",
     "\"\\u0000\"",
     "\"\\ud800\"",
     "\"\\u00e9\"",
     "\" \\u0418\\u0306 \"",
-    "\"a\\nb\"",
-    "\"2\"",
-    "0",
-    "-0",
-    "0.0",
-    "1",
-    "2.0",
-    "1e2",
-    "20e-1",
-    "1.5",
-    "-1",
-    "-0.5",
-    "0.12345",
     "0.123456",
-    "1e-5",
-    "12345.67891",
-    "99999999999999",
-    "100000000000000",
-    "1e28",
-    "1e40",
     "1e400",
-    "0e400",
     "1e-400",
-    "2147483647",
-    "2147483648",
     "4294967296.0",
-    "9223372036854775807",
-    "9223372036854775808",
-    "18446744073709551616",
-    "9007199254740993.0",
     "000",
     "-",
-    "\"2024-02-29 23:59:59\"",
-    "\"2023-02-29 23:59:59\"",
     "\"2024-03-31 02:30:00\"",
-    "\"2024-02-24T12:00:05.123456\"",
-    "\"2024-02-24T12:00:05Z\"",
-    "\"9999-12-31 23:59:59\"",
 ];
+
+fn texts() -> Vec<&'static str> {
+    [TEXTS, OTHER_TEXTS].concat()
+}
 
 fn settings() -> DecodeSettings {
     DecodeSettings {
@@ -95,7 +56,7 @@ fn assert_agreement(kind: &str, value: &[u8]) {
     let shown = String::from_utf8_lossy(value);
     let (typed, read) = if kind == EVENT {
         let typed = typed::decode_event(&settings, value).map(|slots| (slots, vec![None; 2]));
-        let layout = &ORDERS.record.layout;
+        let layout = &ORDERS.record;
         (typed, read_row(value, layout, &settings, TimestampForm::Local))
     } else {
         let (typed, plan) = (typed::decode_enriched(&settings, value), &ORDERS.enriched);
@@ -127,20 +88,6 @@ fn assert_same_bytes(row: &Row<'_>) {
     assert_eq!(fact, serde_json::to_vec(&typed).expect("JSON"));
 }
 
-/// JSON pointers of all values in a message, including the message itself.
-fn pointers(value: &Json) -> Vec<String> {
-    let children: Vec<(String, &Json)> = match value {
-        Json::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), value)).collect(),
-        Json::Array(items) => (0..).map(|index: usize| index.to_string()).zip(items).collect(),
-        _ => Vec::new(),
-    };
-    let inner = children.into_iter().flat_map(|(name, child)| {
-        let rest = pointers(child).into_iter();
-        rest.map(move |rest| format!("/{name}{rest}"))
-    });
-    [String::new()].into_iter().chain(inner).collect()
-}
-
 fn parsed(message: &str) -> Json {
     serde_json::from_str(message).expect("a message")
 }
@@ -164,8 +111,8 @@ fn every_change_of_one_value_is_read_as_by_the_typed_decoder() {
     for message in [EVENT, ENRICHED] {
         assert_agreement(message, message.as_bytes());
         for pointer in pointers(&parsed(message)) {
-            for text in TEXTS {
-                let changed = replace(message, &[(pointer.clone(), (*text).to_owned())]);
+            for text in texts() {
+                let changed = replace(message, &[(pointer.clone(), text.to_owned())]);
                 assert_agreement(message, changed.as_bytes());
             }
         }
@@ -216,7 +163,7 @@ proptest! {
     #[test]
     fn generated_messages_are_read_as_by_the_typed_decoder(
         is_event: bool,
-        changes in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(TEXTS)), 1..4),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(texts())), 1..4),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
         let message = if is_event { EVENT } else { ENRICHED };

@@ -1,7 +1,7 @@
 //! Words that PostgreSQL reserves.
 
-/// Reserved keywords of PostgreSQL 13 to 18 that cannot name a column without quotes, in alphabetical order. Source: appendix C of its
-/// documentation.
+/// Reserved keywords of PostgreSQL 13 to 18 that cannot name a column without quotes, in alphabetical order. Source:
+/// appendix C of its documentation.
 const RESERVED: &[&str] = &[
     "all",
     "analyse",

@@ -24,8 +24,9 @@ use crate::plan::vault::{Attribute, Hub, Link, Parent, Satellite, VersionedBy};
 use crate::record::Item;
 use crate::record_columns::bind_columns;
 use crate::statement;
-use crate::vault::{BusinessKey, Column, Row, Table, TableColumn, Value, VaultRows, hash_key, tables};
-
+use crate::vault::{
+    BusinessKey, Column, Elements, Row, Table, TableColumn, Value, VaultRows, hash_key, tables,
+};
 use crate::version::Version;
 
 /// Maximum number of keys per page.
@@ -182,14 +183,21 @@ async fn versions_in_vault(
 
 /// Returns the row of an order event, with empty texts for the names and categories, which are looked up.
 fn row_of(order: &Order) -> Row<'_> {
-    let mut row = order.row.clone();
-    let elements = row.arrays.iter_mut().flat_map(|array| &mut array.values);
-    for value in row.record.iter_mut().chain(elements) {
-        if *value == Value::Null {
-            *value = Value::text("");
+    fn fill<'o>(value: &'o Value<'static>) -> Value<'o> {
+        match value {
+            Value::Null => Value::text(""),
+            known => known.borrowed(),
         }
     }
-    row
+    let arrays = order.row.arrays.iter().map(|array| Elements {
+        width: array.width,
+        values: array.values.iter().map(fill).collect(),
+    });
+    Row {
+        record: order.row.record.iter().map(fill).collect(),
+        arrays: arrays.collect(),
+        entry_times: order.row.entry_times.clone(),
+    }
 }
 
 /// Comparison of one table of the vault with expected rows.

@@ -24,7 +24,7 @@ pub struct Order {
 /// The code and the detail of the dead letter.
 pub fn decode_order(settings: &DecodeSettings, record: &Record, now: i64) -> Result<Order, Rejection> {
     let value = settings.value(record)?;
-    let row = read_row(value, &ORDERS.record.layout, settings, TimestampForm::Local)?;
+    let row = read_row(value, &ORDERS.record, settings, TimestampForm::Local)?;
     let update_ts = row.time(FIELDS.update_ts).as_microsecond();
     settings.check_clock_skew("/payload/update_ts", update_ts, now)?;
     let version = Version::new(
