@@ -7,6 +7,8 @@ use crds::model::{Array, FieldType};
 use super::slots::{SlotField, Slots};
 use crate::rejection::{Code, Rejection};
 
+/// Rank of a text that is not accepted, before all other defects: nothing is known about a record of another type.
+pub const ACCEPT_RANK: usize = 0;
 /// Rank of the defects of timestamps, which are found after those of other values.
 pub(super) const TIMESTAMP_RANK: usize = 1000;
 /// Maximum number of keys that one object of a layout has.

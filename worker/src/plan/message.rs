@@ -3,7 +3,8 @@
 use crds::model::{MessagePart, StreamModelSpec};
 
 use super::layout::{
-    AcceptLayout, ArrayLayout, Layout, Node, ObjectLayout, PointerConflict, TIMESTAMP_RANK, ValueLayout, keys,
+    ACCEPT_RANK, AcceptLayout, ArrayLayout, Layout, Node, ObjectLayout, PointerConflict, TIMESTAMP_RANK,
+    ValueLayout, keys,
 };
 use super::slots::{Slot, Slots, index_of};
 
@@ -81,7 +82,7 @@ impl ReadPlan {
         slots: &Slots,
     ) -> Result<Self, PointerConflict> {
         let (mut root, mut fallbacks) = (ObjectLayout::default(), Vec::new());
-        for (rank, part) in parts.iter().enumerate() {
+        for (rank, part) in (ACCEPT_RANK + 1..).zip(parts) {
             let node = read_node(part, rank, spec, slots, &mut fallbacks)?;
             let is_required = part.fallback.is_none() && part.version_of.is_none();
             root.insert(&part.pointer, is_required, node)?;

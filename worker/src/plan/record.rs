@@ -2,7 +2,9 @@
 
 use crds::model::StreamModelSpec;
 
-use super::layout::{AcceptLayout, ArrayLayout, Layout, Node, ObjectLayout, PointerConflict, ValueLayout};
+use super::layout::{
+    ACCEPT_RANK, AcceptLayout, ArrayLayout, Layout, Node, ObjectLayout, PointerConflict, ValueLayout,
+};
 use super::slots::Slots;
 
 /// Returns the layout of the record of a model.
@@ -20,12 +22,12 @@ pub(super) fn record_layout(spec: &StreamModelSpec, slots: &Slots) -> Result<Lay
         root.insert(&accept.pointer, true, node)?;
     }
     for field in &record.fields {
-        let value = ValueLayout::of_record(slots.field(&field.name), &field.pointer, 0);
+        let value = ValueLayout::of_record(slots.field(&field.name), &field.pointer, ACCEPT_RANK + 1);
         root.insert(&field.pointer, true, Node::Value(value))?;
     }
     for (index, array) in record.arrays.iter().enumerate() {
         // After the values of the record.
-        let rank = index + 1;
+        let rank = ACCEPT_RANK + 2 + index;
         let mut element = ObjectLayout::default();
         for field in &array.fields {
             let value = ValueLayout::of_element(slots.field(&field.name), &field.pointer, rank);

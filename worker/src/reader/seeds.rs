@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::state::{RowScope, State};
 use super::text::{OptionalTextVisitor, TextVisitor};
 use crate::decode::check_amount;
-use crate::plan::layout::{ArrayLayout, Layout, MAX_MEMBERS, Node, ObjectLayout, ValueLayout};
+use crate::plan::layout::{ACCEPT_RANK, ArrayLayout, Layout, MAX_MEMBERS, Node, ObjectLayout, ValueLayout};
 use crate::rejection::{Code, Rejection};
 use crate::strict::{KeySeed, ObjectKeys, Scan};
 use crate::vault::Value;
@@ -123,7 +123,7 @@ impl<'de> DeserializeSeed<'de> for NodeSeed<'_, '_> {
             Node::Accept(accept) => {
                 let text = deserializer.deserialize_str(TextVisitor)?;
                 if let Some(rejection) = accept.find_rejection(&text) {
-                    self.state.add_defect((0, 0, 0), rejection);
+                    self.state.add_defect((ACCEPT_RANK, 0, 0), rejection);
                 }
                 check_characters(&text)
             }

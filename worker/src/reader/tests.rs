@@ -146,6 +146,17 @@ fn missing_unknown_and_duplicate_keys_are_read_as_by_the_typed_decoder() {
 }
 
 #[test]
+fn a_record_of_another_type_is_reported_as_such_whatever_else_is_wrong() {
+    for message in [EVENT, ENRICHED] {
+        for text in ["-1", "null"] {
+            let changes = [("/object_type", "\"refund\""), ("/object_id", text)];
+            let changes = changes.map(|(pointer, text)| (pointer.to_owned(), text.to_owned()));
+            assert_agreement(message, replace(message, &changes).as_bytes());
+        }
+    }
+}
+
+#[test]
 fn too_many_elements_are_rejected_as_by_the_typed_decoder() {
     for (message, array) in [(EVENT, "/payload/order_items"), (ENRICHED, "/payload/products")] {
         for count in [0, 10_000, 10_001] {
